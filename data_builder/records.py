@@ -32,6 +32,7 @@ MANIFEST_COLUMNS = (
     "scanner",
     "thickness_mm",
 )
+FACTS = ("sex", "year", "scanner", "thickness_mm")
 REFUSED_COLUMNS = ("file", "frame", "reason", "detail")
 
 
@@ -40,17 +41,19 @@ class Record:
     """One labelled 8-bit slice on its way into the shards. Keys are pseudonyms.
 
     `image` is a path that never leaves this process; `location` is empty for a normal slice;
-    `position_mm` is nan where the source does not know it.
+    `position_mm` is nan where the source does not know it; `facts` are the columns of FACTS that
+    it does know, kept to look for confounds and never trained on.
     """
 
     key: str
-    image: str
+    image: str = dataclasses.field(repr=False)
     hemorrhage: int
     location: str
     subject: str
     study: str
     position_mm: float
     digest: str
+    facts: tuple[tuple[str, str], ...] = ()
 
     @property
     def stratum(self) -> str:

@@ -1,0 +1,123 @@
+"""From scanner to shards: `python -m data_builder COMMAND --help` tells each command's use."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from data_builder.errors import InputError
+
+EXAMPLES = {
+    "phantom": "python -m data_builder phantom --out scans --subjects 40",
+    "clean": "python -m data_builder clean scans --out cleaned",
+    "build": "python -m data_builder build cleaned --data_dir data --folds 5 --fold 0",
+    "lookup": "python -m data_builder lookup sli-abcdefghijklmnop",
+}
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line; heavy modules are imported by the command that needs them."""
+    top = argparse.ArgumentParser(prog="python -m data_builder", description=__doc__)
+    commands = top.add_subparsers(dest="command", required=True)
+
+    def command(name: str, what: str) -> argparse.ArgumentParser:
+        return commands.add_parser(
+            name, help=what, description=what, epilog=f"example: {EXAMPLES[name]}"
+        )
+
+    def jobs(of: argparse.ArgumentParser) -> None:
+        of.add_argument("--jobs", type=int, help="processes (default: one a core)")
+
+    def key(of: argparse.ArgumentParser) -> None:
+        of.add_argument(
+            "--key",
+            help="file with the site's key for pseudonyms, made on first use (default: in your "
+            "config folder); 'public' for phantoms and tests",
+        )
+
+    phantom = command("phantom", "Make up head studies as DICOM; they say nothing about patients.")
+    phantom.add_argument("--out", type=Path, required=True, help="folder to write")
+    phantom.add_argument("--subjects", type=int, default=120, help="how many (default 120)")
+    phantom.add_argument("--seed", type=int, default=0, help="another seed, other heads")
+    jobs(phantom)
+
+    clean = command("clean", "DICOM to cleaned 8-bit slices, manifest.csv and refused.csv.")
+    clean.add_argument("src", type=Path, metavar="SRC", help="folder of DICOM, any layout")
+    clean.add_argument("--out", type=Path, required=True, help="folder to write")
+    clean.add_argument("--mode", choices=("robust", "paper"), default="robust")
+    clean.add_argument("--format", choices=("png", "jpg"), default="png")
+    jobs(clean)
+    key(clean)
+
+    build = command("build", "Labelled slices to shards, split by subject.")
+    build.add_argument("src", type=Path, metavar="SRC", help="published layout, cleaned, or DICOM")
+    build.add_argument("--data_dir", type=Path, required=True, help="where data sets lie")
+    build.add_argument("--size", type=int, default=256, help="pixels a side (default 256)")
+    build.add_argument("--split", choices=("subject", "slice"), default="subject")
+    build.add_argument("--folds", type=int, default=0, help="0: one 80/10/10 split (default)")
+    build.add_argument("--fold", type=int, default=0, help="the fold that tests")
+    build.add_argument("--seed", type=int, default=0, help="of the split")
+    key(build)
+
+    lookup = command("lookup", "What a pseudonym stands for; for the person on site.")
+    lookup.add_argument("pseudonym")
+    key(lookup)
+    return top
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs one command; the exit status is 0, or 1 where a part was refused and listed."""
+    if args.command == "phantom":
+        from data_builder.phantom import write_studies
+
+        made = write_studies(args.out, args.subjects, args.seed, args.jobs)
+        print(f"{args.out}: {made}")
+        return 0
+    if args.command == "clean":
+        from data_builder.studies import clean_folder
+
+        summary = clean_folder(
+            args.src,
+            args.out,
+            mode=args.mode,
+            jobs=args.jobs,
+            key=args.key,
+            image_format=args.format,
+        )
+        print(f"{args.out}: {summary}")
+        return 1 if summary.refused else 0
+    if args.command == "build":
+        from data_builder.prepare import prepare
+        from data_builder.splits import SplitPlan
+
+        plan = SplitPlan(args.split, args.folds, args.fold, args.seed)
+        folder = prepare(args.src, args.data_dir, plan, args.size, args.key)
+        print(folder)
+        return 0
+    from data_builder.subjects import Lookup, lookup_path
+
+    path = lookup_path(args.key)
+    found = Lookup(path).find(args.pseudonym) if path and path.exists() else []
+    if not found:
+        raise InputError(f"{args.pseudonym} is not in the lookup of this key: give its --key")
+    print("\n".join(found))
+    return 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Bad input is one line and status 2; Ctrl-C is status 130 and the next run goes on."""
+    try:
+        return run(parser().parse_args(argv))
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,42 @@
+"""From any source to shards in one call: the DICOM tree is cleaned first, into the data folder."""
+
+import sys
+from pathlib import Path
+
+from data_builder import ich_ct
+from data_builder.sources import Source, kind_of, open_source, published_meanings
+from data_builder.splits import SplitPlan, divide, leak
+from data_builder.studies import clean_folder
+from data_builder.subjects import Lookup, Pseudonyms, load_key, lookup_path
+
+
+def prepare(source: Path, data_dir: Path, plan: SplitPlan, size: int, key: str | None) -> Path:
+    """Shards of `source`, built unless they are there; returns their folder.
+
+    `key` names the site's key for pseudonyms (`subjects.load_key`). A folder of DICOM is cleaned
+    (robust mode) into `data_dir/cleaned/<pseudonym of its path>`. Raises InputError.
+    """
+    pseudonyms = Pseudonyms(load_key(key))
+    if kind_of(source) == "dicom":
+        name = pseudonyms.file(str(source.resolve()))
+        cleaned = data_dir / "cleaned" / name
+        clean_folder(source, cleaned, mode="robust", jobs=None, key=key, image_format="png")
+        source = cleaned
+    opened = open_source(source, pseudonyms)
+    lookup = lookup_path(key)
+    if opened.kind == "published" and lookup:
+        database = Lookup(lookup)
+        database.add(published_meanings(opened))
+        database.close()
+    if plan.by == "slice":
+        _warn_of_leak(opened, plan)
+    return ich_ct.build(opened, data_dir, plan, size)
+
+
+def _warn_of_leak(source: Source, plan: SplitPlan) -> None:
+    size = leak(source.records, divide(source.records, plan))
+    print(
+        f"warning: split by slice: {size['with_sibling_in_training']} of {size['test_slices']} "
+        "test slices have a sibling of the same subject in training; the figures will flatter",
+        file=sys.stderr,
+    )
