@@ -1,0 +1,86 @@
+"""Models by name. They know nothing of devices, meshes or files.
+
+A model's variables are `nnx.Param` alone, and `nnx.BatchStat` where it has BatchNorm (the CNNs):
+
+    graph, params, stats = nnx.split(model, nnx.Param, nnx.BatchStat)
+    model = nnx.merge(graph, params, stats)            # inside a plain jax.jit
+    logits = model(images, key=key)                    # a key: training; none: inference
+    stats = nnx.state(model, nnx.BatchStat)            # the new running statistics
+
+Kernels (what weight decay is for) are the leaves called `kernel`.
+"""
+
+import inspect
+import re
+from typing import Any
+
+import jax
+from flax import nnx
+from jaxtyping import Array, Key
+
+from data_builder.errors import InputError
+from dtvit_jax.models.dual import DualTask, Encoder
+from dtvit_jax.models.vit import SIZES, ViT
+
+_VIT = re.compile(rf"vit_({'|'.join(SIZES)})(\d{{1,2}})")
+
+NAMES = (*(f"vit_{size}{patch}" for size in SIZES for patch in (16, 32)), "vit_h14")
+"""Models with a usual name; a ViT may have any patch size."""
+
+
+def create_encoder(name: str, *, key: Key[Array, ""], **options: Any) -> Encoder:
+    """The encoder called `name`, with parameters drawn from `key`.
+
+    `options` are those of its class (`ViT`), such as image_size, channels and dtype.
+
+    Raises:
+        InputError: no model has that name, or it has no such option.
+    """
+    known: type[nnx.Module]
+    arguments: tuple
+    if match := _VIT.fullmatch(name):
+        known, arguments = ViT, (SIZES[match[1]], int(match[2]))
+        if arguments[1] == 0:
+            raise InputError(f"config.model.name={name!r}: the patch size is 0")
+    else:
+        raise InputError(f"config.model.name={name!r}: no such model; there are {', '.join(NAMES)}")
+    parameters = inspect.signature(known.__init__).parameters.values()
+    allowed = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY} - {"rngs"}
+    if unknown := sorted(set(options) - allowed):
+        raise InputError(
+            f"model option {unknown[0]!r}: {name} has none; it has {', '.join(sorted(allowed))}"
+        )
+    return known(*arguments, **options, rngs=nnx.Rngs(params=key))
+
+
+def create(
+    name: str,
+    *,
+    key: Key[Array, ""],
+    location_classes: int = 3,
+    head: str = "mlp",
+    head_dropout: float = 0.1,
+    **options: Any,
+) -> DualTask:
+    """The dual-task model with the encoder called `name`; the encoder's `options` as above.
+
+    Wrap it in `nnx.eval_shape` for shapes without numbers, or in `jax.jit` with `nnx.state` to
+    make the parameters where they shall live.
+
+    Raises:
+        InputError: an unknown name or option, or an option's value that makes no sense.
+    """
+    encoder_key, head_key = jax.random.split(key)
+    encoder = create_encoder(name, key=encoder_key, **options)
+    return DualTask(
+        encoder,
+        location_classes=location_classes,
+        head=head,
+        head_dropout=head_dropout,
+        rngs=nnx.Rngs(params=head_key),
+    )
+
+
+def count_parameters(module: nnx.Module | Any) -> int:
+    """Trainable numbers in a module, real or abstract (`nnx.eval_shape`)."""
+    return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(module, nnx.Param)))

@@ -1,0 +1,336 @@
+"""The Vision Transformer encoder (arXiv 2010.11929), with the equations of arXiv 2405.06814.
+
+It is the standard pre-norm ViT. Two slips in the second paper's text are not followed: Eq. 3b
+projects Q, K and V twice, and the class token has a position of its own (197 at 224/16).
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from data_builder.errors import InputError
+from dtvit_jax.models.layers import drop_path, dropout
+
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+    """What a ViT's letter stands for: width, blocks, attention heads, width inside the MLP."""
+
+    width: int
+    depth: int
+    heads: int
+    mlp: int
+
+
+SIZES = {
+    "nano": Size(64, 2, 2, 128),  # for tests
+    "micro": Size(128, 6, 4, 512),  # for small runs on a CPU
+    "ti": Size(192, 12, 3, 768),
+    "s": Size(384, 12, 6, 1536),
+    "b": Size(768, 12, 12, 3072),
+    "l": Size(1024, 24, 16, 4096),
+    "h": Size(1280, 32, 16, 5120),
+}
+
+
+def patchify(
+    images: Float[Array, "batch height width channels"], patch: int
+) -> Float[Array, "batch patches pixels"]:
+    """Cuts images into patches, row by row; pixels in the order row, column, channel."""
+    batch, height, width, channels = images.shape
+    rows, columns = height // patch, width // patch
+    cells = images.reshape(batch, rows, patch, columns, patch, channels)
+    cells = cells.transpose(0, 1, 3, 2, 4, 5)
+    return cells.reshape(batch, rows * columns, patch * patch * channels)
+
+
+def attention(
+    q: Float[Array, "batch queries heads head_width"],
+    k: Float[Array, "batch tokens heads head_width"],
+    v: Float[Array, "batch tokens heads head_width"],
+    mask: Bool[Array, "batch tokens"] | None,
+    implementation: str,
+) -> Float[Array, "batch queries heads head_width"]:
+    """Eq. 4: softmax(Q K^T / sqrt(d)) V for each head; the softmax is in float32.
+
+    Tokens where `mask` is False are not attended to. `implementation` is 'xla' (any device) or
+    'cudnn' (an NVIDIA GPU, bfloat16 or float16).
+    """
+    if implementation == "cudnn":
+        where = None if mask is None else mask[:, None, None, :]
+        return jax.nn.dot_product_attention(q, k, v, mask=where, implementation="cudnn")
+    scores = jnp.einsum(
+        "bqhd,bkhd->bhqk", q * q.shape[-1] ** -0.5, k, preferred_element_type=jnp.float32
+    )
+    if mask is not None:
+        scores = jnp.where(mask[:, None, None, :], scores, -jnp.inf)
+    weights = jax.nn.softmax(scores).astype(v.dtype)
+    return jnp.einsum("bhqk,bkhd->bqhd", weights, v)
+
+
+class SelfAttention(nnx.Module):
+    """Multi-head attention, Eq. 3a to 3c, with the three projections of Eq. 3a in one kernel.
+
+    `qkv.kernel` is [width, 3 * width]: columns of W_Q, then W_K, then W_V, each head by head.
+    """
+
+    def __init__(
+        self, width: int, heads: int, implementation: str, *, dtype: Any, rngs: nnx.Rngs
+    ) -> None:
+        init = nnx.initializers.xavier_uniform()
+        self.qkv = nnx.Linear(width, 3 * width, kernel_init=init, dtype=dtype, rngs=rngs)
+        self.out = nnx.Linear(width, width, kernel_init=init, dtype=dtype, rngs=rngs)
+        self.heads = heads
+        self.implementation = implementation
+        self.dtype = dtype
+
+    def __call__(
+        self,
+        x: Float[Array, "batch tokens width"],
+        mask: Bool[Array, "batch tokens"] | None = None,
+        queries: int | None = None,
+    ) -> Float[Array, "batch queries width"]:
+        """Attends from the first `queries` tokens (all, if None) to every token."""
+        batch, tokens, width = x.shape
+        if queries is None:
+            qkv = self.qkv(x).reshape(batch, tokens, 3, self.heads, -1)  # Eq. 3a
+            q, k, v = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
+        else:
+            assert self.qkv.bias is not None  # Linear was made with one
+            kernel = self.qkv.kernel[...].astype(self.dtype)
+            bias = self.qkv.bias[...].astype(self.dtype)
+            q = x[:, :queries] @ kernel[:, :width] + bias[:width]
+            q = q.reshape(batch, queries, self.heads, -1)
+            kv = (x @ kernel[:, width:] + bias[width:]).reshape(batch, tokens, 2, self.heads, -1)
+            k, v = kv[:, :, 0], kv[:, :, 1]
+        heads = attention(q, k, v, mask, self.implementation)  # Eq. 3b, 4
+        return self.out(heads.reshape(batch, -1, width))  # Eq. 3c
+
+
+class MLP(nnx.Module):
+    """Linear, GELU, Linear."""
+
+    def __init__(
+        self, width: int, hidden: int, gelu: str, rate: float, *, dtype: Any, rngs: nnx.Rngs
+    ) -> None:
+        init = nnx.initializers.xavier_uniform()
+        self.hidden = nnx.Linear(width, hidden, kernel_init=init, dtype=dtype, rngs=rngs)
+        self.out = nnx.Linear(hidden, width, kernel_init=init, dtype=dtype, rngs=rngs)
+        self.approximate = gelu == "tanh"
+        self.rate = rate
+
+    def __call__(
+        self, x: Float[Array, "batch tokens width"], key: Key[Array, ""] | None = None
+    ) -> Float[Array, "batch tokens width"]:
+        x = jax.nn.gelu(self.hidden(x), approximate=self.approximate)
+        return self.out(dropout(x, self.rate, key))
+
+
+class Block(nnx.Module):
+    """One encoder block: x + MHA(LN(x)), then x + MLP(LN(x)). LN is Eq. 2."""
+
+    def __init__(
+        self,
+        size: Size,
+        *,
+        gelu: str,
+        norm_epsilon: float,
+        rate: float,
+        implementation: str,
+        dtype: Any,
+        rngs: nnx.Rngs,
+    ) -> None:
+        def norm() -> nnx.LayerNorm:
+            # The fast variance, E[x^2] - E[x]^2, loses digits.
+            return nnx.LayerNorm(
+                size.width, epsilon=norm_epsilon, use_fast_variance=False, dtype=dtype, rngs=rngs
+            )
+
+        self.norm1 = norm()
+        self.attention = SelfAttention(
+            size.width, size.heads, implementation, dtype=dtype, rngs=rngs
+        )
+        self.norm2 = norm()
+        self.mlp = MLP(size.width, size.mlp, gelu, rate, dtype=dtype, rngs=rngs)
+        self.rate = rate
+
+    def __call__(
+        self,
+        x: Float[Array, "batch tokens width"],
+        *,
+        mask: Bool[Array, "batch tokens"] | None = None,
+        key: Key[Array, ""] | None = None,
+        drop_rate: Float[Array, ""] | float = 0.0,
+        queries: int | None = None,
+    ) -> Float[Array, "batch queries width"]:
+        """Returns the first `queries` tokens (all, if None); `drop_rate` is stochastic depth's.
+
+        A `key` means training: without one there is no dropout and no stochastic depth.
+        """
+        keys = [None] * 5 if key is None else jax.random.split(key, 5)
+        y = self.attention(self.norm1(x), mask, queries)
+        x = x[:, :queries] + drop_path(dropout(y, self.rate, keys[0]), drop_rate, keys[1])
+        y = self.mlp(self.norm2(x), keys[2])
+        return x + drop_path(dropout(y, self.rate, keys[3]), drop_rate, keys[4])
+
+
+class ViT(nnx.Module):
+    """Vision Transformer: [batch, image_size, image_size, channels] images to [batch, width].
+
+    Args:
+        size: width, depth, heads and MLP width (`SIZES`).
+        patch: a patch's side in pixels; it must divide `image_size`.
+        image_size: an image's side in pixels.
+        channels: 3, or 1 for gray CT.
+        gelu: 'exact' (torchvision, timm, Hugging Face) or 'tanh' (Google's `.npz`).
+        norm_epsilon: 1e-6, but 1e-12 in Hugging Face's models.
+        pooling: 'cls', the class token after the last norm, or 'mean', the patches' mean after it.
+        dropout: rate after the position embedding, the attention's and both MLP's projections.
+        stochastic_depth: rate in the last block; it rises linearly from 0 in the first.
+        remat: recompute each block in the backward pass instead of keeping its activations.
+        scan: one compiled block run over stacked parameters: the same numbers, quicker to compile.
+        attention: 'xla', or 'cudnn' for bfloat16 on an NVIDIA GPU.
+        dtype: of the computation; parameters are float32.
+
+    Raises:
+        InputError: an option has no such value, or `patch` does not divide `image_size`.
+    """
+
+    def __init__(
+        self,
+        size: Size,
+        patch: int,
+        *,
+        image_size: int = 224,
+        channels: int = 3,
+        gelu: str = "exact",
+        norm_epsilon: float = 1e-6,
+        pooling: str = "cls",
+        dropout: float = 0.0,
+        stochastic_depth: float = 0.0,
+        remat: bool = False,
+        scan: bool = False,
+        attention: str = "xla",
+        dtype: Any = jnp.float32,
+        rngs: nnx.Rngs,
+    ) -> None:
+        if image_size % patch:
+            raise InputError(f"image size {image_size} is not a multiple of the patch size {patch}")
+        for name, value, known in (
+            ("gelu", gelu, ("exact", "tanh")),
+            ("pooling", pooling, ("cls", "mean")),
+            ("attention", attention, ("xla", "cudnn")),
+        ):
+            if value not in known:
+                raise InputError(f"model option {name}={value!r}: it is one of {', '.join(known)}")
+        for name, rate in (("dropout", dropout), ("stochastic_depth", stochastic_depth)):
+            if not 0 <= rate < 1:
+                raise InputError(f"model option {name}={rate}: a rate is at least 0 and below 1")
+        self.features = size.width
+        self.patch, self.image_size, self.channels = patch, image_size, channels
+        self.pooling, self.rate, self.stochastic_depth = pooling, dropout, stochastic_depth
+        self.remat, self.scan = remat, scan
+        self.dtype = dtype
+        tokens = (image_size // patch) ** 2 + 1
+        self.patch_embedding = nnx.Linear(
+            patch * patch * channels, size.width, dtype=dtype, rngs=rngs
+        )
+        self.class_token = nnx.Param(jnp.zeros((1, 1, size.width)))
+        self.position_embedding = nnx.Param(
+            0.02 * jax.random.normal(rngs.params(), (1, tokens, size.width))
+        )
+        self.blocks = nnx.List(
+            Block(
+                size,
+                gelu=gelu,
+                norm_epsilon=norm_epsilon,
+                rate=dropout,
+                implementation=attention,
+                dtype=dtype,
+                rngs=rngs,
+            )
+            for _ in range(size.depth)
+        )
+        self.norm = nnx.LayerNorm(
+            size.width, epsilon=norm_epsilon, use_fast_variance=False, dtype=dtype, rngs=rngs
+        )
+
+    def __call__(
+        self,
+        images: Float[Array, "batch height width channels"],
+        *,
+        key: Key[Array, ""] | None = None,
+    ) -> Float[Array, "batch width"]:
+        """Features of whole images. A `key` means training (dropout), None inference."""
+        return self.encode(patchify(images, self.patch), key=key)
+
+    def encode(
+        self,
+        patches: Float[Array, "batch patches pixels"],
+        *,
+        positions: Int[Array, "batch patches"] | None = None,
+        mask: Bool[Array, "batch patches"] | None = None,
+        key: Key[Array, ""] | None = None,
+    ) -> Float[Array, "batch width"]:
+        """Features from any subset of an image's patches.
+
+        `positions` are their indices in the whole grid, row by row (None: all, in order); a patch
+        where `mask` is False is padding and changes nothing.
+        """
+        keys = (None, None) if key is None else tuple(jax.random.split(key))
+        x = dropout(self.embed(patches, positions), self.rate, keys[0])
+        attended = None if mask is None else jnp.pad(mask, ((0, 0), (1, 0)), constant_values=True)
+        x = self._run_blocks(x, attended, keys[1])
+        if self.pooling == "cls":
+            return self.norm(x)[:, 0]
+        return jnp.mean(
+            self.norm(x)[:, 1:], axis=1, where=None if mask is None else mask[..., None]
+        )
+
+    def embed(
+        self,
+        patches: Float[Array, "batch patches pixels"],
+        positions: Int[Array, "batch patches"] | None = None,
+    ) -> Float[Array, "batch tokens width"]:
+        """The encoder's input: [class; W x_i + b] (Eq. 1), each token plus its position."""
+        z = self.patch_embedding(patches.astype(self.dtype))
+        position = self.position_embedding[...].astype(self.dtype)
+        at = position[:, 1:] if positions is None else position[0, 1:][positions]
+        class_token = self.class_token[...].astype(self.dtype) + position[:, :1]
+        class_token = jnp.broadcast_to(class_token, (len(z), 1, z.shape[-1]))
+        return jnp.concatenate([class_token, z + at], axis=1)
+
+    def _run_blocks(
+        self,
+        x: Float[Array, "batch tokens width"],
+        mask: Bool[Array, "batch tokens"] | None,
+        key: Key[Array, ""] | None,
+    ) -> Float[Array, "batch queries width"]:
+        """All blocks in turn; the last computes the class token alone if nothing else is read."""
+        depth = len(self.blocks)
+        keys = None if key is None else jax.random.split(key, depth)
+        rates = self.stochastic_depth * jnp.arange(depth) / max(depth - 1, 1)
+        parts = [nnx.split(block) for block in self.blocks]
+
+        def run(x: Array, step: tuple, queries: int | None) -> Array:
+            state, key, rate = step
+            block = nnx.merge(parts[0][0], state)
+            drop_rate = rate if self.stochastic_depth else 0.0
+            return block(x, mask=mask, key=key, drop_rate=drop_rate, queries=queries)
+
+        def step(i: int) -> tuple:
+            return parts[i][1], None if keys is None else keys[i], rates[i]
+
+        one = jax.checkpoint(run, static_argnums=2) if self.remat else run
+        if self.scan:
+            states = jax.tree.map(lambda *leaves: jnp.stack(leaves), *[s for _, s in parts[:-1]])
+            steps = (states, None if keys is None else keys[:-1], rates[:-1])
+            x, _ = jax.lax.scan(lambda x, step: (one(x, step, None), None), x, steps)
+        else:
+            for i in range(depth - 1):
+                x = one(x, step(i), None)
+        return one(x, step(depth - 1), 1 if self.pooling == "cls" else None)
