@@ -1,0 +1,183 @@
+"""From predictions to metrics.json: each metric by slice and by subject, with its interval."""
+
+import json
+import os
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from data_builder.errors import InputError
+from data_builder.records import LOCATIONS
+from dtvit_jax import cohort, metrics, stats
+from dtvit_jax.aggregation import TOP, by_subject, subject_index
+from dtvit_jax.predictions import UNKNOWN, Predictions
+from dtvit_jax.proportions import NO_VARIATION, add_exact, add_reasons
+
+POSITIVE = "ICH (hemorrhage = 1)"
+LEVELS = ("slice", "subject")
+TASK_CLASSES = {"hemorrhage": ("normal", "ICH"), "location": LOCATIONS}
+NO_ECE_INTERVAL = "no interval: in samples this small it is biased upwards, and resamples more so"
+
+
+def evaluate_predictions(
+    predictions: Predictions,
+    *,
+    top: int | None = TOP,
+    threshold: float = 0.5,
+    resamples: int = stats.RESAMPLES,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """metrics.json of one set of predictions (one split of one run) as a dict.
+
+    Each metric is {"value", "low", "high"}: the number and its 95% interval over subjects, null
+    with a "reason" where it cannot be had. Proportions also have "count" and "of"; subject-level
+    ones "exact", the Clopper-Pearson interval (AUROC: "score", Newcombe's). Where no resample
+    moves a number, low and high are those, with the "method" named. See `aggregation.by_subject`
+    for `top`. ICH is called at p >= threshold.
+    """
+    subjects, tied = by_subject(predictions, top)
+    result: dict[str, Any] = {
+        "positive": POSITIVE,
+        "threshold": threshold,
+        "aggregation": {"method": "mean of the highest slices", "top": top},
+        "interval": {
+            "level": stats.LEVEL,
+            "method": "BCa bootstrap over subjects, stratified by class",
+            "resamples": resamples,
+            "seed": seed,
+        },
+        "n": cohort.counts(predictions, subjects, tied),
+        "confusion": {},
+    }
+    for level, task, part, index, strata in _parts(predictions, subjects):
+        statistic = _statistic(part, task, threshold)
+        intervals = stats.bootstrap(statistic, index, strata, resamples, seed) if len(part) else {}
+        entries = {name: _entry(name, interval) for name, interval in intervals.items()}
+        if task != "combined":
+            truth, called = _decisions(part, task, threshold)
+            names = TASK_CLASSES[task]
+            matrix = metrics.confusion_matrix(truth, called, len(names))
+            result["confusion"].setdefault(level, {})[task] = matrix.tolist()
+            add_exact(entries, task, truth, called, part.subject, independent=level == "subject")
+            add_reasons(entries, level, names, matrix)
+        result.setdefault(level, {})[task] = entries
+    result["warnings"] = cohort.warnings(predictions, result["n"])
+    return result
+
+
+def paired_difference(
+    a: Predictions,
+    b: Predictions,
+    *,
+    top: int | None = TOP,
+    threshold: float = 0.5,
+    resamples: int = stats.RESAMPLES,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """a - b for every metric, both on the same subjects in each resample.
+
+    The form is metrics.json's, with "a", "b" and the two-sided bootstrap p-value "p" beside value,
+    low and high. Raises InputError unless both hold the same slices with the same truths.
+    """
+    a, b = a.select(np.argsort(a.key)), b.select(np.argsort(b.key))
+    columns = ("key", "subject", "hemorrhage", "location")
+    for column in columns:
+        if not np.array_equal(getattr(a, column), getattr(b, column)):
+            raise InputError(
+                f"the two predictions differ in column {column}; compare them on the same slices"
+            )
+    subjects_a, tied = by_subject(a, top)
+    subjects_b, _ = by_subject(b, top)
+    result: dict[str, Any] = {"n": cohort.counts(a, subjects_a, tied)}
+    both = zip(_parts(a, subjects_a), _parts(b, subjects_b), strict=True)
+    for (level, task, part_a, index, strata), (_, _, part_b, _, _) in both:
+        entries: dict[str, Any] = {}
+        if len(part_a) and len(part_a) == len(part_b):
+            first, second = (_statistic(part, task, threshold) for part in (part_a, part_b))
+            paired = partial(_difference, first, second)
+            for name, interval in stats.bootstrap(paired, index, strata, resamples, seed).items():
+                entries[name] = _entry(name, interval) | {"p": _number(interval.p)}
+            ones = np.ones((1, len(part_a)))
+            for key, statistic in (("a", first), ("b", second)):
+                for name, value in statistic(ones).items():
+                    entries[name][key] = _number(float(value[0]))
+        result.setdefault(level, {})[task] = entries
+    return result
+
+
+def write_metrics(path: str | os.PathLike[str], result: dict[str, Any]) -> None:
+    """Writes metrics.json whole or not at all; there is no nan in it."""
+    path = Path(path)
+    partial_path = path.with_name(path.name + ".part")
+    partial_path.write_text(json.dumps(result, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    partial_path.replace(path)
+
+
+Part = tuple[str, str, Predictions, Int[np.ndarray, " n"], Int[np.ndarray, " subjects"]]
+
+
+def _parts(predictions: Predictions, subjects: Predictions) -> Iterator[Part]:
+    """Level, task, the rows that count for it, each row's subject and the subjects' strata."""
+    strata = stats.strata_of(subjects.hemorrhage, subjects.location)
+    indices = (subject_index(predictions, subjects), np.arange(len(subjects)))
+    for level, table, index in zip(LEVELS, (predictions, subjects), indices, strict=True):
+        known = table.hemorrhage != UNKNOWN
+        located = has_location(table)
+        masks = {"hemorrhage": known, "location": located}
+        if located.any():
+            masks["combined"] = known
+        for task, mask in masks.items():
+            used, place = np.unique(index[mask], return_inverse=True)
+            yield level, task, table.select(mask), place, strata[used]
+
+
+def has_location(table: Predictions) -> Bool[np.ndarray, " n"]:
+    """Rows that count for the location task: truly ICH, of a known place, with a prediction."""
+    return (table.location != UNKNOWN) & np.isfinite(table.p_location).all(axis=1)
+
+
+def _statistic(part: Predictions, task: str, threshold: float) -> stats.Statistic:
+    truth, p = part.hemorrhage.astype(int), part.p_hemorrhage.astype(np.float64)
+    location, p_location = part.location.astype(int), part.p_location.astype(np.float64)
+    if task == "hemorrhage":
+        return partial(metrics.hemorrhage_metrics, truth, p, threshold=threshold)
+    if task == "location":
+        return partial(metrics.location_metrics, location, p_location)
+    location = np.where(has_location(part), location, UNKNOWN)
+    return partial(metrics.combined_metrics, truth, p, location, p_location, threshold=threshold)
+
+
+def _difference(
+    first: stats.Statistic, second: stats.Statistic, weights: Float[np.ndarray, "r n"]
+) -> dict[str, Float[np.ndarray, " r"]]:
+    a, b = first(weights), second(weights)
+    return {name: a[name] - b[name] for name in a}
+
+
+def _decisions(
+    part: Predictions, task: str, threshold: float
+) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, " n"]]:
+    """Truth and call of each row, as indices into the task's classes."""
+    if task == "hemorrhage":
+        return part.hemorrhage, (part.p_hemorrhage >= threshold).astype(int)
+    return part.location, part.p_location.argmax(axis=1)
+
+
+def _number(value: float) -> float | None:
+    return value if np.isfinite(value) else None
+
+
+def _entry(name: str, interval: stats.Interval) -> dict[str, Any]:
+    low, high = _number(interval.low), _number(interval.high)
+    entry: dict[str, Any] = {"value": _number(interval.value), "low": low, "high": high}
+    if name == "ece":
+        entry |= {"low": None, "high": None, "reason": NO_ECE_INTERVAL}
+    elif entry["value"] is not None and low is None:
+        entry["reason"] = NO_VARIATION
+    if interval.undefined > 0 and entry["value"] is not None:
+        entry["undefined_resamples"] = round(interval.undefined, 4)
+    return entry

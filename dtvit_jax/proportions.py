@@ -1,0 +1,97 @@
+"""Counts behind the rates, exact intervals, and the reasons for numbers that are not there."""
+
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Int, Shaped
+
+from data_builder.records import LOCATIONS
+from dtvit_jax import stats
+
+NO_VARIATION = "no interval: the sample holds no variation to resample"
+
+Mask = Bool[np.ndarray, " n"]
+Entries = dict[str, dict[str, Any]]
+
+
+def add_exact(
+    entries: Entries,
+    task: str,
+    truth: Int[np.ndarray, " n"],
+    called: Int[np.ndarray, " n"],
+    subject: Shaped[np.ndarray, " n"],
+    *,
+    independent: bool,
+) -> None:
+    """Adds counts, exact intervals, and an interval where resampling could move nothing.
+
+    independent: each row is a subject of its own; only then is the exact interval given beside
+    the bootstrap's. Slices without a single error still come from few people: their interval is
+    that of as many trials as subjects, as if all slices of one person said the same.
+    """
+    for name, rows in _denominators(task, truth, called).items():
+        entry = entries.get(name, {"value": None})
+        if entry["value"] is None:
+            continue
+        count, of = int((called[rows] == truth[rows]).sum()), int(rows.sum())
+        entry |= {"count": count, "of": of}
+        people = _people(subject, rows)
+        exact = stats.exact_interval(round(people * count / of), people)
+        if independent:
+            entry["exact"] = dict(zip(("low", "high"), exact, strict=True))
+        if entry["low"] is None:
+            _stand_in(entry, exact, f"exact, of {people} subjects")
+    for name, positive in _areas(task, truth).items():
+        entry = entries.get(name, {"value": None})
+        if entry["value"] is None:
+            continue
+        people, others = _people(subject, positive), _people(subject, ~positive)
+        score = stats.auroc_interval(entry["value"], people, others)
+        if independent:
+            entry["score"] = dict(zip(("low", "high"), score, strict=True))
+        if entry["low"] is None:
+            _stand_in(entry, score, f"score interval, of {people} and {others} subjects")
+
+
+def _denominators(
+    task: str, truth: Int[np.ndarray, " n"], called: Int[np.ndarray, " n"]
+) -> dict[str, Mask]:
+    """Each rate's denominator as rows; its numerator is the rows of these that are right."""
+    rows = {"accuracy": np.ones(len(truth), bool)}
+    if task == "hemorrhage":
+        rows |= {"sensitivity": truth == 1, "recall": truth == 1}
+        return rows | {"specificity": truth == 0, "precision": called == 1}
+    for c, name in enumerate(LOCATIONS):
+        rows |= {f"recall_{name}": truth == c, f"precision_{name}": called == c}
+    return rows
+
+
+def _areas(task: str, truth: Int[np.ndarray, " n"]) -> dict[str, Mask]:
+    if task == "hemorrhage":
+        return {"auroc": truth == 1}
+    return {f"auroc_{name}": truth == c for c, name in enumerate(LOCATIONS)}
+
+
+def _people(subject: Shaped[np.ndarray, " n"], rows: Mask) -> int:
+    return len(np.unique(subject[rows]))
+
+
+def _stand_in(entry: dict[str, Any], interval: tuple[float, float], method: str) -> None:
+    entry |= {"low": interval[0], "high": interval[1], "method": method}
+    del entry["reason"]
+
+
+def add_reasons(
+    entries: Entries, level: str, names: tuple[str, ...], matrix: Int[np.ndarray, "c c"]
+) -> None:
+    """Says why a metric has no value; a task without any row gets one entry that says so."""
+    if not matrix.sum():
+        reason = f"no {level} with a known truth and a prediction for this task"
+        entries["accuracy"] = {"value": None, "low": None, "high": None, "reason": reason}
+        return
+    absent = [name for name, row in zip(names, matrix, strict=True) if not row.sum()]
+    for name, entry in entries.items():
+        if entry["value"] is None and name.startswith("precision"):
+            entry["reason"] = f"no {level} was called {name.partition('_')[2] or names[-1]}"
+        elif entry["value"] is None:
+            entry["reason"] = f"no {level} is truly {' or '.join(absent)}"

@@ -1,0 +1,169 @@
+"""Uncertainty: the sample is the subject, so subjects are what is resampled.
+
+Slices of one person resemble each other; an interval that takes them for independent is too short.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from jaxtyping import Float, Int
+from scipy import optimize
+from scipy import stats as distributions
+
+RESAMPLES = 10_000
+LEVEL = 0.95
+_CHUNK_CELLS = 1 << 19  # weights held at once, 4 MB: they stay in the processor's cache
+
+Statistic = Callable[[Float[np.ndarray, "r n"]], dict[str, Float[np.ndarray, " r"]]]
+"""Metrics of n rows under r weightings of them, as the functions of `metrics` compute them."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Interval:
+    """A number, its 95% interval, and how often a resample left it undefined (0 to 1).
+
+    `low` and `high` are nan where the number itself is, or where no resample moved it: then
+    the sample holds no error to resample, which is not the same as no uncertainty.
+    `p` is the two-sided bootstrap p-value of `value == 0`, of use for differences only.
+    """
+
+    value: float
+    low: float
+    high: float
+    undefined: float
+    p: float
+
+
+def subject_counts(
+    strata: Int[np.ndarray, " subjects"], resamples: int, seed: int, chunk: int
+) -> Iterator[Int[np.ndarray, "chunk subjects"]]:
+    """How often each subject is drawn, `chunk` resamples at a time.
+
+    Subjects are drawn with replacement within their stratum, so each resample has as many of each
+    class as the sample. The draws depend on the seed, not on the chunk.
+    """
+    labels = np.unique(strata)
+    members = [np.flatnonzero(strata == label) for label in labels]
+    streams = [np.random.default_rng([seed, i]) for i in range(len(labels))]
+    for start in range(0, resamples, chunk):
+        rows = min(chunk, resamples - start)
+        counts = np.zeros((rows, len(strata)), np.int64)
+        for inside, stream in zip(members, streams, strict=True):
+            drawn = stream.integers(len(inside), size=(rows, len(inside)))
+            flat = drawn + np.arange(rows)[:, None] * len(inside)
+            counts[:, inside] = np.bincount(flat.ravel(), minlength=counts[:, inside].size).reshape(
+                rows, -1
+            )
+        yield counts
+
+
+def bootstrap(
+    statistic: Statistic,
+    subject: Int[np.ndarray, " n"],
+    strata: Int[np.ndarray, " subjects"],
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> dict[str, Interval]:
+    """95% BCa intervals (Efron 1987) of all of a statistic's metrics, over subjects.
+
+    subject: for each row its place in `strata`, which holds each subject's class. Stratified
+    BCa was chosen by measured coverage (tests/test_stats.py): with 20 to 50 subjects a class
+    it holds 92 to 96%, the percentile interval 86 to 95%.
+    """
+    rows = len(subject)
+    value = {name: float(v[0]) for name, v in statistic(np.ones((1, rows))).items()}
+    chunk = max(1, _CHUNK_CELLS // rows)
+    drawn = _collect(
+        statistic(counts[:, subject].astype(np.float64))
+        for counts in subject_counts(strata, resamples, seed, chunk)
+    )
+    left_out = _collect(
+        statistic((np.arange(start, min(start + chunk, len(strata)))[:, None] != subject) * 1.0)
+        for start in range(0, len(strata), chunk)
+    )
+    return {name: _bca(value[name], drawn[name], left_out[name], strata) for name in value}
+
+
+def _collect(
+    parts: Iterator[dict[str, Float[np.ndarray, " r"]]],
+) -> dict[str, Float[np.ndarray, " total"]]:
+    chunks = list(parts)
+    return {name: np.concatenate([part[name] for part in chunks]) for name in chunks[0]}
+
+
+def _bca(
+    value: float,
+    drawn: Float[np.ndarray, " r"],
+    left_out: Float[np.ndarray, " subjects"],
+    strata: Int[np.ndarray, " subjects"],
+) -> Interval:
+    """Bias-corrected and accelerated; the acceleration from the jackknife, within strata."""
+    known = drawn[np.isfinite(drawn)]
+    undefined = 1 - len(known) / len(drawn)
+    if not np.isfinite(value) or len(known) == 0 or np.ptp(known) <= 1e-12:
+        return Interval(value, np.nan, np.nan, undefined, np.nan)
+    below = (known < value - 1e-12).mean() + (np.abs(known - value) <= 1e-12).mean() / 2
+    bias = distributions.norm.ppf(np.clip(below, 1 / (len(known) + 1), 1 - 1 / (len(known) + 1)))
+    influence = np.zeros(len(strata))
+    for label in np.unique(strata):
+        inside = (strata == label) & np.isfinite(left_out)
+        if inside.any():
+            influence[inside] = left_out[inside].mean() - left_out[inside]
+    spread = (influence**2).sum() ** 1.5
+    skew = (influence**3).sum() / (6 * spread) if spread > 0 else 0.0
+    z = bias + distributions.norm.ppf([(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    low, high = np.quantile(known, distributions.norm.cdf(bias + z / (1 - skew * z)))
+    if high - low <= 1e-12:
+        return Interval(value, np.nan, np.nan, undefined, np.nan)
+    tail = min((known <= 0).sum(), (known >= 0).sum())
+    p = min(1.0, 2 * float(tail + 1) / (len(known) + 1))
+    return Interval(value, float(low), float(high), undefined, p)
+
+
+def exact_interval(successes: int, trials: int) -> tuple[float, float]:
+    """95% Clopper-Pearson interval of a proportion of independent trials; (0, 1) of none.
+
+    Raises ValueError unless 0 <= successes <= trials.
+    """
+    if not 0 <= successes <= trials:
+        raise ValueError(f"{successes} successes of {trials} trials")
+    tail = (1 - LEVEL) / 2
+    beta = distributions.beta
+    low = beta.ppf(tail, successes, trials - successes + 1) if successes else 0.0
+    high = beta.isf(tail, successes + 1, trials - successes) if successes < trials else 1.0
+    return float(low), float(high)
+
+
+def auroc_interval(area: float, positives: int, negatives: int) -> tuple[float, float]:
+    """95% score interval of an AUROC of independent subjects (Newcombe 2006, method 5).
+
+    Of use where the classes are few or parted without error: resampling then has nothing to
+    move, and this interval still has a length. Raises ValueError without both classes.
+    """
+    if positives < 1 or negatives < 1:
+        raise ValueError("an AUROC needs a positive and a negative")
+    z = distributions.norm.ppf((1 + LEVEL) / 2)
+    extra = (positives + negatives) / 2 - 1
+
+    def excess(theta: float) -> float:
+        spread = 1 + extra * ((1 - theta) / (2 - theta) + theta / (1 + theta))
+        variance = theta * (1 - theta) * spread / (positives * negatives)
+        return (theta - area) ** 2 - z**2 * variance
+
+    low = 0.0 if area <= 0 else float(optimize.brentq(excess, 0.0, area - 1e-12))
+    high = 1.0 if area >= 1 else float(optimize.brentq(excess, area + 1e-12, 1.0))
+    return low, high
+
+
+def strata_of(
+    hemorrhage: Int[np.ndarray, " subjects"], location: Int[np.ndarray, " subjects"]
+) -> Int[np.ndarray, " subjects"]:
+    """A number for each class of subject: -1 unknown, 0 normal, 1 ICH, 2 and up by location.
+
+    The only subject of its location joins the ICH of unknown location: alone it could not vary.
+    """
+    strata = np.where(hemorrhage == 1, 2 + location.astype(np.int64), hemorrhage)
+    labels, counts = np.unique(strata, return_counts=True)
+    alone = labels[(counts == 1) & (labels > 1)]
+    return np.where(np.isin(strata, alone), 1, strata)
