@@ -142,7 +142,8 @@ class Tags:
             return None
         found = self.value(keyword)
         if found is None:
-            return self._empty(keyword)
+            self._refuse_unreadable(keyword)
+            return None
         try:
             parts = [float(part) for part in (found if count > 1 else [found])]
         except (TypeError, ValueError):
@@ -151,7 +152,7 @@ class Tags:
             raise Refusal(Reason.IMPOSSIBLE_HEADER, f"{keyword} is not {count} finite numbers")
         return tuple(parts)
 
-    def _empty(self, keyword: str) -> None:
+    def _refuse_unreadable(self, keyword: str) -> None:
         for place in self._places:
             element = place.get_item(keyword)
             if element is not None and element.value not in (None, b"", ""):

@@ -48,6 +48,10 @@ class Pseudonyms:
         """'fil-' and 16 letters for a file, by its path inside the source."""
         return self._make("fil", relative_path)
 
+    def scanner(self, model: str) -> str:
+        """'scn-' and 16 letters for a scanner's make and model, which are free texts."""
+        return self._make("scn", model)
+
     def _make(self, kind: str, identity: str) -> str:
         text = f"{kind}\0{identity}".encode("utf-8", "surrogateescape")
         digest = hmac.digest(self._key, text, "sha256")[:_BYTES_OF_DIGEST]
@@ -122,8 +126,9 @@ class Lookup:
 
     def add(self, pairs: Iterable[tuple[str, str]]) -> None:
         """Stores pairs of a pseudonym and what it stands for; known ones are left as they are."""
+        readable = [(one, two.encode("utf-8", "backslashreplace").decode()) for one, two in pairs]
         with self._database:
-            self._database.executemany("INSERT OR IGNORE INTO meanings VALUES (?, ?)", pairs)
+            self._database.executemany("INSERT OR IGNORE INTO meanings VALUES (?, ?)", readable)
 
     def find(self, pseudonym: str) -> list[str]:
         """All that `pseudonym` stands for, sorted; empty where it is unknown."""

@@ -1,0 +1,119 @@
+"""Work on many items in processes, where an item that kills or hangs its process costs only itself.
+
+A pool of `concurrent.futures` breaks as a whole when one worker dies, and can't stop a hung one.
+"""
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from multiprocessing.connection import Connection, wait
+from typing import Any, NamedTuple, TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+_TRIES = 2  # a worker may be killed for what others do (memory): the second death is the item's
+
+
+class Lost(Exception):
+    """An item without a result; `cause` says in a word what its process did."""
+
+    def __init__(self, cause: str) -> None:
+        super().__init__(cause)
+        self.cause = cause
+
+
+class _Turn(NamedTuple):
+    """An item, and the how manieth try it is."""
+
+    item: Any
+    count: int
+
+
+class _Worker:
+    """One process, the turn it works on, and until when it may."""
+
+    def __init__(self, context: Any, work: Callable) -> None:
+        self.pipe, end = context.Pipe()
+        self.process = context.Process(target=_serve, args=(end, work), daemon=True)
+        self.process.start()
+        end.close()
+        self.turn: _Turn | None = None
+        self.deadline = 0.0
+
+    def stop(self) -> None:
+        self.pipe.close()
+        self.process.kill()
+        self.process.join()
+
+
+def _serve(pipe: Connection, work: Callable) -> None:
+    """A worker's life: silent (libraries print what stands in files), deaf to Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    silence = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(silence, 1)
+    os.dup2(silence, 2)
+    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
+        while True:
+            pipe.send(work(pipe.recv()))
+
+
+def each(
+    items: Iterable[Item],
+    work: Callable[[Item], Result],
+    jobs: int,
+    seconds: Callable[[Item], float],
+) -> Iterator[tuple[Item, Result | Lost]]:
+    """Yields each item with its result, as they come, or with `Lost`.
+
+    `work` is a function of a module, and must not raise. It is given `seconds(item)`, after which
+    its process is killed; a process that dies by itself gets the item a second time. Closing the
+    iterator stops all workers.
+    """
+    method = "spawn" if sys.platform in ("win32", "darwin") else "forkserver"
+    context = multiprocessing.get_context(method)
+    if method == "forkserver":
+        context.set_forkserver_preload([work.__module__])
+    todo = deque(_Turn(item, 1) for item in items)
+    workers: list[_Worker] = []
+    try:
+        workers.extend(_Worker(context, work) for _ in range(min(jobs, len(todo))))
+        while todo or any(worker.turn for worker in workers):
+            for worker in workers:
+                if worker.turn is None and todo:
+                    worker.turn = todo.popleft()
+                    worker.deadline = time.monotonic() + seconds(worker.turn.item)
+                    with contextlib.suppress(OSError):  # a dead worker is found below
+                        worker.pipe.send(worker.turn.item)
+            busy = [worker for worker in workers if worker.turn]
+            nearest = min(worker.deadline for worker in busy)
+            ready = wait([w.pipe for w in busy], max(0.0, nearest - time.monotonic()))
+            for worker in busy:
+                late = time.monotonic() > worker.deadline
+                turn = worker.turn
+                if turn is None or (worker.pipe not in ready and not late):
+                    continue
+                outcome = _receive(worker) if worker.pipe in ready else Lost("hung")
+                worker.turn = None
+                if isinstance(outcome, Lost):
+                    worker.stop()
+                    workers[workers.index(worker)] = _Worker(context, work)
+                    if outcome.cause == "crashed" and turn.count < _TRIES:
+                        todo.append(_Turn(turn.item, turn.count + 1))
+                        continue
+                yield turn.item, outcome
+    finally:
+        for worker in workers:
+            worker.stop()
+
+
+def _receive(worker: _Worker) -> Any:
+    try:
+        return worker.pipe.recv()
+    except (EOFError, OSError):
+        return Lost("crashed")

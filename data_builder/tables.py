@@ -1,0 +1,156 @@
+"""The tables of a cleaned folder: every file in manifest.csv or in refused.csv, never in both."""
+
+import collections
+import csv
+import io
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from itertools import groupby
+from pathlib import Path, PurePosixPath
+
+from data_builder.clean_file import FileResult
+from data_builder.ct_header import Reason
+from data_builder.labels import Labels, Place
+from data_builder.records import MANIFEST_COLUMNS, REFUSED_COLUMNS
+from data_builder.series import gaps_and_doubles
+from data_builder.subjects import Pseudonyms
+
+NOTE_COLUMNS = ("study", "series", "position_mm", "note")
+
+
+@dataclass
+class Tables:
+    """Rows of manifest.csv, refused.csv and notes.csv.
+
+    `torn` are files whose image was overwritten by a duplicate with other pixels: clean them again.
+    `meanings` are pairs for the lookup.
+    """
+
+    manifest: list[dict] = field(default_factory=list)
+    refused: list[dict] = field(default_factory=list)
+    notes: list[dict] = field(default_factory=list)
+    torn: list[str] = field(default_factory=list)
+    meanings: list[tuple[str, str]] = field(default_factory=list)
+
+
+def assemble(
+    results: Iterable[FileResult],
+    paths: dict[str, PurePosixPath],
+    labels: Labels,
+    pseudonyms: Pseudonyms,
+) -> Tables:
+    """Tables out of the files' results, in the files' order: of duplicates the first is used.
+
+    Raises InputError where two labels of one slice disagree.
+    """
+    tables = Tables()
+    owners: dict[str, dict] = {}
+    torn: set[str] = set()
+    for result in results:
+        if result.refused:
+            tables.refused.append(result.refused)
+            continue
+        twin = next((owners[row["key"]] for row in result.rows if row["key"] in owners), None)
+        if twin is None:
+            owners |= {row["key"]: row for row in result.rows}
+            continue
+        tables.refused.append(_duplicate(result, owners))
+        for row in result.rows:
+            owner = owners.get(row["key"])
+            if owner and owner["image"] == row["image"] and owner["digest"] != row["digest"]:
+                torn.add(owner["file"])
+    tables.torn = sorted(torn)
+    for row in owners.values():
+        tables.manifest.append(_labelled(row, paths[row["file"]], labels, pseudonyms, tables))
+    tables.manifest.sort(key=_order)
+    tables.refused.sort(key=lambda row: (row["file"], row["frame"]))
+    for (study, series), rows in groupby(
+        tables.manifest, lambda row: (row["study"], row["series"])
+    ):
+        for place, note in gaps_and_doubles([_position(row) for row in rows]):
+            told = (study, series, f"{place:.3f}", note)
+            tables.notes.append(dict(zip(NOTE_COLUMNS, told, strict=True)))
+    return tables
+
+
+def _duplicate(result: FileResult, owners: dict[str, dict]) -> dict:
+    row = next(row for row in result.rows if row["key"] in owners)
+    owner = owners[row["key"]]
+    pixels = "the same" if owner["digest"] == row["digest"] else "other"
+    detail = f"the instance of {owner['file']} again, with {pixels} pixels"
+    told = (result.file, str(row["frame"]), str(Reason.DUPLICATE), detail)
+    return dict(zip(REFUSED_COLUMNS, told, strict=True))
+
+
+def _labelled(
+    row: dict, path: PurePosixPath, labels: Labels, pseudonyms: Pseudonyms, tables: Tables
+) -> dict:
+    number = row["frame"] or row["instance"]
+    place = Place(path, row["study"], row["subject"], row["instance_uid"], number)
+    verdict = labels.of(place)
+    subject = row["subject"]
+    if verdict.subject:
+        subject = pseudonyms.subject(verdict.subject)
+        tables.meanings.append((subject, verdict.subject))
+    # A slice without a head has nothing to learn from, whatever its label says.
+    keep = verdict.keep or "1" if row["head"] else "0"
+    return row | {
+        "subject": subject,
+        "keep": keep,
+        "hemorrhage": verdict.hemorrhage,
+        "location": verdict.location,
+        "label_level": verdict.level,
+    }
+
+
+def _position(row: dict) -> float:
+    return float(row["position_mm"]) if row["position_mm"] else math.nan
+
+
+def _order(row: dict) -> tuple:
+    place = _position(row)
+    unknown = math.isnan(place)
+    number = (row["instance"] or 0, row["frame"] or 0)
+    return (row["study"], row["series"], unknown, 0.0 if unknown else place, number, row["key"])
+
+
+def write_tables(out: Path, tables: Tables, settings: dict) -> None:
+    """Puts the tables into `out`, manifest.csv last; a file that stays the same is not touched."""
+    reasons = collections.Counter(row["reason"] for row in tables.refused)
+    told = settings | {"slices": len(tables.manifest), "refused": dict(sorted(reasons.items()))}
+    _put(out / "notes.csv", _csv(NOTE_COLUMNS, tables.notes))
+    _put(out / "refused.csv", _csv(REFUSED_COLUMNS, tables.refused))
+    _put(out / "cleaning.json", json.dumps(told, indent=2, sort_keys=True) + "\n")
+    _put(out / "manifest.csv", _csv(MANIFEST_COLUMNS, tables.manifest))
+
+
+def _csv(columns: tuple[str, ...], rows: list[dict]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _put(path: Path, text: str) -> None:
+    data = text.encode()
+    if path.is_file() and path.read_bytes() == data:
+        return
+    draft = path.with_name(f".{path.name}.new")
+    draft.write_bytes(data)
+    draft.replace(path)
+
+
+def remove_strays(out: Path, tables: Tables) -> None:
+    """Removes images that a cut-short run or a refused duplicate left, and folders left empty."""
+    listed = {row["image"] for row in tables.manifest}
+    images = out / "images"
+    for path in images.glob("stu-*/*"):
+        own = path.name.startswith(("sli-", ".sli-"))
+        if own and path.relative_to(out).as_posix() not in listed:
+            path.unlink()
+    for folder in images.glob("stu-*"):
+        if not any(folder.iterdir()):
+            folder.rmdir()
