@@ -67,7 +67,8 @@ def to_dicom(study: PhantomStudy, seed: int, subject: int, visit: int) -> list[D
         meta.TransferSyntaxUID = ExplicitVRLittleEndian
         meta.ImplementationClassUID = _IMPLEMENTATION
         meta.ImplementationVersionName = "DTVIT_PHANTOM"
-        image = Dataset(common)
+        image = Dataset()
+        image.update(common)
         image.file_meta = meta
         image.SOPInstanceUID = uid
         image.InstanceNumber = index + 1 if upward else slices - index
