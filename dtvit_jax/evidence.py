@@ -109,6 +109,36 @@ def paired_difference(
     return result
 
 
+def roc_bands(
+    predictions: Predictions,
+    *,
+    top: int | None = TOP,
+    points: int = 201,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> dict[str, tuple[Float[np.ndarray, " g"], Float[np.ndarray, "3 g"]]]:
+    """For each level that has both classes: false positive rates; low, own, high sensitivity.
+
+    low and high: the pointwise 95% percentile band over subjects.
+    """
+    grid = np.linspace(0, 1, points)
+    bands = {}
+    subjects, _ = by_subject(predictions, top)
+    for level, task, part, index, strata in _parts(predictions, subjects):
+        if task != "hemorrhage" or len(np.unique(part.hemorrhage)) < 2:
+            continue
+        truth, p = part.hemorrhage == 1, part.p_hemorrhage
+        own = metrics.roc_sensitivity(truth, p, np.ones((1, len(part))), grid)
+        drawn = [
+            metrics.roc_sensitivity(truth, p, counts[:, index].astype(float), grid)
+            for counts in stats.subject_counts(strata, resamples, seed, chunk=100)
+        ]
+        tails = [(1 - stats.LEVEL) / 2, (1 + stats.LEVEL) / 2]
+        low, high = np.nanquantile(np.concatenate(drawn), tails, axis=0)
+        bands[level] = (grid, np.stack([low, own[0], high]))
+    return bands
+
+
 def write_metrics(path: str | os.PathLike[str], result: dict[str, Any]) -> None:
     """Writes metrics.json whole or not at all; there is no nan in it."""
     path = Path(path)

@@ -157,10 +157,38 @@ def expected_calibration_error(
     truth: Bool[np.ndarray, " n"], probability: Float[np.ndarray, " n"], weights: Weights
 ) -> Values:
     """Mean over ECE_BINS equal bins of |share of ICH - mean p|, weighted by the rows in a bin."""
-    bins = np.minimum((probability * ECE_BINS).astype(int), ECE_BINS - 1)
     gaps = np.zeros((len(truth), ECE_BINS))
-    gaps[np.arange(len(truth)), bins] = truth - probability.astype(np.float64)
+    gaps[np.arange(len(truth)), _bin(probability)] = truth - probability.astype(np.float64)
     return _ratio(np.abs(weights @ gaps).sum(axis=1), weights.sum(axis=1))
+
+
+def roc_sensitivity(
+    truth: Bool[np.ndarray, " n"],
+    score: Float[np.ndarray, " n"],
+    weights: Weights,
+    false_positive_rate: Float[np.ndarray, " g"],
+) -> Float[np.ndarray, "r g"]:
+    """The ROC curve read at given false positive rates, straight lines between thresholds."""
+    order = np.argsort(-score, kind="stable")
+    ends = np.flatnonzero(np.diff(score[order], append=np.nan)) + 1
+    at = np.concatenate([[0], ends])
+    hits = _cumulative(weights[:, order] * truth[order])[:, at]
+    alarms = _cumulative(weights[:, order] * ~truth[order])[:, at]
+    curves = np.full((len(weights), len(false_positive_rate)), np.nan)
+    for row in np.flatnonzero((hits[:, -1] > 0) & (alarms[:, -1] > 0)):
+        rates = hits[row] / hits[row, -1], alarms[row] / alarms[row, -1]
+        curves[row] = np.interp(false_positive_rate, rates[1], rates[0])
+    return curves
+
+
+def reliability_bins(
+    truth: Bool[np.ndarray, " n"], probability: Float[np.ndarray, " n"]
+) -> tuple[Float[np.ndarray, " b"], Float[np.ndarray, " b"], Int[np.ndarray, " b"]]:
+    """Mean p, share of ICH and number of rows of each of the ECE's bins that holds any."""
+    bins = _bin(probability)
+    used, place, count = np.unique(bins, return_inverse=True, return_counts=True)
+    mean = np.bincount(place, probability, len(used)) / count
+    return mean, np.bincount(place, truth, len(used)) / count, count
 
 
 def log_loss(
@@ -170,6 +198,10 @@ def log_loss(
     floor = np.finfo(np.float64).eps
     of_truth = probabilities[np.arange(len(truth)), truth].astype(np.float64)
     return _mean(-np.log(np.clip(of_truth, floor, 1 - floor)), weights)
+
+
+def _bin(probability: Float[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
+    return np.minimum((probability * ECE_BINS).astype(int), ECE_BINS - 1)
 
 
 def _cumulative(weights: Weights) -> Float[np.ndarray, "r n1"]:
