@@ -1,0 +1,140 @@
+"""From 8-bit slices to the model's input, on the device, inside the compiled step.
+
+The order is the paper's (arXiv 2405.06814, section 2.2.3, and its code): centre crop, rotation,
+sharpness, normalisation. What is random is drawn on the host, an example at a time, so that it
+depends on seed, epoch and example alone; here everything is a pure function.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, UInt8
+
+PARAMETERS = ("angle", "scale", "shift_x", "shift_y", "flip", "sharpness", "gain")
+"""Columns of a row of drawn parameters."""
+
+IDENTITY = np.array([0, 1, 0, 0, 0, 1, 1], np.float32)
+"""The row that changes nothing."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Augmentation:
+    """Ranges that the parameters are drawn from; the names are those of config.augment."""
+
+    rotation: float  # degrees, both ways
+    sharpness: float  # factor; 1 changes nothing
+    sharpness_probability: float
+    flip_probability: float
+    zoom: float  # part of the size, both ways
+    shift: float  # part of the side, both ways
+    intensity: float  # part of the gray value, both ways
+
+    def draw(self, rng: np.random.Generator) -> np.ndarray:
+        """One row of PARAMETERS, float32."""
+        u = rng.uniform(-1, 1, 5)
+        flip, sharpen = rng.uniform(size=2) < (self.flip_probability, self.sharpness_probability)
+        return np.array(
+            [
+                self.rotation * u[0],
+                1 + self.zoom * u[1],
+                self.shift * u[2],
+                self.shift * u[3],
+                flip,
+                self.sharpness if sharpen else 1,
+                1 + self.intensity * u[4],
+            ],
+            np.float32,
+        )
+
+
+def centre_crop(
+    images: UInt8[Array, "batch height width"], size: int
+) -> UInt8[Array, "batch size size"]:
+    """The middle of each image, rounded as torchvision's center_crop does."""
+    top, left = (round((side - size) / 2) for side in images.shape[1:])
+    return images[:, top : top + size, left : left + size]
+
+
+def rotate(
+    images: Float[Array, "batch height width"], parameters: Float[Array, "batch parameters"]
+) -> Float[Array, "batch height width"]:
+    """Turns (counter-clockwise, degrees), magnifies, shifts and flips about the centre.
+
+    Nearest neighbour, black outside: with scale 1, no shift and no flip it is torchvision's
+    `rotate` with its defaults.
+    """
+    height, width = images.shape[1:]
+    angle, scale, shift_x, shift_y, flip = (parameters[:, i] for i in range(5))
+    cosine, sine = jnp.cos(jnp.deg2rad(angle)) / scale, jnp.sin(jnp.deg2rad(angle)) / scale
+    mirror = 1 - 2 * flip
+    y, x = jnp.meshgrid(
+        jnp.arange(height) - (height - 1) / 2, jnp.arange(width) - (width - 1) / 2, indexing="ij"
+    )
+
+    def column(v: Array) -> Array:
+        return v[:, None, None]
+
+    dx, dy = x - column(shift_x * width), y - column(shift_y * height)
+    from_x = column(mirror) * (column(cosine) * dx - column(sine) * dy) + (width - 1) / 2
+    from_y = column(sine) * dx + column(cosine) * dy + (height - 1) / 2
+    column_index = jnp.round(from_x).astype(jnp.int32)
+    row_index = jnp.round(from_y).astype(jnp.int32)
+    inside = (column_index >= 0) & (column_index < width) & (row_index >= 0) & (row_index < height)
+    flat = jnp.where(inside, row_index * width + column_index, 0).reshape(len(images), -1)
+    picked = jnp.take_along_axis(images.reshape(len(images), -1), flat, axis=1)
+    return jnp.where(inside, picked.reshape(images.shape), 0)
+
+
+def sharpen(
+    images: Float[Array, "batch height width"], factor: Float[Array, " batch"]
+) -> Float[Array, "batch height width"]:
+    """torchvision's adjust_sharpness on 8-bit values: away from a 3x3 blur by `factor`.
+
+    The blur weighs the centre 5 and its neighbours 1; the outermost pixels stay as they are.
+    """
+    total = images[:, 1:-1, 1:-1] * 4
+    for row in range(3):
+        for column in range(3):
+            end_row, end_column = images.shape[1] - 2 + row, images.shape[2] - 2 + column
+            total = total + images[:, row:end_row, column:end_column]
+    blurred = images.at[:, 1:-1, 1:-1].set(jnp.round(total / 13))
+    f = factor[:, None, None]
+    return jnp.floor(jnp.clip(f * images + (1 - f) * blurred, 0, 255))
+
+
+def normalise(
+    images: Float[Array, "batch height width"],
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    channels: int,
+) -> Float[Array, "batch height width channels"]:
+    """Gray values 0..255 to (x / 255 - mean) / std; one channel takes the first of each."""
+    shift, spread = jnp.asarray(mean[:channels]), jnp.asarray(std[:channels])
+    return (images[..., None] / 255 - shift) / spread
+
+
+def transform(
+    images: UInt8[Array, "batch height width"],
+    parameters: Float[Array, "batch parameters"] | None,
+    *,
+    image_size: int,
+    channels: int,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+) -> Float[Array, "batch image_size image_size channels"]:
+    """Stored slices to the model's input; without `parameters`, as in evaluation: crop only."""
+    x = centre_crop(images, image_size).astype(jnp.float32)
+    if parameters is not None:
+        x = sharpen(rotate(x, parameters), parameters[:, 5])
+        x = jnp.clip(x * parameters[:, 6, None, None], 0, 255)
+    return normalise(x, mean, std, channels)
+
+
+def example_rng(seed: int, epoch: int, example: int) -> np.random.Generator:
+    """The generator of one example in one epoch, the same for any number of workers."""
+    return np.random.Generator(np.random.Philox(key=[seed, (epoch << 32) + example]))
+
+
+transform_jit = jax.jit(transform, static_argnames=("image_size", "channels", "mean", "std"))

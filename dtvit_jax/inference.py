@@ -1,0 +1,91 @@
+"""A trained run applied to a side of its data set: probabilities for every slice."""
+
+import functools
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from data_builder.errors import InputError
+from data_builder.progress import track
+from dtvit_jax import run_record
+from dtvit_jax.allocator import keep_freed_memory
+from dtvit_jax.checkpoint import Checkpoints
+from dtvit_jax.input_pipeline import Shards, SliceSource, evaluation_batches, find_shards
+from dtvit_jax.predictions import Predictions
+from dtvit_jax.run_setup import make_task
+from dtvit_jax.sharding import make_mesh, state_sharding
+from dtvit_jax.steps import evaluate_step
+
+
+class TrainedRun:
+    """The run in a workdir: its config, record, data set and best checkpoint's step.
+
+    Raises InputError where the folder holds no finished run, or its data set is not to be found.
+    """
+
+    def __init__(self, workdir: Path, data_dir: str = "") -> None:
+        self.config = run_record.read_config(workdir)
+        try:
+            self.record = json.loads((workdir / "run.json").read_text())
+        except (OSError, ValueError) as error:
+            raise InputError(
+                f"{workdir}/run.json is missing or damaged: train again into a new workdir"
+            ) from error
+        if data_dir:
+            self.config.data.dir = data_dir
+        self.history = run_record.read_history(workdir)
+        self._checkpoints = Checkpoints(workdir, self.config.best)
+        self.step = self._checkpoints.best
+
+    @functools.cached_property
+    def shards(self) -> Shards:
+        """The data set that the run was trained on, known by its digest."""
+        return find_shards(self.config.data, self.record["dataset"]["digest"])
+
+    def predict(self, split: str) -> Predictions:
+        """Probabilities of the best checkpoint for every slice of 'train', 'validation', 'test'."""
+        keep_freed_memory()
+        source = self.shards.source(split)
+        task, abstract = make_task(self.config, steps=1)
+        mesh = make_mesh({"data": -1, "fsdp": 1})
+        abstract = jax.tree.map(
+            lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+            abstract,
+            state_sharding(mesh, abstract),
+        )
+        state, _ = self._checkpoints.restore(self.step, abstract)
+        evaluate_fn = jax.jit(functools.partial(evaluate_step, task=task))
+        size = self.config.eval_batch_size
+        batches = evaluation_batches(source, size)
+        columns: list[tuple[np.ndarray, ...]] = []
+        for batch in track(batches, -(-len(source) // size), f"evaluating, {split}"):
+            index, mask = batch.pop("index"), batch["mask"]
+            _, p_hemorrhage, p_location = evaluate_fn(state.params, state.stats, batch)
+            values = (index, batch["hemorrhage"], batch["location"], p_hemorrhage, p_location)
+            columns.append(tuple(np.asarray(value)[mask] for value in values))
+        return self._table(source, split, *map(np.concatenate, zip(*columns, strict=True)))
+
+    def _table(
+        self,
+        source: SliceSource,
+        split: str,
+        index: np.ndarray,
+        hemorrhage: np.ndarray,
+        location: np.ndarray,
+        p_hemorrhage: np.ndarray,
+        p_location: np.ndarray,
+    ) -> Predictions:
+        names = [source.describe(int(i)) for i in index]
+        return Predictions(
+            key=np.array([name["key"] for name in names]),
+            subject=np.array([name["subject"] for name in names]),
+            hemorrhage=hemorrhage.astype(int),
+            location=location.astype(int),
+            p_hemorrhage=p_hemorrhage,
+            p_location=p_location,
+            split=np.full(len(index), split),
+            study=np.array([name["study"] for name in names]),
+            fold=np.full(len(index), self.config.data.fold if self.config.data.folds else -1),
+        )

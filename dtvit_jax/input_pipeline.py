@@ -1,0 +1,219 @@
+"""Shards to batches: TFDS ArrayRecord through grain, each example a function of its place."""
+
+import functools
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import grain
+import numpy as np
+import psutil
+import tensorflow_datasets as tfds
+from jaxtyping import UInt8
+
+from data_builder.errors import InputError
+from data_builder.ich_ct import VERSION
+from data_builder.prepare import prepare
+from data_builder.records import CLASSES
+from data_builder.splits import SPLITS, SplitPlan
+from dtvit_jax.augment import Augmentation, example_rng
+
+CACHE_PART_OF_MEMORY = 0.25
+"""Decoded slices stay in memory while they need at most this part of it."""
+
+Batch = dict[str, np.ndarray]
+
+
+class Shards:
+    """The data set in one folder: `metadata` and a slice source for each side."""
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            self._builder = tfds.builder_from_directory(str(folder))
+            self.metadata: dict[str, Any] = dict(self._builder.info.metadata or {})
+            version = str(self._builder.info.version)
+        except Exception as error:  # whatever TFDS meets in a folder that is not its own
+            raise InputError(
+                f"{folder} holds no readable data set: run python -m data_builder build again"
+            ) from error
+        if version != VERSION:
+            raise InputError(
+                f"the shards in {folder} are of version {version}, this program reads {VERSION}: "
+                "build them again (python -m data_builder build)"
+            )
+        self.folder = folder
+        self._sources: dict[str, SliceSource] = {}
+
+    def source(self, side: str) -> "SliceSource":
+        """Slices of 'train', 'validation' or 'test'. Raises InputError for any other side."""
+        if side not in SPLITS:
+            raise InputError(f"split {side!r}: it is one of {', '.join(SPLITS)}")
+        if side not in self._sources:
+            decoders = {"image": tfds.decode.SkipDecoding()}
+            records = self._builder.as_data_source(side, decoders=decoders)
+            self._sources[side] = SliceSource(records, self.metadata["size"])
+        return self._sources[side]
+
+
+class SliceSource:
+    """Random access to decoded slices, kept in memory where they fit.
+
+    `[i]` gives `image` (uint8 [size, size]), `hemorrhage`, `location` (-1: none) and `index`.
+    """
+
+    def __init__(self, records: Sequence, size: int) -> None:
+        self._records = records
+        self._size = size
+        needed = len(records) * size * size
+        fits = needed <= CACHE_PART_OF_MEMORY * psutil.virtual_memory().total
+        self._pixels = np.empty((len(records), size, size), np.uint8) if fits else None
+        self._rows: list[dict | None] = [None] * len(records)
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: int) -> dict:
+        row = self._rows[index]
+        if row is not None and self._pixels is not None:
+            return {**row, "image": self._pixels[index]}
+        record = self._records[index]
+        image = decode(record["image"], self._size)
+        row = {
+            "hemorrhage": np.int32(record["hemorrhage"]),
+            "location": np.int32(record["location"]),
+            "index": np.int32(index),
+        }
+        if self._pixels is not None:
+            self._pixels[index] = image
+            self._rows[index] = row  # after the pixels: another thread may look
+        return {**row, "image": image}
+
+    def describe(self, index: int) -> dict[str, str]:
+        """`key`, `subject` and `study` of a slice."""
+        record = self._records[index]
+        return {name: record[name].decode() for name in ("key", "subject", "study")}
+
+    @functools.cached_property
+    def strata(self) -> np.ndarray:
+        """Index into CLASSES of every slice."""
+        return np.array([int(record["location"]) + 1 for record in self._records])
+
+
+def decode(png: bytes, size: int) -> UInt8[np.ndarray, "size size"]:
+    """The pixels of a stored slice. Raises InputError where the shard is damaged."""
+    image = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_GRAYSCALE)
+    if image is None or image.shape != (size, size):
+        raise InputError("a shard holds a damaged slice: build the data set again")
+    return image
+
+
+def replication(strata: np.ndarray) -> np.ndarray:
+    """How often each class of CLASSES is seen in an epoch (section 2.2.3 of the paper).
+
+    Integer factors: first the locations up to the largest of them, floor(largest / class); then
+    the smaller of ICH and normal up to the larger. Published counts give 3, 1, 3, 12.
+    """
+    slices = np.bincount(strata, minlength=len(CLASSES))
+    factors = np.ones(len(CLASSES), int)
+    largest = slices[1:].max()
+    for i, n in enumerate(slices[1:], start=1):
+        factors[i] = largest // n if n else 1
+    normal, hemorrhage = slices[0], int((factors * slices)[1:].sum())
+    if 0 < normal < hemorrhage:
+        factors[0] = hemorrhage // normal
+    elif hemorrhage:
+        factors[1:] *= max(normal // hemorrhage, 1)
+    return factors
+
+
+class TrainingExamples:
+    """All epochs as one long sequence: `[i]` is a function of seed and i alone."""
+
+    def __init__(
+        self, source: SliceSource, balance: str, augmentation: Augmentation, seed: int
+    ) -> None:
+        if balance not in ("replicate", "none"):
+            raise InputError(f"config.data.balance={balance!r}: it is 'replicate' or 'none'")
+        self._source, self._augmentation, self._seed = source, augmentation, seed
+        factors = replication(source.strata) if balance == "replicate" else np.ones(4, int)
+        self._epoch = np.repeat(np.arange(len(source)), factors[source.strata])
+        self._order = functools.lru_cache(maxsize=2)(self._shuffled)
+
+    @property
+    def epoch_length(self) -> int:
+        """Examples an epoch, replicas counted."""
+        return len(self._epoch)
+
+    def __len__(self) -> int:
+        return np.iinfo(np.int32).max
+
+    def _shuffled(self, epoch: int) -> np.ndarray:
+        return example_rng(self._seed, epoch, 0).permutation(len(self._epoch))
+
+    def __getitem__(self, i: int) -> dict:
+        epoch, place = divmod(int(i), len(self._epoch))
+        which = int(self._order(epoch)[place])
+        row = self._source[int(self._epoch[which])]
+        rng = example_rng(self._seed, epoch, which + 1)
+        return {**row, "augmentation": self._augmentation.draw(rng)}
+
+
+def training_batches(examples: TrainingExamples, batch_size: int) -> grain.DatasetIterator:
+    """An endless iterator of batches; its state can be saved and set."""
+    dataset = grain.MapDataset.source(examples).batch(batch_size, drop_remainder=True)
+    threads = psutil.cpu_count() or 1
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=4)
+    return iter(dataset.to_iter_dataset(options))
+
+
+def evaluation_batches(source: SliceSource, batch_size: int) -> Iterator[Batch]:
+    """Every slice once, in stored order; the last batch is padded where `mask` is False."""
+    for start in range(0, len(source), batch_size):
+        rows = [source[i] for i in range(start, min(start + batch_size, len(source)))]
+        padding = batch_size - len(rows)
+        batch = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+        batch = {
+            name: np.concatenate([v, np.repeat(v[-1:], padding, axis=0)])
+            for name, v in batch.items()
+        }
+        batch["mask"] = np.arange(batch_size) < len(rows)
+        yield batch
+
+
+def open_shards(data: Any) -> Shards:
+    """The shards that config.data names: built from `data.source` first, or found.
+
+    Raises InputError where the source can't be read, or as `find_shards`.
+    """
+    if not data.source:
+        return find_shards(data)
+    plan = SplitPlan(data.split, data.folds, data.fold, data.seed)
+    source = Path(data.source)
+    return Shards(prepare(source, Path(data.dir), plan, data.size, data.key or None))
+
+
+def find_shards(data: Any, digest: str = "*") -> Shards:
+    """The one data set in `data.dir` (or that it is) with config.data's size, split and `digest`.
+
+    Raises:
+      InputError: none fits, or more than one.
+    """
+    folder = Path(data.dir)
+    if (folder / "dataset_info.json").is_file():
+        return Shards(folder)
+    plan = SplitPlan(data.split, data.folds, data.fold, data.seed)
+    name = f"size{data.size}_{plan.name}_{digest}"
+    found = sorted(path.parent for path in folder.glob(f"ich_ct/{name}/*/dataset_info.json"))
+    if len(found) == 1:
+        return Shards(found[0])
+    if found:
+        raise InputError(
+            f"{len(found)} data sets in {folder} fit {name}: give the folder of one as the data "
+            f"folder (--config.data.dir, or --data_dir in evaluate), such as {found[-1]}"
+        )
+    others = ", ".join(sorted(path.name for path in folder.glob("ich_ct/*"))) or "none"
+    raise InputError(
+        f"no shards in {folder} fit {name} (there: {others}): give --config.data.source=SRC to "
+        "build them, or the folder where they lie"
+    )

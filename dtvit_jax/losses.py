@@ -1,0 +1,44 @@
+"""The dual-task loss: Eq. 5 of arXiv 2405.06814."""
+
+import dataclasses
+
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Bool, Float, Int
+
+
+@dataclasses.dataclass(frozen=True)
+class LossWeights:
+    """Eq. 5's two weights; the names are those of config.loss."""
+
+    hemorrhage: float = 0.5
+    location: float = 0.5
+
+
+def location_target(
+    hemorrhage: Int[Array, " batch"], location: Int[Array, " batch"], classes: int
+) -> tuple[Int[Array, " batch"], Bool[Array, " batch"]]:
+    """The location head's label and which slices have one.
+
+    With 3 classes a normal slice has no location and counts nowhere; with 4, as in the published
+    code, its location is the fourth, 'normal'.
+    """
+    is_ich = hemorrhage == 1
+    if classes == 4:
+        return jnp.where(is_ich, location, 3), jnp.ones_like(is_ich)
+    return jnp.where(is_ich, location, 0), is_ich
+
+
+def example_weights(
+    counted: Bool[Array, " batch"], mask: Bool[Array, " batch"]
+) -> Float[Array, " batch"]:
+    """Weights that turn a sum over examples into a mean over those counted and not padding."""
+    chosen = (counted & mask).astype(jnp.float32)
+    return chosen / jnp.maximum(chosen.sum(), 1)
+
+
+def cross_entropy(
+    logits: Float[Array, "batch classes"], labels: Int[Array, " batch"]
+) -> Float[Array, " batch"]:
+    """Softmax cross-entropy of each example, in float32."""
+    return optax.softmax_cross_entropy_with_integer_labels(logits.astype(jnp.float32), labels)

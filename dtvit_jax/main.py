@@ -1,0 +1,46 @@
+"""Trains a model: `python -m dtvit_jax.main --config configs/vit_l.py --workdir DIR`.
+
+Any field of the config can be set on the command line: `--config.batch_size=8`. The workdir is
+runs/<config's name> unless given. Example, on phantoms that data_builder made:
+
+    python -m dtvit_jax.main --config configs/phantom.py --config.data.source=cleaned
+"""
+
+import re
+import sys
+from pathlib import Path
+
+from absl import app, flags
+from ml_collections import config_flags
+
+from data_builder.errors import InputError
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "The recipe, a file of configs/.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Where the run lies (default: runs/<config>).")
+flags.mark_flag_as_required("config")
+
+
+def public_command(argv: list[str]) -> str:
+    """The command as typed, but for what names a place on the user's disk."""
+    hide = re.compile(r"(--config\.data\.(?:source|key)=).*")
+    return " ".join(["python -m dtvit_jax.main", *(hide.sub(r"\1PATH", word) for word in argv)])
+
+
+def _main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise app.UsageError(f"what is {argv[1]!r}? Options start with --")
+    from dtvit_jax.allocator import keep_freed_memory
+    from dtvit_jax.train import train
+
+    keep_freed_memory()
+    path = Path(config_flags.get_config_filename(flags.FLAGS["config"]))
+    workdir = Path(_WORKDIR.value or Path("runs") / path.stem)
+    try:
+        sys.exit(train(_CONFIG.value, workdir, public_command(sys.argv[1:])))
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    app.run(_main)

@@ -1,0 +1,146 @@
+"""What a run leaves beside its checkpoints: config.json, run.json, history.jsonl."""
+
+import importlib.metadata
+import json
+import platform
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import ml_collections
+
+from data_builder.errors import InputError
+
+PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "numpy")
+PRIVATE = ("source", "key")
+"""Fields of config.data that name places on the user's disk; they are not written."""
+FREE_TO_CHANGE = ("num_epochs", "num_steps", "eval_batch_size", "mesh")
+"""Fields that a continued run may change."""
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes JSON through a draft, so that a reader never meets half a file."""
+    draft = path.with_name(path.name + ".draft")
+    draft.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n")
+    draft.replace(path)
+
+
+def public_config(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """The config as plain values, without what names places on the user's disk."""
+    values = json.loads(config.to_json_best_effort())
+    for name in PRIVATE:
+        values["data"].pop(name, None)
+    return values
+
+
+def claim_workdir(workdir: Path, config: ml_collections.ConfigDict) -> None:
+    """Makes the workdir and writes config.json, or checks that the run in it is this one.
+
+    Raises:
+      InputError: it can't be written, or holds a run with another config.
+    """
+    values = public_config(config)
+    path = workdir / "config.json"
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            differ = differences(json.loads(path.read_text()), values)
+            differ = [name for name in differ if name.split(".")[0] not in FREE_TO_CHANGE]
+            if differ:
+                raise InputError(
+                    f"{workdir} holds a run with another config ({', '.join(differ)}): "
+                    "give another --workdir, or the same config to go on"
+                )
+        write_json(path, values)
+    except OSError as error:
+        raise InputError(
+            f"cannot write to {workdir}: {error.strerror}: give another --workdir"
+        ) from error
+
+
+def differences(one: dict[str, Any], other: dict[str, Any], prefix: str = "") -> list[str]:
+    """Dotted names of the fields in which two configs differ."""
+    found = []
+    for name in sorted(one.keys() | other.keys()):
+        a, b = one.get(name), other.get(name)
+        if isinstance(a, dict) and isinstance(b, dict):
+            found += differences(a, b, f"{prefix}{name}.")
+        elif a != b:
+            found.append(prefix + name)
+    return found
+
+
+def read_config(workdir: Path) -> ml_collections.ConfigDict:
+    """The config of the run in `workdir`. Raises InputError where there is none."""
+    try:
+        values = json.loads((workdir / "config.json").read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{workdir} holds no run (config.json is missing or damaged): give a --workdir that "
+            "python -m dtvit_jax.main has trained in"
+        ) from error
+    for name in PRIVATE:
+        values["data"][name] = ""
+    return ml_collections.ConfigDict(values, convert_dict=True)
+
+
+def describe_run(
+    command: str, config: ml_collections.ConfigDict, dataset: dict, parameters: int
+) -> dict[str, Any]:
+    """run.json: versions, commit, device, seed, data set; with what a reader could repeat it."""
+    device = jax.devices()[0]
+    return {
+        "command": command,
+        "versions": {name: importlib.metadata.version(name) for name in PACKAGES}
+        | {
+            "dtvit-jax": importlib.metadata.version("dtvit-jax"),
+            "python": platform.python_version(),
+        },
+        "git_commit": git_commit(),
+        "device": f"{jax.device_count()} x {device.device_kind} ({device.platform})",
+        "started": time.strftime("%Y-%m-%d %H:%M:%S"),
+        "seed": config.seed,
+        "model": config.model.name,
+        "parameters": parameters,
+        "dataset": dataset,
+    }
+
+
+def git_commit() -> str:
+    """The commit of this program's checkout, '+' behind it if files differ; '' outside one."""
+    here = Path(__file__).parent
+    try:
+        commit = subprocess.run(
+            ["git", "-C", here, "rev-parse", "--short=12", "HEAD"],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=10,
+        ).stdout.strip()
+        changed = subprocess.run(
+            ["git", "-C", here, "status", "--porcelain", "--untracked-files=no"],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=10,
+        ).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return commit + ("+" if changed else "")
+
+
+def write_history(workdir: Path, history: list[dict[str, Any]]) -> None:
+    """history.jsonl, one object a line, whole each time."""
+    draft = workdir / "history.jsonl.draft"
+    draft.write_text("".join(json.dumps(row) + "\n" for row in history))
+    draft.replace(workdir / "history.jsonl")
+
+
+def read_history(workdir: Path) -> list[dict[str, Any]]:
+    """The rows of history.jsonl; none where it is missing."""
+    path = workdir / "history.jsonl"
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text().splitlines()]

@@ -1,0 +1,116 @@
+"""A config's checks, and the model, task and shards that it describes."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from flax import nnx
+
+from data_builder.errors import InputError
+from dtvit_jax import models
+from dtvit_jax.augment import Augmentation, transform
+from dtvit_jax.losses import LossWeights
+from dtvit_jax.optimizer import make_optimizer
+from dtvit_jax.steps import Task, TrainState
+
+FIGURES = (
+    "loss",
+    "loss_hemorrhage",
+    "loss_location",
+    "accuracy_hemorrhage",
+    "accuracy_location",
+)
+
+
+def check_config(config: ml_collections.ConfigDict) -> None:
+    """Raises InputError for a value that can't work, before anything is built or written."""
+    if bool(config.num_epochs) == bool(config.num_steps):
+        raise InputError(
+            f"config.num_epochs={config.num_epochs} and config.num_steps={config.num_steps}: "
+            "give exactly one of them, and 0 for the other"
+        )
+    for name in ("batch_size", "eval_batch_size", "accumulation"):
+        if config[name] < 1:
+            raise InputError(f"config.{name}={config[name]}: give 1 or more")
+    if config.batch_size % config.accumulation:
+        raise InputError(
+            f"config.batch_size={config.batch_size} is not a multiple of "
+            f"config.accumulation={config.accumulation}"
+        )
+    for name in ("num_epochs", "num_steps", "seed"):
+        if config[name] < 0:
+            raise InputError(f"config.{name}={config[name]}: give 0 or more")
+    if config.eval_every_epochs <= 0:
+        raise InputError(f"config.eval_every_epochs={config.eval_every_epochs}: give more than 0")
+    if config.best not in FIGURES:
+        raise InputError(f"config.best={config.best!r}: it is one of {', '.join(FIGURES)}")
+    if config.dtype not in ("auto", "float32", "bfloat16"):
+        raise InputError(f"config.dtype={config.dtype!r}: it is auto, float32 or bfloat16")
+    if config.model.image_size > config.data.size:
+        raise InputError(
+            f"config.model.image_size={config.model.image_size} is above the shards' "
+            f"config.data.size={config.data.size}: build them larger (--config.data.size)"
+        )
+
+
+def compute_dtype(config: ml_collections.ConfigDict) -> Any:
+    """The type that the model computes in: bfloat16 on an accelerator unless config.dtype says."""
+    if config.dtype == "auto":
+        return jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
+    return jnp.dtype(config.dtype).type
+
+
+def make_model(config: ml_collections.ConfigDict) -> nnx.Module:
+    """The dual-task model of config.model, with parameters from config.seed."""
+    options = config.model.to_dict()
+    dtype = compute_dtype(config)
+    if options["name"].startswith("vit"):
+        on_gpu = jax.default_backend() == "gpu" and dtype == jnp.bfloat16
+        options["attention"] = "cudnn" if on_gpu else "xla"
+    key = jax.random.key(config.seed)
+    return models.create(options.pop("name"), key=key, dtype=dtype, **options)
+
+
+def make_task(config: ml_collections.ConfigDict, steps: int) -> tuple[Task, TrainState]:
+    """What the steps need, and the abstract state (shapes only) of training for `steps`."""
+    model = nnx.eval_shape(lambda: make_model(config))
+    graph, params, stats = nnx.split(model, nnx.Param, nnx.BatchStat)
+    optimizer = make_optimizer(config, steps)
+    plain = nnx.to_pure_dict(params)
+    abstract = TrainState(
+        jax.ShapeDtypeStruct((), np.int32),
+        plain,
+        nnx.to_pure_dict(stats),
+        jax.eval_shape(optimizer.init, plain),
+    )
+    task = Task(
+        graph=graph,
+        optimizer=optimizer,
+        weights=LossWeights(**config.loss),
+        location_classes=config.model.location_classes,
+        transform=functools.partial(
+            transform,
+            image_size=config.model.image_size,
+            channels=config.model.channels,
+            mean=tuple(config.mean),
+            std=tuple(config.std),
+        ),
+        accumulation=config.accumulation,
+        seed=config.seed,
+    )
+    return task, abstract
+
+
+def make_augmentation(config: ml_collections.ConfigDict) -> Augmentation:
+    """The ranges of config.augment. Raises InputError for one that makes no sense."""
+    augmentation = Augmentation(**config.augment)
+    for name in ("sharpness_probability", "flip_probability"):
+        if not 0 <= getattr(augmentation, name) <= 1:
+            raise InputError(f"config.augment.{name}: a probability is 0 to 1")
+    for name in ("zoom", "shift", "intensity"):
+        if not 0 <= getattr(augmentation, name) < 1:
+            raise InputError(f"config.augment.{name}: give 0 or more, below 1")
+    return augmentation

@@ -1,0 +1,248 @@
+"""The training loop, to be read from top to bottom."""
+
+import functools
+import json
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from flax import nnx
+
+from data_builder.errors import InputError
+from dtvit_jax import memory, run_record
+from dtvit_jax.checkpoint import Checkpoints
+from dtvit_jax.console import TrainingProgress
+from dtvit_jax.input_pipeline import (
+    SliceSource,
+    TrainingExamples,
+    evaluation_batches,
+    open_shards,
+    training_batches,
+)
+from dtvit_jax.run_setup import check_config, make_augmentation, make_model, make_task
+from dtvit_jax.sharding import batch_sharding, make_mesh, state_sharding
+from dtvit_jax.steps import SUMS, Task, TrainState, evaluate_step, figures, train_step
+
+STOPPED = {signal.SIGINT: 130, signal.SIGTERM: 143}
+
+
+def train(config: ml_collections.ConfigDict, workdir: Path, command: str) -> int:
+    """Trains what `config` describes in `workdir`, or goes on where the run there stopped.
+
+    Returns the exit status: 0 when all steps are done, 130 or 143 when SIGINT or SIGTERM stopped
+    it (everything is saved; the same command goes on). Raises InputError for bad input.
+    """
+    check_config(config)
+    augmentation = make_augmentation(config)
+    mesh = make_mesh(config.mesh)
+
+    shards = open_shards(config.data)
+    examples = TrainingExamples(
+        shards.source("train"), config.data.balance, augmentation, config.seed
+    )
+    validation = shards.source("validation")
+    epoch_steps = examples.epoch_length / config.batch_size
+    steps = config.num_steps or int(config.num_epochs * epoch_steps)
+    check_batch(config, mesh.size, examples.epoch_length, steps)
+
+    task, abstract = make_task(config, steps)
+    check_memory(config, task, abstract, mesh.size)
+    initial = None
+    if config.init_from != "scratch":
+        from dtvit_jax import weights
+
+        initial = weights.locate(config.init_from)
+    run_record.claim_workdir(workdir, config)
+    placed = state_sharding(mesh, abstract)
+    abstract = jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, placed
+    )
+    checkpoints = Checkpoints(workdir, config.best)
+    batches = training_batches(examples, config.batch_size)
+    history: list[dict[str, Any]] = []
+    sums = dict.fromkeys((*SUMS, "steps"), 0.0)
+    seconds = 0.0
+    if checkpoints.latest is None:
+        state = initial_state(config, task, placed, initial)
+        run = run_record.describe_run(command, config, shards.metadata, count(abstract.params))
+        run_record.write_json(workdir / "run.json", run)
+    else:
+        state, progress = checkpoints.restore(checkpoints.latest, abstract)
+        batches.set_state(progress["batches"])
+        history, sums, seconds = progress["history"], progress["sums"], progress["seconds"]
+        run = json.loads((workdir / "run.json").read_text())
+
+    on_devices = batch_sharding(mesh)
+    step_fn = jax.jit(functools.partial(train_step, task=task), donate_argnums=0)
+    evaluate_fn = jax.jit(functools.partial(evaluate_step, task=task))
+    first = int(state.step)
+    evaluate_at = evaluation_steps(steps, config.eval_every_epochs * epoch_steps)
+    waiting: list[dict[str, jax.Array]] = []
+    started = time.monotonic() - seconds
+
+    with TrainingProgress(first, steps) as progress_bar, stop_signals() as stopped:
+        for step in range(first, steps + 1):
+            metrics = None
+            if step in evaluate_at and not evaluated(history, step):
+                sums = add(sums, waiting)
+                epoch = round(step / epoch_steps, 4)
+                if step:
+                    history.append(row(step, epoch, "train", figures(sums, task.weights)))
+                metrics = validate(state, validation, config.eval_batch_size, evaluate_fn, task)
+                history.append(row(step, epoch, "validation", metrics))
+                sums = dict.fromkeys(sums, 0.0)
+                progress_bar.tell(f"epoch {epoch:g}: {in_words(history)}")
+            if metrics is not None or stopped:
+                sums = add(sums, waiting)
+                progress = {
+                    "batches": batches.get_state(),
+                    "history": history,
+                    "sums": sums,
+                    "seconds": time.monotonic() - started,
+                }
+                checkpoints.save(step, state, progress, metrics)
+                run_record.write_history(workdir, history)
+            if step == steps or stopped:
+                break
+            batch = jax.device_put(next(batches), on_devices)
+            batch.pop("index")
+            state, logged = step_fn(state, batch)
+            waiting.append(logged)
+            progress_bar.advance(step + 1, logged["loss"])
+    checkpoints.close()
+    if stopped:
+        print(
+            f"stopped at step {step} of {steps}, saved; the same command goes on", file=sys.stderr
+        )
+        return STOPPED[stopped[0]]
+    run["train_seconds"] = round(time.monotonic() - started, 1)
+    run_record.write_json(workdir / "run.json", run)
+    print(f"trained {steps} steps; evaluate with: python -m dtvit_jax.evaluate --workdir {workdir}")
+    return 0
+
+
+def check_batch(
+    config: ml_collections.ConfigDict, devices: int, epoch_length: int, steps: int
+) -> None:
+    """Raises InputError where the batch does not suit the devices or the data."""
+    part = config.batch_size // config.accumulation
+    if part % devices or config.eval_batch_size % devices:
+        raise InputError(
+            f"config.batch_size / config.accumulation = {part} and config.eval_batch_size = "
+            f"{config.eval_batch_size} must be multiples of the {devices} devices"
+        )
+    if steps < 1:
+        raise InputError(
+            f"config.batch_size={config.batch_size} is more than all {epoch_length} training "
+            "examples of the run: take a smaller batch or more epochs"
+        )
+
+
+def check_memory(
+    config: ml_collections.ConfigDict, task: Task, abstract: TrainState, devices: int
+) -> None:
+    """Raises InputError where one device's part of a step is above what it has."""
+    size = config.model.image_size
+
+    def loss(params: Any, examples: int) -> jax.Array:
+        model = nnx.merge(task.graph, nnx.State(params), nnx.State(abstract_zeros(abstract.stats)))
+        images = jnp.zeros((examples, size, size, config.model.channels))
+        return sum(logits.sum() for logits in model(images, key=jax.random.key(0)))
+
+    need = memory.estimate(loss, abstract.params)
+    memory.check(need, config.batch_size // devices, config.accumulation, memory.available())
+
+
+def abstract_zeros(tree: Any) -> Any:
+    """Zeros of the shapes in `tree`; only ever traced."""
+    return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), tree)
+
+
+def initial_state(
+    config: ml_collections.ConfigDict, task: Task, placed: Any, initial: Path | None
+) -> TrainState:
+    """The state at step 0, made where it shall live; the encoder from the weights, if any."""
+
+    @functools.partial(jax.jit, out_shardings=(placed.params, placed.stats))
+    def create() -> tuple[Any, Any]:
+        _, params, stats = nnx.split(make_model(config), nnx.Param, nnx.BatchStat)
+        return nnx.to_pure_dict(params), nnx.to_pure_dict(stats)
+
+    params, stats = create()
+    if initial is not None:
+        from dtvit_jax import weights
+
+        params, stats = weights.load_into(initial, config.model, params, stats)
+        params, stats = jax.device_put((params, stats), (placed.params, placed.stats))
+    moments = jax.jit(task.optimizer.init, out_shardings=placed.moments)(params)
+    return TrainState(jax.device_put(np.int32(0), placed.step), params, stats, moments)
+
+
+def evaluation_steps(steps: int, every: float) -> set[int]:
+    """0, each multiple of `every` (rounded), and the last step."""
+    return {0, steps} | {round(i * every) for i in range(1, int(steps / every) + 1)}
+
+
+def validate(
+    state: TrainState, source: SliceSource, batch_size: int, evaluate_fn: Any, task: Task
+) -> dict[str, float]:
+    """Losses and accuracies over every validation slice once."""
+    total = dict.fromkeys(SUMS, 0.0)
+    for batch in evaluation_batches(source, batch_size):
+        batch.pop("index")
+        sums, _, _ = evaluate_fn(state.params, state.stats, batch)
+        total = add(total, [sums])
+    return figures(total, task.weights)
+
+
+def add(sums: dict[str, float], waiting: list[dict[str, jax.Array]]) -> dict[str, float]:
+    """Adds what the device has logged, and empties the list."""
+    fetched = jax.device_get(waiting)
+    waiting.clear()
+    return {name: sums[name] + sum(float(x[name]) for x in fetched if name in x) for name in sums}
+
+
+def row(step: int, epoch: float, split: str, values: dict[str, float]) -> dict[str, Any]:
+    return {"step": step, "epoch": epoch, "split": split, **values}
+
+
+def evaluated(history: list[dict[str, Any]], step: int) -> bool:
+    return bool(history) and history[-1]["step"] == step
+
+
+def in_words(history: list[dict[str, Any]]) -> str:
+    parts = [
+        f"{r['split']} loss {r['loss']:.4f}, accuracy {r['accuracy_hemorrhage']:.3f} and "
+        f"{r['accuracy_location']:.3f}"
+        for r in history[-2:]
+    ]
+    return "; ".join(parts)
+
+
+def count(params: Any) -> int:
+    return sum(int(np.prod(x.shape)) for x in jax.tree.leaves(params))
+
+
+@contextmanager
+def stop_signals() -> Iterator[list[signal.Signals]]:
+    """Collects SIGINT and SIGTERM; the loop saves and leaves at the next step."""
+    seen: list[signal.Signals] = []
+
+    def note(number: int, frame: Any) -> None:
+        del frame
+        seen.append(signal.Signals(number))
+
+    before = {number: signal.signal(number, note) for number in STOPPED}
+    try:
+        yield seen
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
