@@ -1,0 +1,97 @@
+"""Reads a file of weights into arrays by name. What it is, its first bytes tell, not its name."""
+
+import pickle
+import struct
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from data_builder.errors import InputError
+
+Arrays = dict[str, np.ndarray]
+
+
+def read(path: Path) -> tuple[Arrays, dict[str, str]]:
+    """Arrays by the file's own names, and its metadata (safetensors' header; else empty).
+
+    Formats: `.safetensors`, NumPy's `.npz`, PyTorch's `.pth` (zip and legacy; this needs torch).
+    No format may run code: pickles are read by torch's `weights_only`, or refused.
+
+    Raises:
+        InputError: no such file, none of these formats, damaged, holding code, or torch is absent.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such file of weights")
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                members = archive.namelist()
+            if members and all(member.endswith(".npy") for member in members):
+                with np.load(path, allow_pickle=False) as file:
+                    return {name: file[name] for name in file.files}, {}
+            return _read_torch(path), {}
+        with path.open("rb") as file:
+            start = file.read(9)
+        if len(start) == 9 and start[8:] == b"{":  # safetensors: 8 bytes of length, then JSON
+            with safetensors.safe_open(path, "numpy") as file:
+                return safetensors.numpy.load_file(path), file.metadata() or {}
+        if start[:1] == b"\x80":  # a pickle: PyTorch before 1.6
+            return _read_torch(path), {}
+    except (OSError, ValueError, EOFError, struct.error, zipfile.BadZipFile) as error:
+        raise InputError(f"{path}: damaged file of weights: {_line(error)}") from error
+    except safetensors.SafetensorError as error:
+        raise InputError(f"{path}: damaged safetensors file: {_line(error)}") from error
+    raise InputError(f"{path}: not a file of weights; it may be .safetensors, .npz or .pth")
+
+
+def _read_torch(path: Path) -> Arrays:
+    """The state dict in a `.pth`; one level of 'state_dict' or 'model' around it is opened."""
+    try:
+        import torch
+    except ImportError as error:
+        raise InputError(
+            f"{path}: reading a .pth file takes PyTorch: pip install 'dtvit-jax[torch]'"
+        ) from error
+    try:
+        # mmap: the file's own pages are the tensors, so nothing is held twice.
+        found = torch.load(path, "cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except pickle.UnpicklingError as error:
+        raise InputError(
+            f"{path}: refused: its pickle holds more than weights and could run code"
+        ) from error
+    except RuntimeError as error:
+        raise InputError(f"{path}: damaged .pth file: {_line(error)}") from error
+    for wrapper in ("state_dict", "model"):
+        if isinstance(found, dict) and isinstance(found.get(wrapper), dict):
+            found = found[wrapper]
+    return {name: _numpy(path, name, tensor) for name, tensor in _items(path, found)}
+
+
+def _items(path: Path, found: Any) -> Any:
+    if not isinstance(found, dict):
+        raise InputError(f"{path}: holds a {type(found).__name__}, not a dict of tensors by name")
+    return found.items()
+
+
+def _numpy(path: Path, name: Any, tensor: Any) -> np.ndarray:
+    import torch
+
+    if not isinstance(tensor, torch.Tensor):
+        raise InputError(f"{path}: {name!r} is a {type(tensor).__name__}, not a tensor")
+    tensor = tensor.detach()
+    return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
+
+
+def _line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
+def write(path: Path, arrays: Arrays, metadata: dict[str, str]) -> None:
+    """Writes a safetensors file, whole or not at all."""
+    partial = path.with_name(path.name + ".part")
+    safetensors.numpy.save_file(arrays, partial, metadata=metadata)
+    partial.replace(path)

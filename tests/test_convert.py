@@ -1,0 +1,230 @@
+"""Published weights in and encoders out, against stored answers of the publishers' own code.
+
+tests/make_references.py made the answers; tests/test_parity.py compares with the code itself.
+"""
+
+import json
+import re
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+from reference_models import draw, pictures
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
+
+from data_builder.errors import InputError
+from dtvit_jax import convert, models
+from dtvit_jax.models.vit import patchify
+
+FOLDER = Path(__file__).parent / "references"
+VITS = ("torchvision_vit", "timm_vit", "hugging_face_vit", "google_vit")
+
+
+def write_reference(name, path):
+    """The state dict of a stored reference, as a file; returns its path and what is known of it."""
+    with np.load(FOLDER / f"{name}.npz") as file:
+        reference = {key: file[key] for key in file.files}
+    shapes = json.loads(str(reference["shapes"]))
+    state = draw(list(shapes), [tuple(shape) for shape in shapes.values()])
+    path = Path(path) / (name + (".npz" if name.startswith("google") else ".safetensors"))
+    if path.suffix == ".npz":
+        np.savez(path, **state)
+    else:
+        save_file(state, path)
+    return path, state, json.loads(str(reference["about"])), reference
+
+
+def load(path, name, **options):
+    """The dual-task model `name` with the file's encoder in place."""
+    options = {**convert.model_options(path), **options}
+    model = models.create(name, key=jax.random.key(0), **options)
+    params = nnx.to_pure_dict(nnx.state(model, nnx.Param))
+    stats = nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))
+    params, stats = convert.load_into(path, {"name": name, **options}, params, stats)
+    nnx.update(model, params)
+    nnx.update(model, stats)
+    return model
+
+
+def linear_head(state, features):
+    """The publisher's classifier, which the encoder left out, on our features."""
+    for weight, bias in (
+        ("heads.head.weight", "heads.head.bias"),
+        ("head.weight", "head.bias"),
+        ("classifier.weight", "classifier.bias"),
+    ):
+        if weight in state:
+            return np.asarray(features) @ state[weight].T + state[bias]
+    return np.asarray(features) @ state["head/kernel"] + state["head/bias"]
+
+
+def assert_equal(got, want):
+    """1e-4 in absolute terms, 1e-5 of the largest value."""
+    error = np.abs(np.asarray(got, np.float64) - want).max()
+    assert error <= 1e-4
+    assert error <= 1e-5 * np.abs(want).max()
+
+
+@pytest.mark.parametrize("name", VITS)
+def test_a_vit_answers_as_its_publisher(name, tmp_path):
+    path, state, about, want = write_reference(name, tmp_path)
+    encoder = load(path, about["model"], image_size=about["side"]).encoder
+    images = pictures(about["side"])
+    embedding = encoder.embed(patchify(images, 16))
+    assert_equal(embedding, want["embedding"])
+    assert_equal(encoder.blocks[0](embedding), want["block"])
+    assert_equal(linear_head(state, encoder(images)), want["logits"])
+
+
+def test_gelu_and_epsilon_are_the_publishers(tmp_path):
+    options = {n: convert.model_options(write_reference(n, tmp_path)[0]) for n in VITS}
+    assert options["google_vit"] == {"gelu": "tanh", "norm_epsilon": 1e-6}
+    assert options["hugging_face_vit"] == {"gelu": "exact", "norm_epsilon": 1e-12}
+    exact = {"gelu": "exact", "norm_epsilon": 1e-6}
+    assert options["torchvision_vit"] == options["timm_vit"] == exact
+    with pytest.raises(InputError, match=r"--config\.model\.gelu=tanh"):
+        load(tmp_path / "google_vit.npz", "vit_nano16", image_size=48, gelu="exact")
+
+
+def test_torchvisions_older_names(tmp_path):
+    """The published files say mlp.linear_1 and mlp.linear_2 for mlp.0 and mlp.3."""
+    path, state, _, _ = write_reference("torchvision_vit", tmp_path)
+    older = {
+        k.replace(".mlp.0.", ".mlp.linear_1.").replace(".mlp.3.", ".mlp.linear_2."): v
+        for k, v in state.items()
+    }
+    assert older.keys() != state.keys()
+    save_file(older, tmp_path / "older.safetensors")
+    new = load(path, "vit_nano16", image_size=48)
+    old = load(tmp_path / "older.safetensors", "vit_nano16", image_size=48)
+    for a, b in zip(jax.tree.leaves(nnx.state(new)), jax.tree.leaves(nnx.state(old)), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("name", VITS)
+def test_nothing_is_missing_and_nothing_left_over(name, tmp_path):
+    path, state, _, _ = write_reference(name, tmp_path)
+
+    def rewrite(changed):
+        if path.suffix == ".npz":
+            np.savez(path, **changed)
+        else:
+            save_file(changed, path)
+
+    block = next(k for k in state if "1" in k and k.endswith("bias"))
+    rewrite({k: v for k, v in state.items() if k != block})
+    with pytest.raises(InputError, match=re.escape(repr(block.removeprefix("vit.")))):
+        load(path, "vit_nano16", image_size=48)
+    rewrite({**state, "extra.tokens": np.zeros(3, np.float32)})
+    with pytest.raises(InputError, match=r"'extra.tokens', for which the model has no place"):
+        load(path, "vit_nano16", image_size=48)
+    rewrite({k: v for k, v in state.items() if "head" not in k and "classifier" not in k})
+    load(path, "vit_nano16", image_size=48)  # the classifier may be absent
+
+
+def test_another_models_file_is_named(tmp_path):
+    path, _, _, _ = write_reference("timm_vit", tmp_path)
+    with pytest.raises(InputError, match=r"blocks\.0\.\S+ is \(\d+,.* there and \(\d+,.* in the model"):
+        load(path, "vit_micro16", image_size=48)
+    with pytest.raises(InputError, match=r"patch_embedding\.kernel is \(16, 16, 3, 64\) there"):
+        load(path, "vit_nano8", image_size=24)
+    save_file({"a": np.zeros(1, np.float32)}, tmp_path / "other.safetensors")
+    with pytest.raises(InputError, match="no known layout"):
+        convert.model_options(tmp_path / "other.safetensors")
+
+
+@pytest.mark.parametrize("grid", [3, 4, 12, 14])
+def test_positions_are_resampled_as_timm_does(grid):
+    with np.load(FOLDER / "timm_positions.npz") as file:
+        before, want = file["before"], file[f"grid{grid}"]
+    got = convert.resample_positions(before, grid * grid + 1)
+    np.testing.assert_allclose(got, want, atol=1e-5)
+    np.testing.assert_array_equal(got[:, 0], before[:, 0])
+
+
+def test_another_image_size_loads(tmp_path):
+    path, state, _, _ = write_reference("timm_vit", tmp_path)
+    encoder = load(path, "vit_nano16", image_size=80).encoder
+    want = convert.resample_positions(state["pos_embed"], 26)
+    np.testing.assert_array_equal(encoder.position_embedding[...], want)
+
+
+def test_positions_that_are_no_square_are_refused():
+    with pytest.raises(InputError, match="squares"):
+        convert.resample_positions(np.zeros((1, 9, 4), np.float32), 5)
+
+
+@pytest.mark.parametrize("name", VITS)
+def test_gray_folded_into_one_channel_answers_as_three(name, tmp_path):
+    path, _, about, _ = write_reference(name, tmp_path)
+    gray = pictures(about["side"], channels=1)
+    one = load(path, about["model"], image_size=about["side"], channels=1).encoder
+    three = load(path, about["model"], image_size=about["side"]).encoder
+    assert_equal(one(gray), np.asarray(three(np.repeat(gray, 3, axis=-1))))
+
+
+@pytest.mark.parametrize("name", VITS)
+def test_the_command_writes_timms_names_and_reads_them_back(name, tmp_path, capsys):
+    path, _, about, _ = write_reference(name, tmp_path)
+    out = tmp_path / "out.safetensors"
+    arguments = [str(path), "--model", about["model"], "--image_size", str(about["side"])]
+    assert convert.main([*arguments, "--out", str(out)]) == 0
+    assert "vit_nano16" in capsys.readouterr().out
+    names = json.loads(str(np.load(FOLDER / "timm_vit.npz")["shapes"]))
+    written = {k: list(v.shape) for k, v in load_file(out).items()}
+    assert written == {k: v for k, v in names.items() if not k.startswith("head.")}
+    with safe_open(out, "numpy") as file:
+        assert file.metadata()["format"] == "pt"
+    before = load(path, about["model"], image_size=about["side"]).encoder
+    after = load(out, about["model"], image_size=about["side"]).encoder
+    images = pictures(about["side"])
+    np.testing.assert_array_equal(before(images), after(images))
+
+
+def test_heads_are_kept_as_they_were(tmp_path):
+    path, _, about, _ = write_reference("timm_vit", tmp_path)
+    fresh = models.create("vit_nano16", key=jax.random.key(0), image_size=48)
+    loaded = load(path, "vit_nano16", image_size=about["side"])
+    for head in ("hemorrhage", "location"):
+        for a, b in zip(
+            jax.tree.leaves(nnx.state(getattr(fresh, head))),
+            jax.tree.leaves(nnx.state(getattr(loaded, head))),
+            strict=True,
+        ):
+            np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"", "not a file of weights"),
+        (b"GIF89a.............", "not a file of weights"),
+        (b"\xff\x00\x00\x00\x00\x00\x00\x00{", "damaged"),
+        (b"PK\x05\x06" + bytes(18), "torch|pth"),
+    ],
+)
+def test_what_is_no_file_of_weights_is_refused(content, says, tmp_path, capsys):
+    path = tmp_path / "file.pth"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=says):
+        convert.model_options(path)
+    arguments = [str(path), "--model", "vit_nano16", "--out", str(tmp_path / "o")]
+    assert convert.main(arguments) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_truncated_file_is_called_damaged(tmp_path):
+    for name in ("timm_vit", "google_vit"):
+        path, _, _, _ = write_reference(name, tmp_path)
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+        with pytest.raises(InputError):
+            convert.model_options(path)
+
+
+def test_pickled_objects_in_an_npz_are_refused(tmp_path):
+    np.savez(tmp_path / "bad.npz", cls=np.array([print], dtype=object))
+    with pytest.raises(InputError, match=r"bad\.npz"):
+        convert.model_options(tmp_path / "bad.npz")
