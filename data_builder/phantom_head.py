@@ -54,10 +54,8 @@ class Difficulty:
     bleed_pixels: int = 40
     # Standard deviation of a routine head scan's noise in brain, correlated over about a pixel.
     noise_hu: tuple[float, float] = (4.0, 6.0)
-    streak_hu: tuple[float, float] = (
-        4.0,
-        14.0,
-    )  # height of the dark band between the petrous bones
+    # Depth of the dark band between the petrous bones: from hardly seen to as dark as oedema.
+    streak_hu: tuple[float, float] = (6.0, 18.0)
     # Bright things that are no bleed, by how often they are there. Shares grow with age.
     calcified_pineal: float = 0.7
     calcified_choroid: float = 0.6

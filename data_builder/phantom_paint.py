@@ -73,11 +73,14 @@ def paint_soft_tissue(canvas: Canvas, slab: Slab, head: Head) -> None:
     skin = slab.dome - (head.skull_mm + head.scalp_mm + temple)
     if slab.near(-120, 15):
         face = ellipsoid(p, (0.0, -44.0, -64.0), (66.0, 58.0, 75.0))
-        nose = rod(p, (0.0, -89.0, -26.0), (0.0, -100.0, -60.0), (7.0, 14.0))
+        nose = rod(p, (0.0, -89.0, -26.0), (0.0, -96.0, -60.0), (7.0, 13.0))
         neck = ellipsoid(p, (0.0, 38.0, -85.0), (66.0, 62.0, 62.0))
         skin = union(skin, face, nose, neck)
     canvas.paint(skin, Tissue.SCALP, 40.0)
     canvas.paint(both(skin + 2.0, -2.0 - head.scalp_mm * 0.55 - skin), Tissue.FAT, -85.0)
+    if slab.near(-120, -28):  # fat between the muscles of face and neck
+        between = both(4 * (0.9 - slab.folds) + 0 * p.x, skin + 6.0, p.z + 26)
+        canvas.paint(between, Tissue.FAT, -75.0)
     if slab.near(-62, -4):
         # A leaf that leaves the head at the ear canal and leans back, its rim rolled.
         lean = (q.x - 76) * 0.66 - (q.y - 12) * 0.75
@@ -114,6 +117,7 @@ def paint_bone(canvas: Canvas, slab: Slab, head: Head) -> None:
             both(ellipsoid(p, (0.0, -58.0, -36.0), (12.0, 30.0, 16.0)), -1.0 - comb + 0 * p.x),
             both(ellipsoid(p, (0.0, -20.0, -37.0), (12.0, 14.0, 9.0)), 0.8 - np.abs(p.x)),
             ellipsoid(q, (27.0, -62.0, -62.0), (14.5, 17.0, 15.0)),
+            ellipsoid(p, (0.0, -30.0, -66.0), (9.0, 11.0, 15.0)),
             rod(q, (56.0, 14.0, -38.0), (72.0, 14.0, -37.0), (3.0, 3.2)),
         )
         canvas.paint(air, Tissue.AIR_CELL, -960.0)
@@ -170,17 +174,17 @@ def paint_brain(canvas: Canvas, slab: Slab, head: Head) -> None:
             ellipsoid(q, (53.0, -17.0, 0.0), (15.0, 1.6 + head.sulcus_mm, 9.0)),
             ellipsoid(q, (54.0, 12.0, 13.0), (15.0, 8.0, 1.2 + head.sulcus_mm)),
         )
-        canvas.paint(both(sylvian + 0.9 * slab.folds, bowl), Tissue.CSF, 9.0)
+        canvas.paint(both(sylvian + 1.3 * slab.folds, bowl), Tissue.CSF, 9.0)
     if slab.near(-95, 12):
         cisterns = union(
-            ellipsoid(p, (0.0, -10.0, -17.0), (11 + 2 * gap, 9 + gap, 7.0)),
+            ellipsoid(p, (0.0, -9.0, -17.0), (9 + 1.2 * gap, 7 + 0.8 * gap, 6.5)),
             ellipsoid(p, (0.0, 14.0, -9.0), (16.0 + 0.6 * gap, 13.0 + 0.6 * gap, 13.0)),
             ellipsoid(p, (0.0, 31.0, -1.0), (10.0, 4 + gap, 7.0)),
             ellipsoid(p, (0.0, 5.0, -30.0), (19.0, 12.0, 15.0)),
             ellipsoid(p, (0.0, 58.0, -60.0), (10 + 3 * gap, 10.0, 10.0)),
             rod(p, (0.0, 26.0, -56.0), (0.0, 29.0, -95.0), (14.0, 13.0)),
         )
-        canvas.paint(both(cisterns, bowl), Tissue.CSF, 7.0)
+        canvas.paint(both(cisterns + 0.9 * slab.folds, bowl), Tissue.CSF, 8.0)
         canvas.paint(both(brainstem(p), bowl + 0.5), Tissue.WHITE, white + 3)
         core = ellipsoid(q, (20.0, 44.0, -35.0), (14.0, 13.0, 8.0))
         canvas.paint(both(core, slab.under + 3), Tissue.WHITE, white + 1)

@@ -95,7 +95,7 @@ def _sample_pose(rng: np.random.Generator, head: Head) -> _Pose:
     angles[2] += 0.7 * gantry
     matrix = Rotation.from_euler("zyx", angles, degrees=True).as_matrix() / np.array(head.scale)
     off = np.clip(rng.normal(0, d.off_centre_mm, 2), -12, 12)
-    fov = float(np.round(rng.uniform(228, 258)))
+    fov = float(np.round(rng.uniform(238, 262)))
     if rng.uniform() < d.cut_by_field:
         off += rng.choice([-1, 1]) * np.array((rng.uniform(26, 38), 0))
         fov = 222.0
@@ -148,7 +148,7 @@ def _holder(
     g = pose.geometry
     at = ((np.arange(SIZE) - 0.5 * (SIZE - 1)) * g.pixel_mm).astype(np.float32)
     width = rng.uniform(84, 110)
-    bottom = float(pose.centre[1]) + 97 * head.scale[1] + rng.uniform(-1, 5)
+    bottom = float(pose.centre[1]) + 98 * head.scale[1] + rng.uniform(0, 12)
     round_mm = rng.uniform(60, 85)
     top = bottom - rng.uniform(95, 190)
     u = at[None, :] - float(pose.centre[0]) - rng.normal(0, 4)
