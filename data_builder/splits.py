@@ -157,6 +157,8 @@ def _rank(seed: int, digest: str) -> str:
 
 def _sides(n: int, plan: SplitPlan, offset: int) -> list[str]:
     """Sides of `n` groups already in random order; `offset` evens out the folds over classes."""
+    if not n:
+        return []
     if not plan.folds:
         train = int(0.8 * n)
         validation = max(int(0.1 * n), 1)

@@ -1,0 +1,59 @@
+#!/usr/bin/env bash
+# The whole chain on made-up head scans, the tests, or a training run.
+#
+#   ./launch.sh              sets up .venv; phantom DICOM, clean, shards, train, evaluate, report
+#   ./launch.sh test ARGS    sets up .venv; runs the tests (ARGS go to pytest)
+#   ./launch.sh train ARGS   sets up .venv; python -m dtvit_jax.main ARGS
+#
+# A second call reuses what is there. PYTHON names another interpreter (3.11 or newer); VENV another
+# folder than .venv; DTVIT_DEVICE (cpu, cuda or tpu) overrides what is found.
+set -euo pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+venv=${VENV:-$here/.venv}
+
+device() {
+  if [ -n "${DTVIT_DEVICE:-}" ]; then echo "$DTVIT_DEVICE"
+  elif command -v nvidia-smi >/dev/null && nvidia-smi -L 2>/dev/null | grep -q GPU; then echo cuda
+  elif ls /dev/accel* /dev/vfio/[0-9]* >/dev/null 2>&1; then echo tpu
+  else echo cpu; fi
+}
+
+# Installs the project and the extras in $1 at the lock's versions, unless that is done already.
+setup() {
+  local extras=$1 kind stamp
+  kind=$(device)
+  [ "$kind" = cpu ] || extras="$extras${extras:+,}$kind"
+  stamp="$extras $here $(cat "$here/pyproject.toml" "$here/requirements.lock" | cksum)"
+  [ -e "$venv/stamp" ] && grep -qxF "$stamp" "$venv/stamp" && return
+  echo "setting up ${venv##*/} for $kind${extras:+ with $extras}: some minutes, once" >&2
+  local what="$here${extras:+[$extras]}"
+  if command -v uv >/dev/null; then
+    [ -x "$venv/bin/python" ] || uv venv --quiet --python "${PYTHON:-3.11}" "$venv"
+    uv pip install --quiet --python "$venv/bin/python" -c "$here/requirements.lock" -e "$what"
+  else
+    [ -x "$venv/bin/python" ] || "${PYTHON:-python3}" -m venv "$venv"
+    "$venv/bin/python" -m pip install --quiet -c "$here/requirements.lock" -e "$what"
+  fi
+  echo "$stamp" >>"$venv/stamp"
+}
+
+cd "$here"
+case "${1:-demo}" in
+test)
+  setup dev
+  exec "$venv/bin/python" -m pytest "${@:2}" ;;
+train)
+  setup ""
+  exec "$venv/bin/python" -m dtvit_jax.main "${@:2}" ;;
+demo)
+  setup ""
+  run="$venv/bin/python -m"
+  $run data_builder phantom --out data/phantom/scans
+  $run data_builder clean data/phantom/scans --out data/phantom/cleaned --key public
+  $run data_builder build data/phantom/cleaned --data_dir data --size 128 --folds 3 --key public
+  $run dtvit_jax.main --config configs/phantom.py
+  $run dtvit_jax.evaluate --workdir runs/phantom ;;
+*)
+  sed -n '2,9s/^# \{0,1\}//p' "$0" >&2
+  exit 2 ;;
+esac

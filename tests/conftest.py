@@ -1,0 +1,59 @@
+"""Small data and one small trained run, made once and shared."""
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jaxtyping  # noqa: E402
+import pytest  # noqa: E402
+
+# Shapes and types of public functions are checked in tests, before anything imports them.
+jaxtyping.install_import_hook(["dtvit_jax", "data_builder"], "beartype.beartype")
+
+import numpy as np  # noqa: E402
+from PIL import Image  # noqa: E402
+
+LOCATIONS = ("Deep", "Lobar", "Subtentorial")
+
+
+def write_published(folder: Path, subjects: int = 4, slices: int = 3) -> Path:
+    """A folder in the published layout: a disc (the head), with a bright spot where ICH is."""
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:96, :96]
+    head = (x - 48) ** 2 + (y - 48) ** 2 < 40**2
+    spots = {"Deep": (48, 48), "Lobar": (20, 40), "Subtentorial": (80, 48)}
+    for name in ("no", *LOCATIONS):
+        place = folder / ("no" if name == "no" else f"yes/{name}")
+        place.mkdir(parents=True)
+        for subject in range(subjects if name != "no" else 2 * subjects):
+            for i in range(slices):
+                image = head * rng.integers(90, 130, head.shape)
+                if name != "no":
+                    row, column = spots[name]
+                    image[(x - column) ** 2 + (y - row) ** 2 < 64] = 250
+                number = 100 * subject + i
+                stem = (
+                    f"{number:04d}-1Roe Jane{subject}d"
+                    if name == "no"
+                    else f"{number:04d}-2020_filtered-1Doe John-{LOCATIONS.index(name)}{subject:04d}"
+                )
+                Image.fromarray(image.astype(np.uint8)).save(place / f"{stem}.png")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def published(tmp_path_factory) -> Path:
+    return write_published(tmp_path_factory.mktemp("source") / "published")
+
+
+@pytest.fixture(scope="session")
+def shards(published, tmp_path_factory):
+    from data_builder.ich_ct import build
+    from data_builder.sources import open_source
+    from data_builder.splits import SplitPlan
+    from data_builder.subjects import PUBLIC_KEY, Pseudonyms
+    from dtvit_jax.input_pipeline import Shards
+
+    source = open_source(published, Pseudonyms(PUBLIC_KEY))
+    return Shards(build(source, tmp_path_factory.mktemp("data"), SplitPlan(), size=36))
