@@ -8,6 +8,8 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 
+from data_builder.holder import holder_mask
+
 Mode = Literal["robust", "paper"]
 MODES: tuple[Mode, ...] = ("robust", "paper")
 VERSION = 1
@@ -16,6 +18,9 @@ VERSION = 1
 WINDOW = (0.0, 80.0)
 """HU that become 0 and 255."""
 
+_THICKER_MM = 4.5  # half of what is thicker than any shell of a holder
+_CANAL_MM = 3.5  # half the width of an ear canal or nostril, which is closed
+_SMALLEST_MM2 = 100.0  # of a head's section
 _EDGE_HU = -480.0  # half way from air to skin: where partial volume puts the head's true edge
 
 
@@ -107,13 +112,47 @@ def _disk(radius: float) -> np.ndarray:
 
 
 def _robust_mask(hu: np.ndarray, spacing_mm: tuple[float, float]) -> np.ndarray:
+    """Tissue without the holder's shells; its largest part, closed and filled."""
+    pixel_mm = math.sqrt(spacing_mm[0] * spacing_mm[1])
     tissue = (hu > _EDGE_HU).astype(np.uint8)
-    core = cv2.morphologyEx(tissue, cv2.MORPH_OPEN, _disk(4.5 / max(spacing_mm)))
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(core)
-    if count < 2:
+    core = _core(tissue, pixel_mm)
+    if core is None:
         return np.zeros(hu.shape, bool)
-    core = labels == 1 + np.argmax(stats[1:, cv2.CC_STAT_AREA])
-    return _filled(core.astype(np.uint8)) > 0
+    holder = holder_mask(hu, tissue, core, pixel_mm)
+    tissue[holder] = 0
+    head = _largest(tissue)
+    return _filled(_closed(head, _CANAL_MM / pixel_mm)) > 0
+
+
+def _closed(mask: np.ndarray, radius: float) -> np.ndarray:
+    """The mask with gaps under twice the radius closed, but not those to the image's edge."""
+    reach = int(radius) + 1
+    framed = cv2.copyMakeBorder(mask, reach, reach, reach, reach, cv2.BORDER_CONSTANT, value=0)
+    closed = cv2.morphologyEx(framed, cv2.MORPH_CLOSE, _disk(radius))
+    return closed[reach:-reach, reach:-reach]
+
+
+def _core(tissue: np.ndarray, pixel_mm: float) -> tuple[float, float] | None:
+    """The middle (x, y) of the largest part that is thicker than any holder; None without one."""
+    factor = max(1, round(1.0 / pixel_mm))
+    size = (tissue.shape[1] // factor, tissue.shape[0] // factor)
+    small = cv2.resize(tissue, size, interpolation=cv2.INTER_AREA)
+    opened = cv2.morphologyEx(small, cv2.MORPH_OPEN, _disk(_THICKER_MM / (pixel_mm * factor)))
+    count, _, stats, middles = cv2.connectedComponentsWithStats(opened)
+    if count < 2:
+        return None
+    largest = 1 + int(np.argmax(stats[1:, cv2.CC_STAT_AREA]))
+    if stats[largest, cv2.CC_STAT_AREA] * (pixel_mm * factor) ** 2 < _SMALLEST_MM2:
+        return None
+    x, y = (middles[largest] + 0.5) * factor - 0.5
+    return float(x), float(y)
+
+
+def _largest(mask: np.ndarray) -> np.ndarray:
+    """The part that takes up most room, filled."""
+    contours, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    largest = max(contours, key=cv2.contourArea)
+    return cv2.drawContours(np.zeros_like(mask), [largest], -1, 1, cv2.FILLED)
 
 
 def _filled(mask: np.ndarray) -> np.ndarray:

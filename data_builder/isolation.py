@@ -32,7 +32,7 @@ class _Turn(NamedTuple):
     """An item, and the how manieth try it is."""
 
     item: Any
-    count: int
+    tried: int
 
 
 class _Worker:
@@ -103,8 +103,8 @@ def each(
                 if isinstance(outcome, Lost):
                     worker.stop()
                     workers[workers.index(worker)] = _Worker(context, work)
-                    if outcome.cause == "crashed" and turn.count < _TRIES:
-                        todo.append(_Turn(turn.item, turn.count + 1))
+                    if outcome.cause == "crashed" and turn.tried < _TRIES:
+                        todo.append(_Turn(turn.item, turn.tried + 1))
                         continue
                 yield turn.item, outcome
     finally:
