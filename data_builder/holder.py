@@ -203,9 +203,9 @@ def _draw_hidden(mask: np.ndarray, rays: _Rays, shell: _Shell, shells: list[_She
         bridge = _bridge(rays, one, other)
         if bridge is not None and bridge.length_mm < _FARTHEST_MM:
             gap = np.arange(int(one.rays[-1]) + 1, int(other.rays[0]))
-            fits = _fits(rays, gap, rays.steps(bridge.points, gap), shell)
-            for run in _runs(fits):
-                _draw_on_scalp(mask, rays, gap[run], shell)
+            outer = _hidden(rays, gap, rays.steps(bridge.points, gap), shell)
+            for run in _runs(np.isfinite(outer)):
+                _draw_layer(mask, rays, gap[run], outer[run], shell)
     for which in (0, -1):
         _follow(mask, rays, shell, which)
 
@@ -230,35 +230,41 @@ def _follow(mask: np.ndarray, rays: _Rays, shell: _Shell, which: int) -> None:
             return
         fit = np.polyfit(known_rays[near] - known_rays[-1], known[near], 2)
         expected = np.polyval(fit, ahead - known_rays[-1])
-        fits = _fits(rays, ahead, expected, shell)
+        outer = _hidden(rays, ahead, expected, shell)
+        fits = np.isfinite(outer)
         taken = len(ahead) if fits.all() else int(np.argmin(fits))
         if taken < 3:
             return
-        _draw_on_scalp(mask, rays, np.sort(ahead[:taken]), shell)
+        _draw_layer(mask, rays, ahead[:taken], outer[:taken], shell)
         known_rays = np.concatenate([known_rays, ahead[:taken]])
-        known = np.concatenate([known, rays.outline[ahead[:taken]] - 1])
+        known = np.concatenate([known, outer[:taken]])
         if taken < len(ahead):
             return
 
 
-def _fits(rays: _Rays, on: np.ndarray, expected: np.ndarray, shell: _Shell) -> np.ndarray:
-    """Whether the head's outline is where the shell's outer side should be, and as bright."""
-    outer = rays.outline[on] - 1
-    near = np.abs(outer - expected) * rays.pixel_mm < _OFF_CURVE_MM
-    return near & _as_bright(rays, on, outer, shell)
+def _hidden(rays: _Rays, on: np.ndarray, expected: np.ndarray, shell: _Shell) -> np.ndarray:
+    """Where the shell ends on each ray, though it is no run of its own there; nan where it is not.
+
+    It is there if what covers its middle ends where its outer side is expected, and is as bright.
+    """
+    half, off = 0.5 * shell.thickness, _OFF_CURVE_MM / rays.pixel_mm
+    middle = np.rint(np.nan_to_num(expected) - half).astype(int)
+    reach = np.arange(int(half + off) + 3)
+    at = np.clip(middle[:, None] + reach, 0, rays.tissue.shape[1] - 1)
+    covers = rays.tissue[on[:, None], at]
+    outer = middle + np.argmin(covers, axis=1) - 1.0
+    gray = median_filter(rays.hu[on, at[:, 0]], 9, mode="nearest")
+    # A shell that is no brighter than skin can't tell.
+    bright = gray > _SKIN_HU + 0.5 * (shell.hu - _SKIN_HU) - 60
+    fits = covers[:, 0].astype(bool) & (np.abs(outer - expected) < off) & bright
+    return np.where(fits, outer, np.nan)
 
 
-def _draw_on_scalp(mask: np.ndarray, rays: _Rays, on: np.ndarray, shell: _Shell) -> None:
-    """Sets the outermost layer of the head, as thick as the shell."""
-    outer = rays.outline[on] - 1
+def _draw_layer(
+    mask: np.ndarray, rays: _Rays, on: np.ndarray, outer: np.ndarray, shell: _Shell
+) -> None:
+    """Sets a layer as thick as the shell, under `outer`."""
     _draw(mask, rays, on, outer - shell.thickness + 0.5, outer + 1.5)
-
-
-def _as_bright(rays: _Rays, on: np.ndarray, outer: np.ndarray, shell: _Shell) -> np.ndarray:
-    """Whether the layer is as bright as the shell; a shell no brighter than skin can't tell."""
-    middle = np.clip(outer - 0.5 * shell.thickness, 0, None).astype(int)
-    gray = median_filter(rays.hu[on, middle], 9, mode="nearest")
-    return gray > _SKIN_HU + 0.5 * (shell.hu - _SKIN_HU) - 60
 
 
 class _Bridge(NamedTuple):
