@@ -22,7 +22,7 @@ _SQRT3 = float(np.sqrt(3))
 Field = Float32[np.ndarray, "2 rows columns"]
 
 
-def enlarge(coarse: Float32[np.ndarray, "rows columns"]) -> Float32[np.ndarray, "fine fine"]:
+def enlarge(coarse: Float32[np.ndarray, "rows columns"]) -> Float32[np.ndarray, "4*rows 4*columns"]:
     """A coarse map at the image's pixels, by straight lines."""
     rows, columns = coarse.shape
     size = (columns * STEP, rows * STEP)
@@ -86,9 +86,9 @@ class Canvas:
     def lay(
         self,
         box: tuple[slice, slice],
-        coverage: Float32[np.ndarray, "fine fine"],
+        coverage: Float32[np.ndarray, "height width"],
         tissue: Tissue,
-        hu: float | Float32[np.ndarray, "fine fine"],
+        hu: float | Float32[np.ndarray, "height width"],
         threshold: float = 0.5,
     ) -> None:
         """Lays `tissue` over the box (in coarse pixels) by a coverage at the image's pixels."""

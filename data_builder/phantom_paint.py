@@ -71,17 +71,17 @@ def paint_soft_tissue(canvas: Canvas, slab: Slab, head: Head) -> None:
     q = Points(np.abs(p.x), p.y, p.z)
     temple = 8 * np.exp(-(((p.y + 40) / 20) ** 2) - ((p.z + 14) / 24) ** 2)
     skin = slab.dome - (head.skull_mm + head.scalp_mm + temple)
-    if slab.near(-120, 15):
+    if slab.near(-120.0, 15.0):
         face = ellipsoid(p, (0.0, -44.0, -64.0), (66.0, 58.0, 75.0))
         nose = rod(p, (0.0, -89.0, -26.0), (0.0, -96.0, -60.0), (7.0, 13.0))
         neck = ellipsoid(p, (0.0, 38.0, -85.0), (66.0, 62.0, 62.0))
         skin = union(skin, face, nose, neck)
     canvas.paint(skin, Tissue.SCALP, 40.0)
     canvas.paint(both(skin + 2.0, -2.0 - head.scalp_mm * 0.55 - skin), Tissue.FAT, -85.0)
-    if slab.near(-120, -28):  # fat between the muscles of face and neck
+    if slab.near(-120.0, -28.0):  # fat between the muscles of face and neck
         between = both(4 * (0.9 - slab.folds) + 0 * p.x, skin + 6.0, p.z + 26)
         canvas.paint(between, Tissue.FAT, -75.0)
-    if slab.near(-62, -4):
+    if slab.near(-62.0, -4.0):
         # A leaf that leaves the head at the ear canal and leans back, its rim rolled.
         lean = (q.x - 76) * 0.66 - (q.y - 12) * 0.75
         leaf = both(np.abs(lean) - 2.2, ellipsoid(q, (82.0, 18.0, -32.0), (16.0, 20.0, 26.0)))
@@ -97,13 +97,13 @@ def paint_bone(canvas: Canvas, slab: Slab, head: Head) -> None:
     q = Points(np.abs(p.x), p.y, p.z)
     texture = head.cells(middle(p))
     dense = head.bone_hu + 60 * texture
-    if slab.near(-90, -14):
+    if slab.near(-90.0, -14.0):
         _paint_face(canvas, p, q, dense)
     thick = head.skull_mm * (1 + 0.25 * np.tanh((np.abs(p.y) - 50) / 20))
     table = both(slab.dome - thick, slab.base - 5.5 - p.z)
     marrow = np.exp(-(((slab.dome[0] - 0.5 * thick[0]) / 1.4) ** 2))
     canvas.paint(table, Tissue.SKULL, dense - 0.42 * head.bone_hu * marrow)
-    if slab.near(-95, -10):
+    if slab.near(-95.0, -10.0):
         skull_base = union(
             petrous(p),
             ellipsoid(p, (0.0, -20.0, -36.0), (17.0, 20.0, 14.0)),
@@ -121,7 +121,7 @@ def paint_bone(canvas: Canvas, slab: Slab, head: Head) -> None:
             rod(q, (56.0, 14.0, -38.0), (72.0, 14.0, -37.0), (3.0, 3.2)),
         )
         canvas.paint(air, Tissue.AIR_CELL, -960.0)
-    if slab.near(-25, 16):
+    if slab.near(-25.0, 16.0):
         wide = 18 * head.frontal_sinus
         frontal = ellipsoid(p, (0.0, -85.0, -14.0), (wide, 3.5, wide))
         canvas.paint(both(frontal, 0.9 - np.abs(p.x - 3)), Tissue.AIR_CELL, -960.0)
@@ -161,7 +161,7 @@ def paint_brain(canvas: Canvas, slab: Slab, head: Head) -> None:
     canvas.paint(bowl, Tissue.CSF, 7.0)
     surface = bowl + gap
     _paint_cortex(canvas, slab, head, surface)
-    if slab.near(-30, 35):
+    if slab.near(-30.0, 35.0):
         nuclei = union(
             ellipsoid(q, (10.5, 11.0, 7.0), (8.5, 14.0, 9.5)),
             ellipsoid(q, (25.0, 0.0, 3.0), (6.0, 16.0, 10.0)),
@@ -175,7 +175,7 @@ def paint_brain(canvas: Canvas, slab: Slab, head: Head) -> None:
             ellipsoid(q, (54.0, 12.0, 13.0), (15.0, 8.0, 1.2 + head.sulcus_mm)),
         )
         canvas.paint(both(sylvian + 1.3 * slab.folds, bowl), Tissue.CSF, 9.0)
-    if slab.near(-95, 12):
+    if slab.near(-95.0, 12.0):
         cisterns = union(
             ellipsoid(p, (0.0, -9.0, -17.0), (9 + 1.2 * gap, 7 + 0.8 * gap, 6.5)),
             ellipsoid(p, (0.0, 14.0, -9.0), (16.0 + 0.6 * gap, 13.0 + 0.6 * gap, 13.0)),
@@ -188,7 +188,7 @@ def paint_brain(canvas: Canvas, slab: Slab, head: Head) -> None:
         canvas.paint(both(brainstem(p), bowl + 0.5), Tissue.WHITE, white + 3)
         core = ellipsoid(q, (20.0, 44.0, -35.0), (14.0, 13.0, 8.0))
         canvas.paint(both(core, slab.under + 3), Tissue.WHITE, white + 1)
-    if slab.near(-50, 40):
+    if slab.near(-50.0, 40.0):
         canvas.paint(both(ventricles(p, size), surface + 2), Tissue.CSF, 5.0)
     _paint_dura(canvas, slab)
     _paint_calcifications(canvas, p, q, head)
@@ -227,7 +227,7 @@ def _paint_cortex(canvas: Canvas, slab: Slab, head: Head, surface: Field) -> Non
 def _paint_dura(canvas: Canvas, slab: Slab) -> None:
     """Tentorium, and the sagittal sinus where the falx meets the skull: 50 to 60 HU."""
     p, bowl = slab.inner, slab.bowl
-    if slab.near(-40, 10):
+    if slab.near(-40.0, 10.0):
         notch = 26 - np.sqrt((p.x * 1.5) ** 2 + (p.y - 8) ** 2)
         sheet = both(np.abs(tentorium(p)) - 0.8, 6 - petrous_line(p), notch)
         canvas.paint(both(sheet, bowl + 0.3), Tissue.DURA, 54.0)

@@ -92,12 +92,12 @@ def _sample_pose(rng: np.random.Generator, head: Head) -> _Pose:
     angles = rng.normal(0, (d.turn_degrees, d.tilt_degrees, d.tilt_degrees * 1.3))
     gantry = float(np.round(rng.uniform(-20, 20), 1)) if rng.uniform() < d.gantry_tilted else 0.0
     # A gantry is tilted to undo the nod of the head, more or less.
-    angles[2] += 0.7 * gantry
+    angles[2] -= 0.7 * gantry
     matrix = Rotation.from_euler("zyx", angles, degrees=True).as_matrix() / np.array(head.scale)
     off = np.clip(rng.normal(0, d.off_centre_mm, 2), -12, 12)
     fov = float(np.round(rng.uniform(238, 262)))
     if rng.uniform() < d.cut_by_field:
-        off += rng.choice([-1, 1]) * np.array((rng.uniform(26, 38), 0))
+        off += rng.choice([-1, 1]) * np.array((rng.uniform(34, 46), 0))
         fov = 222.0
     tilt = np.deg2rad(gantry)
     column = (0.0, float(np.cos(tilt)), float(-np.sin(tilt)))
@@ -155,7 +155,10 @@ def _holder(
     v = at[:, None] - (bottom - round_mm)
     lean = 1 - rng.uniform(0, 0.08) * np.clip(v / round_mm, -1.5, 0)
     wall = np.abs(u) / lean - width
-    arc = (np.sqrt((u / width) ** 2 + (np.maximum(v, 0) / round_mm) ** 2) - 1) * round_mm
+    # Sampson's distance to an ellipse: it meets the walls' distance at v = 0 without a step.
+    down = np.maximum(v, 0)
+    slope = 2 * np.sqrt((u / width**2) ** 2 + (down / round_mm**2) ** 2)
+    arc = ((u / width) ** 2 + (down / round_mm) ** 2 - 1) / np.maximum(slope, 1e-3)
     d = np.abs(np.where(v > 0, arc, wall))
     if rng.uniform() < 0.5:  # two shells over foam
         d = np.abs(d - rng.uniform(2.0, 3.5))
