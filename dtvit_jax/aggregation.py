@@ -1,7 +1,7 @@
 """From slices to subjects: one score, one location and one truth for each person."""
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int, Shaped
 
 from data_builder.records import LOCATIONS
 from dtvit_jax.predictions import UNKNOWN, Predictions
@@ -64,12 +64,12 @@ def _majority(location: Int[np.ndarray, " slices"]) -> tuple[int, bool]:
     return (int(winners[0]), False) if len(winners) == 1 else (UNKNOWN, True)
 
 
-def _location(table: Predictions, rows: Int[np.ndarray, " top"]) -> np.ndarray:
+def _location(table: Predictions, rows: Int[np.ndarray, " top"]) -> Float[np.ndarray, " 3"]:
     weights = table.p_hemorrhage[rows].astype(np.float64)
     if weights.sum() == 0:
         weights = np.ones_like(weights)
     return weights @ table.p_location[rows] / weights.sum()
 
 
-def _common(values: np.ndarray, otherwise: str | int) -> str | int:
-    return values[0] if (values == values[0]).all() else otherwise
+def _common(values: Shaped[np.ndarray, " slices"], otherwise: str | int) -> str | int:
+    return values[0].item() if (values == values[0]).all() else otherwise

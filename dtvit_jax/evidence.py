@@ -46,7 +46,7 @@ def evaluate_predictions(
         "aggregation": {"method": "mean of the highest slices", "top": top},
         "interval": {
             "level": stats.LEVEL,
-            "method": "BCa bootstrap over subjects, stratified by class",
+            "method": "BCa bootstrap over subjects, stratified by class, Student-stretched",
             "resamples": resamples,
             "seed": seed,
         },
@@ -55,7 +55,7 @@ def evaluate_predictions(
     }
     for level, task, part, index, strata in _parts(predictions, subjects):
         statistic = _statistic(part, task, threshold)
-        intervals = stats.bootstrap(statistic, index, strata, resamples, seed) if len(part) else {}
+        intervals = stats.bootstrap(statistic, index, strata, resamples, seed)
         entries = {name: _entry(name, interval) for name, interval in intervals.items()}
         if task != "combined":
             truth, called = _decisions(part, task, threshold)
@@ -80,8 +80,9 @@ def paired_difference(
 ) -> dict[str, Any]:
     """a - b for every metric, both on the same subjects in each resample.
 
-    The form is metrics.json's, with "a", "b" and the two-sided bootstrap p-value "p" beside value,
-    low and high. Raises InputError unless both hold the same slices with the same truths.
+    The form is metrics.json's, with "a", "b" and the two-sided p-value "p" beside value, low and
+    high; p is below 0.05 where the interval leaves 0 out. Raises InputError unless both hold the
+    same slices with the same truths.
     """
     a, b = a.select(np.argsort(a.key)), b.select(np.argsort(b.key))
     columns = ("key", "subject", "hemorrhage", "location")
@@ -99,7 +100,8 @@ def paired_difference(
         if len(part_a) and len(part_a) == len(part_b):
             first, second = (_statistic(part, task, threshold) for part in (part_a, part_b))
             paired = partial(_difference, first, second)
-            for name, interval in stats.bootstrap(paired, index, strata, resamples, seed).items():
+            intervals = stats.bootstrap(paired, index, strata, resamples, seed, difference=True)
+            for name, interval in intervals.items():
                 entries[name] = _entry(name, interval) | {"p": _number(interval.p)}
             ones = np.ones((1, len(part_a)))
             for key, statistic in (("a", first), ("b", second)):

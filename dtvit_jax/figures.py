@@ -17,15 +17,17 @@ from jaxtyping import Float, Int
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
 
 from data_builder.records import CLASSES
 from dtvit_jax.predictions import Predictions
 
 INK = "#1c2024"
 QUIET = "#878d94"
-BLUE = "#3874b8"
+BLUE = "#4080c8"
 ORANGE = "#d9772b"
-_STYLE = {
+_STYLE: Any = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
@@ -72,6 +74,7 @@ def training_curves(history: Sequence[Mapping[str, Any]]) -> Figure:
             ax.plot(x, [r[name] for r in rows], color=colour, marker=mark, ms=2.5, label=label)
         ax.set_title(title)
         ax.set_xlabel("epoch")
+        ax.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
         if name == "loss":
             ax.set_ylim(bottom=0)
             ax.legend()
@@ -85,24 +88,17 @@ def confusion(
     """Counts and row percentages, the truth in rows (Figure 6). unit: what is counted."""
     matrix = np.asarray(matrix)
     size = len(classes)
-    figure, (ax,) = _figure(1, width=1.5 + 0.95 * size, height=1.1 + 0.62 * size)
+    figure, (ax,) = _figure(1, width=1.6 + 0.82 * size, height=2.7)
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-    for row in range(size):
-        for column in range(size):
-            share = shares[row, column]
-            colour = BLUE if row == column else ORANGE
-            # Pale enough throughout for ink of either theme to be read on.
-            cell = matplotlib.patches.Rectangle(
-                (column - 0.48, row - 0.47),
-                0.96,
-                0.94,
-                color=colour,
-                alpha=0.08 + 0.42 * share,
-                lw=0,
-            )
-            ax.add_patch(cell)
-            ax.text(column, row - 0.1, f"{matrix[row, column]}", ha="center", va="center", size=11)
-            ax.text(column, row + 0.25, f"{share:.0%}", ha="center", va="center", size=7.5)
+    for row, column in np.ndindex(size, size):
+        count, share = matrix[row, column], shares[row, column]
+        colour = QUIET if count == 0 else BLUE if row == column else ORANGE
+        # Pale enough throughout for ink of either theme to be read on.
+        cell = Rectangle((column - 0.48, row - 0.47), 0.96, 0.94, color=colour, lw=0)
+        cell.set_alpha(0.08 + 0.42 * share)
+        ax.add_patch(cell)
+        ax.text(column, row - 0.08, f"{count}", ha="center", va="center", size=11)
+        ax.text(column, row + 0.24, f"{share:.0%}", ha="center", va="center", size=7.5)
     ax.set(xlim=(-0.5, size - 0.5), ylim=(size - 0.5, -0.5))
     totals = [f"{name}\n({count})" for name, count in zip(classes, matrix.sum(axis=1), strict=True)]
     ax.set_xticks(range(size), classes)
@@ -120,7 +116,7 @@ def roc(
     curves: Mapping[str, tuple[Float[np.ndarray, " g"], Float[np.ndarray, "3 g"]]],
 ) -> Figure:
     """ROC curves, a panel each: false positive rate, and low, middle, high sensitivity."""
-    figure, axes = _figure(len(curves), width=3.2 * len(curves), height=3.1)
+    figure, axes = _figure(len(curves), width=2.15 * len(curves), height=2.5)
     for ax, (title, (grid, (low, middle, high))) in zip(axes, curves.items(), strict=True):
         ax.plot([0, 1], [0, 1], color=QUIET, lw=0.8, ls=(0, (4, 3)))
         ax.fill_between(grid, low, high, color=BLUE, alpha=0.2, lw=0)
@@ -144,7 +140,7 @@ def subject_scores(subjects: Predictions, threshold: float) -> Figure:
         offset = _spread(score, 0.012)
         for mask, colour in ((~wrong, BLUE), (wrong, ORANGE)):
             ax.scatter(
-                score[mask], row + offset[mask], s=16, color=colour, alpha=0.75, lw=0, clip_on=False
+                score[mask], row + offset[mask], s=16, color=colour, alpha=0.9, lw=0, clip_on=False
             )
         label = f"{name} ({len(members)})"
         ax.text(-0.03, row, label, ha="right", va="center", transform=ax.get_yaxis_transform())
@@ -163,11 +159,11 @@ def reliability(
     ],
 ) -> Figure:
     """Share of ICH against the mean p of each bin, a panel each; a dot's area is its rows."""
-    figure, axes = _figure(len(bins), width=3.2 * len(bins), height=3.1)
+    figure, axes = _figure(len(bins), width=2.15 * len(bins), height=2.5)
     for ax, (title, (mean, share, count)) in zip(axes, bins.items(), strict=True):
         ax.plot([0, 1], [0, 1], color=QUIET, lw=0.8, ls=(0, (4, 3)))
         ax.plot(mean, share, color=BLUE, lw=1)
-        area = 10 + 110 * np.asarray(count) / max(np.max(count, initial=1), 1)
+        area = 8 + 70 * np.asarray(count) / max(np.max(count, initial=1), 1)
         ax.scatter(mean, share, s=area, color=BLUE, alpha=0.6, lw=0)
         ax.set(xlim=(-0.04, 1.04), ylim=(-0.04, 1.04), title=title)
         ax.set_xlabel("mean p of the bin")

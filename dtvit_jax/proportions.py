@@ -84,14 +84,13 @@ def _stand_in(entry: dict[str, Any], interval: tuple[float, float], method: str)
 def add_reasons(
     entries: Entries, level: str, names: tuple[str, ...], matrix: Int[np.ndarray, "c c"]
 ) -> None:
-    """Says why a metric has no value; a task without any row gets one entry that says so."""
-    if not matrix.sum():
-        reason = f"no {level} with a known truth and a prediction for this task"
-        entries["accuracy"] = {"value": None, "low": None, "high": None, "reason": reason}
-        return
+    """Says why a metric has no value."""
+    empty = not matrix.sum()
     absent = [name for name, row in zip(names, matrix, strict=True) if not row.sum()]
     for name, entry in entries.items():
-        if entry["value"] is None and name.startswith("precision"):
+        if empty:
+            entry["reason"] = f"no {level} with a known truth and a prediction for this task"
+        elif entry["value"] is None and name.startswith("precision"):
             entry["reason"] = f"no {level} was called {name.partition('_')[2] or names[-1]}"
         elif entry["value"] is None:
             entry["reason"] = f"no {level} is truly {' or '.join(absent)}"
