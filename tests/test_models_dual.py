@@ -13,7 +13,7 @@ def small(**options):
     return create("vit_nano8", key=jax.random.key(0), image_size=32, **options)
 
 
-IMAGES = np.random.default_rng(0).normal(size=(3, 32, 32, 3)).astype(np.float32)
+IMAGES = jnp.asarray(np.random.default_rng(0).normal(size=(3, 32, 32, 3)), jnp.float32)
 
 
 @pytest.mark.parametrize("location_classes", [3, 4])

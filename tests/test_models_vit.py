@@ -78,17 +78,30 @@ def numpy_vit(parameters, images, patch, heads, gelu, pooling):
 
 def tiny(**options):
     """A nano ViT at 32 pixels whose every parameter is random (so that each one matters)."""
-    encoder = create_encoder("vit_nano8", key=jax.random.key(0), image_size=32, **options)
-    state = nnx.state(encoder, nnx.Param)
-    leaves, tree = jax.tree.flatten(state)
+
+    def make():
+        return create_encoder("vit_nano8", key=jax.random.key(0), image_size=32, **options)
+
+    graph, shapes = nnx.split(nnx.eval_shape(make))
+    leaves, tree = jax.tree.flatten(shapes)
     rng = np.random.default_rng(0)
-    leaves = [leaf + rng.normal(0, 0.1, leaf.shape).astype(np.float32) for leaf in leaves]
-    nnx.update(encoder, jax.tree.unflatten(tree, leaves))
-    return encoder
+    leaves = [jnp.asarray(rng.normal(0, 0.2, x.shape), jnp.float32) for x in leaves]
+    return nnx.merge(graph, jax.tree.unflatten(tree, leaves))
+
+
+@nnx.jit
+def answer(model, images, key=None):
+    return model(images, key=key)
+
+
+@nnx.jit
+def encode(encoder, patches, positions=None, mask=None):
+    return encoder.encode(patches, positions=positions, mask=mask)
 
 
 def pictures(channels=3, side=32, batch=2):
-    return np.random.default_rng(1).normal(size=(batch, side, side, channels)).astype(np.float32)
+    images = np.random.default_rng(1).normal(size=(batch, side, side, channels))
+    return jnp.asarray(images, jnp.float32)
 
 
 @pytest.mark.parametrize("gelu", ["exact", "tanh"])
@@ -98,7 +111,7 @@ def test_equals_the_equations(gelu, pooling):
     images = pictures()
     parameters = nnx.to_pure_dict(nnx.state(encoder, nnx.Param))
     want = numpy_vit(parameters, images, patch=8, heads=2, gelu=gelu, pooling=pooling)
-    np.testing.assert_allclose(encoder(images), want, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(answer(encoder, images), want, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", GOLDEN)
@@ -130,38 +143,36 @@ def test_remat_and_scan_change_no_number(options):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
 
 
-@settings(max_examples=10, deadline=None)
-@given(st.permutations(range(16)), st.integers(1, 16), st.sampled_from(["cls", "mean"]))
+@settings(max_examples=8, deadline=None)
+@given(st.permutations(range(16)), st.sampled_from([1, 6, 16]), st.sampled_from(["cls", "mean"]))
 def test_masked_patches_change_nothing(order, kept, pooling):
     """A subset of patches in any order, padded with noise and masked, gives the subset's answer."""
     encoder = tiny(pooling=pooling)
-    patches = patchify(jnp.asarray(pictures()), 8)
+    patches = patchify(pictures(), 8)
     positions = jnp.broadcast_to(jnp.asarray(order[:kept]), (2, kept))
     some = jnp.take_along_axis(patches, positions[..., None], axis=1)
-    want = encoder.encode(some, positions=positions)
+    want = encode(encoder, some, positions)
     padding = 17 - kept
     padded = jnp.pad(some, ((0, 0), (0, padding), (0, 0)), constant_values=7.0)
     mask = jnp.broadcast_to(jnp.arange(17) < kept, (2, 17))
-    got = encoder.encode(padded, positions=jnp.pad(positions, ((0, 0), (0, padding))), mask=mask)
+    got = encode(encoder, padded, jnp.pad(positions, ((0, 0), (0, padding))), mask)
     np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
     sorted_positions = jnp.sort(positions, axis=1)
     in_order = jnp.take_along_axis(patches, sorted_positions[..., None], axis=1)
     np.testing.assert_allclose(
-        encoder.encode(in_order, positions=sorted_positions), want, rtol=1e-5, atol=1e-5
+        encode(encoder, in_order, sorted_positions), want, rtol=1e-5, atol=1e-5
     )
 
 
 def test_all_positions_are_the_whole_image():
     encoder = tiny()
-    patches = patchify(jnp.asarray(pictures()), 8)
+    patches = patchify(pictures(), 8)
     positions = jnp.broadcast_to(jnp.arange(16), (2, 16))
-    np.testing.assert_array_equal(
-        encoder.encode(patches, positions=positions), encoder.encode(patches)
-    )
+    np.testing.assert_array_equal(encode(encoder, patches, positions), encode(encoder, patches))
 
 
 def test_patches_are_rows_of_row_column_channel():
-    image = np.arange(4 * 4 * 2).reshape(1, 4, 4, 2)
+    image = np.arange(32.0, dtype=np.float32).reshape(1, 4, 4, 2)
     got = patchify(jnp.asarray(image), 2)
     assert got[0, 1].tolist() == [4, 5, 6, 7, 12, 13, 14, 15]
     assert got[0, 2].tolist() == [16, 17, 18, 19, 24, 25, 26, 27]
@@ -176,7 +187,7 @@ def test_one_channel_is_the_kernel_folded():
     nnx.update(gray, state)
     images = pictures(channels=1)
     np.testing.assert_allclose(
-        gray(images), encoder(np.repeat(images, 3, -1)), rtol=1e-5, atol=1e-5
+        answer(gray, images), answer(encoder, jnp.repeat(images, 3, -1)), rtol=1e-5, atol=1e-5
     )
 
 
@@ -185,7 +196,7 @@ def test_bfloat16_keeps_parameters_and_logits_in_float32():
     options = {"key": jax.random.key(0), "image_size": 32}
     model = create("vit_nano8", dtype=jnp.bfloat16, **options)
     assert {x.dtype for x in jax.tree.leaves(nnx.state(model))} == {jnp.dtype("float32")}
-    got, want = model(images), create("vit_nano8", **options)(images)
+    got, want = answer(model, images), answer(create("vit_nano8", **options), images)
     for a, b in zip(got, want, strict=True):
         assert a.dtype == jnp.float32
         np.testing.assert_allclose(a, b, atol=0.05)
@@ -198,8 +209,8 @@ def test_stochastic_depth_drops_whole_branches_at_its_rate():
     state["blocks"][1]["mlp"]["out"]["kernel"] *= 0  # leaves the attention's branch alone
     state["blocks"][1]["mlp"]["out"]["bias"] *= 0
     nnx.update(encoder, state)
-    images = np.repeat(pictures(batch=1), 400, 0)
-    got = np.asarray(encoder(images, key=jax.random.key(0)))
+    images = jnp.repeat(pictures(batch=1), 400, 0)
+    got = np.asarray(answer(encoder, images, jax.random.key(0)))
     kinds, counts = np.unique(got.round(3), axis=0, return_counts=True)
     assert len(kinds) == 2  # dropped, or kept at twice its size
     assert 150 < counts[0] < 250
@@ -208,10 +219,10 @@ def test_stochastic_depth_drops_whole_branches_at_its_rate():
 def test_a_key_means_dropout_and_none_means_none():
     model = create("vit_nano8", key=jax.random.key(0), image_size=32, dropout=0.2)
     images = pictures()
-    np.testing.assert_array_equal(model(images)[0], model(images)[0])
-    first, again = model(images, key=jax.random.key(1)), model(images, key=jax.random.key(1))
+    np.testing.assert_array_equal(answer(model, images)[0], answer(model, images)[0])
+    first, again = (answer(model, images, jax.random.key(1)) for _ in range(2))
     np.testing.assert_array_equal(first[0], again[0])
-    assert np.abs(first[0] - model(images, key=jax.random.key(2))[0]).max() > 1e-3
+    assert np.abs(first[0] - answer(model, images, jax.random.key(2))[0]).max() > 1e-3
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """The dual-task network: one encoder, two heads (arXiv 2405.06814, section 3.2)."""
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ from data_builder.errors import InputError
 from dtvit_jax.models.layers import dropout
 
 
+@runtime_checkable
 class Encoder(Protocol):
     """Images to features; `features` is their number."""
 
@@ -71,7 +72,7 @@ class DualTask(nnx.Module):
 
     def __call__(
         self,
-        images: Float[Array, "batch height width channels"],
+        images: Float[Array, "batch rows columns channels"],
         *,
         key: Key[Array, ""] | None = None,
     ) -> tuple[Float[Array, "batch 2"], Float[Array, "batch locations"]]:

@@ -38,7 +38,7 @@ SIZES = {
 
 
 def patchify(
-    images: Float[Array, "batch height width channels"], patch: int
+    images: Float[Array, "batch rows columns channels"], patch: int
 ) -> Float[Array, "batch patches pixels"]:
     """Cuts images into patches, row by row; pixels in the order row, column, channel."""
     batch, height, width, channels = images.shape
@@ -261,10 +261,10 @@ class ViT(nnx.Module):
 
     def __call__(
         self,
-        images: Float[Array, "batch height width channels"],
+        images: Float[Array, "batch rows columns channels"],
         *,
         key: Key[Array, ""] | None = None,
-    ) -> Float[Array, "batch width"]:
+    ) -> Float[Array, "batch features"]:
         """Features of whole images. A `key` means training (dropout), None inference."""
         return self.encode(patchify(images, self.patch), key=key)
 
