@@ -56,7 +56,7 @@ def test_equal_models_are_told_apart_as_seldom_as_the_level_says_and_unequal_one
     rng = np.random.default_rng(5)
     runs, told = 200, {"equal": 0, "unequal": 0}
     for run in range(runs):
-        subject, strata, truth, shared = correlated(rng, 20, 4)
+        subject, strata, truth, shared = correlated(rng, 20, 4, distance=2.4)
         a, b = (shared + rng.normal(size=len(truth)) for _ in range(2))
         blind = rng.normal(size=len(truth))
         for name, other in (("equal", b), ("unequal", blind)):
