@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 from scipy.ndimage import median_filter
 
-RAYS = 900
+RAYS = 720
 _THICKEST_MM = 10.0  # a double shell, cut obliquely
 _SHORTEST_MM = 45.0  # longer than an ear is wide
 _ENDS_MM = 25.0  # of a shell, that tell its direction
@@ -30,22 +30,28 @@ _STRETCHES = 5
 class _Rays(NamedTuple):
     """A slice along rays out of the head, clockwise from the image's top, a pixel a step."""
 
+    hu: Float32[np.ndarray, "rows columns"]  # the slice itself
     tissue: UInt8[np.ndarray, "rays steps"]
-    hu: Float32[np.ndarray, "rays steps"]
     outline: Float32[np.ndarray, " rays"]  # the step where the head's own run ends
     middle: tuple[float, float]
     pixel_mm: float
 
     def points(self, rays: np.ndarray, steps: np.ndarray) -> np.ndarray:
         """Image coordinates (x, y) [n, 2] of places on rays."""
-        angle = (rays + 0.5) * (2 * np.pi / RAYS) - 0.5 * np.pi
+        angle = rays * (2 * np.pi / RAYS) - 0.5 * np.pi
         x, y = self.middle
         return np.stack([x + steps * np.cos(angle), y + steps * np.sin(angle)], 1)
+
+    def gray(self, rays: np.ndarray, steps: np.ndarray) -> np.ndarray:
+        """HU of places on rays."""
+        x, y = np.rint(self.points(rays, steps)).astype(int).T
+        rows, columns = self.hu.shape
+        return self.hu[np.clip(y, 0, rows - 1), np.clip(x, 0, columns - 1)]
 
     def steps(self, points: np.ndarray, rays: np.ndarray) -> np.ndarray:
         """Where a curve through `points` [n, 2] crosses `rays`; nan beyond its ends."""
         away = points - self.middle
-        ray = (np.arctan2(away[:, 1], away[:, 0]) / (2 * np.pi) + 0.25) % 1 * RAYS - 0.5
+        ray = (np.arctan2(away[:, 1], away[:, 0]) / (2 * np.pi) + 0.25) % 1 * RAYS
         order = np.argsort(ray)
         at, far = ray[order], np.hypot(*away[order].T)
         return np.interp(rays, at, far, left=np.nan, right=np.nan)
@@ -93,16 +99,14 @@ def _cast(
     x, y = middle
     rows, columns = tissue.shape
     far = int(np.hypot(max(x, columns - x), max(y, rows - y))) + 1
-    angle = ((np.arange(RAYS) + 0.5) * (2 * np.pi / RAYS) - 0.5 * np.pi).astype(np.float32)[:, None]
-    step = np.arange(far, dtype=np.float32)[None]
-    map_x, map_y = x + step * np.cos(angle), y + step * np.sin(angle)
-    cast = cv2.remap(tissue, map_x, map_y, cv2.INTER_NEAREST)
-    values = cv2.remap(hu, map_x, map_y, cv2.INTER_NEAREST, borderValue=-1000)
+    flags = cv2.INTER_NEAREST | cv2.WARP_FILL_OUTLIERS
+    turned = cv2.warpPolar(tissue, (far, RAYS), middle, far, flags)
+    cast = np.roll(turned, RAYS // 4, axis=0)  # it starts at the right, and goes clockwise
     # Thick runs only: the last of them is the head, and air inside the head does not end it.
     kernel = np.ones((1, _pixels(_THICKEST_MM, pixel_mm)), np.uint8)
     thick = cv2.morphologyEx(cast, cv2.MORPH_OPEN, kernel)
     outline = np.where(thick.any(1), far - np.argmax(thick[:, ::-1], axis=1), 0)
-    return _Rays(cast, values, outline.astype(np.float32), middle, pixel_mm)
+    return _Rays(hu, cast, outline.astype(np.float32), middle, pixel_mm)
 
 
 def _pixels(mm: float, pixel_mm: float) -> int:
@@ -140,8 +144,8 @@ def _goes_on(rays: _Rays, shell: _Shell, piece: _Shell) -> bool:
 
 def _pieces(rays: _Rays) -> list[_Shell]:
     """Thin parts beyond the head's outline, where they are as thick as their surroundings."""
-    steps = np.arange(rays.tissue.shape[1], dtype=np.float32)[None]
-    thin = _usual_runs((rays.tissue * (steps > rays.outline[:, None])).astype(np.uint8))
+    steps = np.arange(rays.tissue.shape[1], dtype=np.int16)[None]
+    thin = _usual_runs(rays.tissue * (steps > rays.outline.astype(np.int16)[:, None]))
     count, labels, stats, _ = cv2.connectedComponentsWithStats(thin, connectivity=8)
     pieces = []
     for label in range(1, count):
@@ -158,7 +162,7 @@ def _pieces(rays: _Rays) -> list[_Shell]:
         fine = thickness < 1.4 * np.minimum(usual, 1.3 * np.median(thickness)) + 1
         for part in _runs(fine):
             if len(part) >= 5:
-                gray = rays.hu[ray + part, (0.5 * (inner + outer))[part].astype(int)]
+                gray = rays.gray(ray + part, 0.5 * (inner + outer)[part])
                 pieces.append(
                     _Shell(
                         ray + part,
@@ -173,8 +177,9 @@ def _pieces(rays: _Rays) -> list[_Shell]:
 
 def _usual_runs(thin: np.ndarray) -> np.ndarray:
     """Without the runs that are much longer than most: shells with an ear between them."""
-    edges = np.diff(thin.astype(np.int8), axis=1, prepend=0, append=0)
-    lengths = np.nonzero(edges == -1)[1] - np.nonzero(edges == 1)[1]
+    flat = thin.ravel()
+    edges = np.flatnonzero(flat[1:] != flat[:-1])  # step 0 is in the head: a ray starts unset
+    lengths = edges[1::2] - edges[: len(edges) // 2 * 2 : 2]
     if not len(lengths):
         return thin
     longest = int(1.9 * np.median(lengths) + 2)
@@ -253,7 +258,7 @@ def _hidden(rays: _Rays, on: np.ndarray, expected: np.ndarray, shell: _Shell) ->
     at = np.clip(middle[:, None] + reach, 0, rays.tissue.shape[1] - 1)
     covers = rays.tissue[on[:, None], at]
     outer = middle + np.argmin(covers, axis=1) - 1.0
-    gray = median_filter(rays.hu[on, at[:, 0]], 9, mode="nearest")
+    gray = median_filter(rays.gray(on, at[:, 0]), 9, mode="nearest")
     # A shell that is no brighter than skin can't tell.
     bright = gray > _SKIN_HU + 0.5 * (shell.hu - _SKIN_HU) - 60
     fits = covers[:, 0].astype(bool) & (np.abs(outer - expected) < off) & bright
