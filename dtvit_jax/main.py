@@ -10,7 +10,7 @@ import re
 import sys
 from pathlib import Path
 
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import config_flags
 
 from data_builder.errors import InputError
@@ -42,5 +42,16 @@ def _main(argv: list[str]) -> None:
         sys.exit(2)
 
 
+def _parse(argv: list[str]) -> list[str]:
+    """absl's parser, with one line and status 2 for an unknown field or a value of another type."""
+    try:
+        return flags.FLAGS(argv)
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+        said = str(error).split("\n")[0].strip("\"' ")
+        print(f"error: the command line: {said}: see --help and the config file", file=sys.stderr)
+        sys.exit(2)
+
+
 if __name__ == "__main__":
-    app.run(_main)
+    logging.set_verbosity(logging.WARNING)
+    app.run(_main, flags_parser=_parse)

@@ -123,7 +123,7 @@ def train_step(
         ((loss, sums, grads), stats), _ = jax.lax.scan(one, (zeros, state.stats), (parts, keys))
     updates, moments = task.optimizer.update(grads, state.moments, state.params)
     params = optax.apply_updates(state.params, updates)
-    logged = {**sums, "loss": loss, "gradient_norm": optax.global_norm(grads)}
+    logged = {**sums, "loss": loss, "gradient_norm": optax.tree.norm(grads)}
     return TrainState(state.step + 1, params, stats, moments), logged
 
 

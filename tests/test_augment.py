@@ -1,0 +1,107 @@
+"""Against Pillow, which torchvision's transforms of PIL images call."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image, ImageEnhance
+
+from dtvit_jax.augment import (
+    IDENTITY,
+    PARAMETERS,
+    Augmentation,
+    centre_crop,
+    example_rng,
+    normalise,
+    rotate,
+    sharpen,
+    transform,
+)
+
+PAPER = Augmentation(15.0, 2.0, 0.5, 0.0, 0.0, 0.0, 0.0)
+
+
+@pytest.fixture(scope="module")
+def images():
+    rng = np.random.default_rng(1)
+    y, x = np.mgrid[:64, :64]
+    smooth = 120 + 60 * np.sin(x / 7) + 50 * np.cos(y / 9)
+    noisy = np.clip(smooth + rng.normal(0, 12, (6, 64, 64)), 0, 255)
+    return (noisy * ((x - 32) ** 2 + (y - 32) ** 2 < 900)).astype(np.uint8)
+
+
+def row(**values):
+    made = IDENTITY.copy()
+    for name, value in values.items():
+        made[PARAMETERS.index(name)] = value
+    return jnp.asarray(made)[None]
+
+
+@pytest.mark.parametrize("angle", [-15.0, -7.3, 0.0, 4.9, 14.2])
+def test_rotation_is_torchvisions(images, angle):
+    for image in images:
+        expected = np.asarray(Image.fromarray(image).rotate(angle))
+        found = np.asarray(rotate(jnp.float32(image)[None], row(angle=angle)))[0]
+        assert (found == expected).mean() >= 0.995
+
+
+def test_sharpness_is_torchvisions(images):
+    for image in images:
+        expected = np.asarray(ImageEnhance.Sharpness(Image.fromarray(image)).enhance(2.0))
+        found = np.asarray(sharpen(jnp.float32(image)[None], jnp.array([2.0])))[0]
+        assert (found == expected).mean() >= 0.995
+        assert np.abs(found - expected).max() <= 1
+
+
+def test_the_whole_transform_of_the_paper(images):
+    """Centre crop, rotation, sharpness, normalisation, in this order."""
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    parameters = jnp.concatenate([row(angle=a, sharpness=2) for a in (3.0, -11.0, 15.0)])
+    found = transform(
+        jnp.asarray(images[:3]), parameters, image_size=56, channels=3, mean=mean, std=std
+    )
+    for image, angle, ours in zip(images[:3], (3.0, -11.0, 15.0), found, strict=True):
+        step = Image.fromarray(image[4:60, 4:60]).rotate(angle)
+        gray = np.asarray(ImageEnhance.Sharpness(step).enhance(2.0)) / 255
+        expected = (gray[..., None] - np.array(mean)) / np.array(std)
+        assert (np.abs(np.asarray(ours) - expected) < 1e-5).mean() >= 0.995
+
+
+def test_identity_changes_nothing(images):
+    whole = transform(
+        jnp.asarray(images),
+        jnp.asarray(np.repeat(IDENTITY[None], len(images), 0)),
+        image_size=64,
+        channels=1,
+        mean=(0.5,),
+        std=(0.5,),
+    )
+    assert np.allclose(np.asarray(whole)[..., 0], images / 255 * 2 - 1, atol=1e-6)
+
+
+def test_flip_zoom_and_shift(images):
+    image = jnp.float32(images[0])[None]
+    assert (np.asarray(rotate(image, row(flip=1)))[0] == images[0][:, ::-1]).all()
+    moved = np.asarray(rotate(image, row(shift_x=4 / 64, shift_y=-2 / 64)))[0]
+    assert (moved[:-2, 4:] == images[0][2:, :-4]).all() and (moved[:, :4] == 0).all()
+    larger = np.asarray(rotate(image, row(scale=2)))[0]
+    assert (larger[1:-1:2, 1:-1:2] == images[0][16:47, 16:47]).mean() > 0.9
+
+
+def test_the_crop_is_the_middle():
+    image = jnp.arange(100, dtype=jnp.uint8).reshape(1, 10, 10)
+    assert (np.asarray(centre_crop(image, 4))[0, 0] == [33, 34, 35, 36]).all()
+
+
+def test_normalisation_by_hand():
+    found = normalise(jnp.array([[[51.0]]]), (0.1, 0.2, 0.4), (0.5, 0.1, 0.2), 3)
+    assert np.allclose(found[0, 0, 0], [0.2, 0.0, -1.0], atol=1e-6)
+
+
+def test_draws_lie_in_their_ranges_and_depend_on_the_example_alone():
+    rows = np.stack([PAPER.draw(example_rng(3, 1, i)) for i in range(400)])
+    assert np.abs(rows[:, 0]).max() <= 15 and rows[:, 0].std() > 8
+    assert set(rows[:, 5]) == {1.0, 2.0} and 0.4 < (rows[:, 5] == 2).mean() < 0.6
+    assert (rows[:, [1, 2, 3, 4, 6]] == IDENTITY[[1, 2, 3, 4, 6]]).all()
+    assert (PAPER.draw(example_rng(3, 1, 7)) == rows[7]).all()
+    assert (PAPER.draw(example_rng(3, 2, 7)) != rows[7]).any()
+    assert (PAPER.draw(example_rng(4, 1, 7)) != rows[7]).any()

@@ -1,0 +1,136 @@
+from collections import Counter
+
+import ml_collections
+import numpy as np
+import pytest
+
+from data_builder.errors import InputError
+from dtvit_jax.augment import Augmentation
+from dtvit_jax.input_pipeline import (
+    Shards,
+    TrainingExamples,
+    decode,
+    evaluation_batches,
+    find_shards,
+    replication,
+    training_batches,
+)
+
+PAPER = Augmentation(15.0, 2.0, 0.5, 0.0, 0.0, 0.0, 0.0)
+
+
+def test_replication_gives_the_papers_table():
+    """Section 2.2.3 of the paper: 13,221 normal, 6,093 Deep, 4,968 Lobar, 5,940 Subtentorial."""
+    published = np.repeat([0, 1, 2, 3], [4407, 6093, 1656, 495])
+    factors = replication(published)
+    assert (factors * [4407, 6093, 1656, 495]).tolist() == [13221, 6093, 4968, 5940]
+
+
+@pytest.mark.parametrize(
+    ("slices", "factors"),
+    [
+        ((100, 10, 5, 2), (1, 3, 6, 15)),  # locations x1, x2, x5, then ICH x3 up to normal
+        ((10, 10, 0, 10), (2, 1, 1, 1)),
+        ((7, 10, 10, 10), (4, 1, 1, 1)),
+    ],
+)
+def test_replication_by_hand(slices, factors):
+    assert tuple(replication(np.repeat([0, 1, 2, 3], slices))) == factors
+
+
+def test_an_epoch_sees_each_slice_as_often_as_its_class_says(shards):
+    source = shards.source("train")
+    examples = TrainingExamples(source, "replicate", PAPER, seed=0)
+    factors = replication(source.strata)
+    for epoch in (0, 1):
+        start = epoch * examples.epoch_length
+        seen = Counter(int(examples[start + i]["index"]) for i in range(examples.epoch_length))
+        assert seen == {i: factors[source.strata[i]] for i in range(len(source))}
+
+
+def test_epochs_are_shuffled_differently_and_seeds_too(shards):
+    source = shards.source("train")
+
+    def order(seed, epoch):
+        examples = TrainingExamples(source, "none", PAPER, seed)
+        n = examples.epoch_length
+        return [int(examples[epoch * n + i]["index"]) for i in range(n)]
+
+    assert order(0, 0) == order(0, 0)
+    assert len({tuple(order(seed, epoch)) for seed in (0, 1) for epoch in (0, 1)}) == 4
+
+
+def test_batches_resume_in_the_middle_with_the_same_bytes(shards):
+    def batches():
+        return training_batches(TrainingExamples(shards.source("train"), "replicate", PAPER, 5), 8)
+
+    whole = batches()
+    first = [next(whole) for _ in range(6)]
+    half = batches()
+    for _ in range(3):
+        next(half)
+    state = half.get_state()
+    later = batches()
+    later.set_state(state)
+    for expected in first[3:]:
+        found = next(later)
+        assert all((found[name] == expected[name]).all() for name in expected)
+
+
+def test_decoded_slices_are_the_same_from_memory(shards):
+    source = Shards(shards.folder).source("train")
+    cold, warm = source[3], source[3]
+    assert (cold["image"] == warm["image"]).all()
+    assert cold["hemorrhage"] == warm["hemorrhage"] and cold["index"] == warm["index"] == 3
+
+
+@pytest.mark.parametrize("size", [1, 5, 7, 100])
+def test_evaluation_counts_every_slice_once(shards, size):
+    source = shards.source("validation")
+    seen = [
+        int(i)
+        for batch in evaluation_batches(source, size)
+        for i, counted in zip(batch["index"], batch["mask"], strict=True)
+        if counted
+    ]
+    assert seen == list(range(len(source)))
+    assert all(len(batch["image"]) == size for batch in evaluation_batches(source, size))
+
+
+def test_bad_balance_split_and_pixels(shards):
+    with pytest.raises(InputError, match=r"config\.data\.balance"):
+        TrainingExamples(shards.source("train"), "copies", PAPER, 0)
+    with pytest.raises(InputError, match="split 'training'"):
+        shards.source("training")
+    with pytest.raises(InputError, match="damaged"):
+        decode(b"\x89PNG nothing", 36)
+
+
+def data_config(folder, **changes):
+    values = {"source": "", "key": "", "size": 36, "split": "subject"}
+    values |= {"dir": str(folder), "folds": 0, "fold": 0, "seed": 0}
+    return ml_collections.ConfigDict(values | changes)
+
+
+def test_shards_are_found_by_what_they_are(shards):
+    data_dir = shards.folder.parents[2]
+    assert find_shards(data_config(shards.folder)).folder == shards.folder
+    digest = shards.metadata["digest"]
+    assert find_shards(data_config(data_dir), digest).folder == shards.folder
+    with pytest.raises(InputError, match="no shards in"):
+        find_shards(data_config(data_dir, size=64))
+    with pytest.raises(InputError, match="no shards in"):
+        find_shards(data_config(data_dir), "0" * 16)
+
+
+def test_shards_of_another_version_or_none(shards, tmp_path):
+    text = (shards.folder / "dataset_info.json").read_text()
+    other = tmp_path / "other"
+    other.mkdir()
+    with pytest.raises(InputError, match="no readable data set"):
+        Shards(other)
+    for path in shards.folder.iterdir():
+        (other / path.name).write_bytes(path.read_bytes())
+    (other / "dataset_info.json").write_text(text.replace('"1.0.0"', '"0.9.0"'))
+    with pytest.raises(InputError, match=r"version 0\.9\.0"):
+        Shards(other)

@@ -1,0 +1,201 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+import tiny
+
+from data_builder.errors import InputError
+from dtvit_jax.inference import TrainedRun
+from dtvit_jax.train import train
+
+TINY = str(Path(__file__).parent / "tiny.py")
+
+
+def run_main(*arguments, **options):
+    command = [sys.executable, "-m", "dtvit_jax.main", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, **options)
+
+
+def saved(workdir, step):
+    path = workdir / "checkpoints" / str(step) / "state"
+    return jax.tree.leaves(ocp.StandardCheckpointer().restore(path.absolute()))
+
+
+@pytest.fixture(scope="session")
+def trained(shards, tmp_path_factory):
+    """A finished run: (workdir, config)."""
+    workdir = tmp_path_factory.mktemp("runs") / "whole"
+    config = tiny.get_config(shards.folder)
+    assert train(config, workdir, "a command") == 0
+    return workdir, config
+
+
+def last_step(workdir):
+    return max(int(p.name) for p in (workdir / "checkpoints").iterdir() if p.name.isdigit())
+
+
+def test_a_run_learns_and_records_itself(trained):
+    workdir, config = trained
+    history = [json.loads(line) for line in (workdir / "history.jsonl").read_text().splitlines()]
+    validation = [row for row in history if row["split"] == "validation"]
+    assert [round(row["epoch"]) for row in validation] == [0, 5, 10]
+    assert validation[-1]["loss"] < 0.8 * validation[0]["loss"]
+    for row in history:
+        halves = 0.5 * row["loss_hemorrhage"] + 0.5 * row["loss_location"]
+        assert row["loss"] == pytest.approx(halves)  # Eq. 5
+    run = json.loads((workdir / "run.json").read_text())
+    assert run["dataset"]["split"] == "subject" and run["train_seconds"] > 0
+    assert run["parameters"] > 1000 and run["command"] == "a command"
+    assert "source" not in json.loads((workdir / "config.json").read_text())["data"]
+
+
+def test_a_stopped_run_goes_on_to_the_same_bytes(trained, shards, tmp_path, monkeypatch):
+    """Stopped by a signal in the middle of each epoch; the untouched run is the reference."""
+    workdir, config = trained
+    other = tmp_path / "stopped"
+    from dtvit_jax import train as module
+
+    original = module.training_batches
+
+    def stopping(*arguments):
+        batches = original(*arguments)
+
+        class Stopping:
+            served = 0
+
+            def __next__(self):
+                Stopping.served += 1
+                if Stopping.served == 5:
+                    os.kill(os.getpid(), signal.SIGTERM)
+                return next(batches)
+
+            def __getattr__(self, name):
+                return getattr(batches, name)
+
+        return Stopping()
+
+    monkeypatch.setattr(module, "training_batches", stopping)
+    assert [train(config, other, "a command") for _ in range(2)] == [143, 143]
+    monkeypatch.setattr(module, "training_batches", original)
+    assert train(config, other, "a command") == 0
+    step = last_step(workdir)
+    for one, two in zip(saved(workdir, step), saved(other, step), strict=True):
+        assert np.asarray(one).tobytes() == np.asarray(two).tobytes()
+    assert (workdir / "history.jsonl").read_text() == (other / "history.jsonl").read_text()
+
+
+def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(trained, shards, tmp_path):
+    workdir, _ = trained
+    other = tmp_path / "killed"
+    command = [sys.executable, "-m", "dtvit_jax.main", f"--config={TINY}", f"--workdir={other}"]
+    command += [f"--config.data.dir={shards.folder}"]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not (other / "checkpoints").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    assert run_main(*command[3:]).returncode == 0
+    step = last_step(workdir)
+    for one, two in zip(saved(workdir, step), saved(other, step), strict=True):
+        assert np.asarray(one).tobytes() == np.asarray(two).tobytes()
+
+
+def test_a_finished_run_is_not_trained_again(trained, capsys):
+    workdir, config = trained
+    before = (workdir / "history.jsonl").stat().st_mtime_ns
+    assert train(config, workdir, "a command") == 0
+    assert (workdir / "history.jsonl").stat().st_mtime_ns == before
+    assert "evaluate with" in capsys.readouterr().out
+
+
+def test_another_config_in_the_same_workdir_is_refused(trained):
+    workdir, config = trained
+    other = config.copy_and_resolve_references()
+    other.learning_rate = 0.5
+    with pytest.raises(InputError, match="learning_rate"):
+        train(other, workdir, "")
+
+
+def test_the_best_checkpoint_is_the_one_with_the_best_validation_figure(trained):
+    workdir, _ = trained
+    history = [json.loads(line) for line in (workdir / "history.jsonl").read_text().splitlines()]
+    validation = [row for row in history if row["split"] == "validation"]
+    best = min(validation, key=lambda row: row["loss"])
+    run = TrainedRun(workdir)
+    assert run.step == best["step"]
+    predictions = run.predict("validation")
+    right = (predictions.p_hemorrhage > 0.5) == predictions.hemorrhage
+    assert right.mean() == pytest.approx(best["accuracy_hemorrhage"])
+    chosen = predictions.p_hemorrhage[predictions.hemorrhage == 1]
+    missed = 1 - predictions.p_hemorrhage[predictions.hemorrhage == 0]
+    by_hand = -np.log(np.concatenate([chosen, missed])).mean()
+    assert by_hand == pytest.approx(best["loss_hemorrhage"], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"num_steps": 5}, "exactly one"),
+        ({"num_epochs": 0}, "exactly one"),
+        ({"batch_size": 0}, "1 or more"),
+        ({"accumulation": 3}, "not a multiple"),
+        ({"batch_size": 4096}, "more than all"),
+        ({"model.image_size": 64}, "above the shards'"),
+        ({"model.name": "vit_giant"}, "no such model"),
+        ({"best": "auc"}, r"config\.best"),
+        ({"schedule": "step"}, r"config\.schedule"),
+        ({"dtype": "int8"}, r"config\.dtype"),
+        ({"seed": -1}, r"config\.seed"),
+        ({"augment.zoom": 1.5}, r"config\.augment\.zoom"),
+        ({"data.balance": "copies"}, r"config\.data\.balance"),
+        ({"data.dir": "nowhere"}, "no shards in"),
+        ({"data.source": "nowhere"}, "not a folder"),
+        ({"mesh.data": 3}, "devices"),
+        ({"init_from": "nowhere.pth"}, "nowhere.pth"),
+    ],
+)
+def test_a_bad_value_is_one_line_and_leaves_no_workdir(shards, tmp_path, change, words):
+    config = tiny.get_config(shards.folder)
+    config.update_from_flattened_dict(change)
+    with pytest.raises(InputError, match=words) as error:
+        train(config, tmp_path / "run", "")
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_step_above_the_memory_stops_before_it_compiles(shards, tmp_path, monkeypatch):
+    from dtvit_jax import memory
+
+    config = tiny.get_config(shards.folder)
+    monkeypatch.setattr(memory, "available", lambda: memory.RUNTIME_BYTES + 1000)
+    with pytest.raises(InputError, match="smaller model"):
+        train(config, tmp_path / "run", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--config.no_such_field=1"], "no_such_field"),
+        (["--config.batch_size=many"], "batch_size"),
+        (["--config.data.dir=nowhere"], "no shards in"),
+    ],
+)
+def test_the_command_line_gives_status_2_and_no_traceback(tmp_path, arguments, words):
+    done = run_main(f"--config={TINY}", f"--workdir={tmp_path / 'run'}", *arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert words in done.stderr and "Traceback" not in done.stderr
+
+
+def test_an_unwritable_workdir(shards, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot write"):
+        train(tiny.get_config(shards.folder), tmp_path / "file" / "run", "")
