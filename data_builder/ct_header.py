@@ -203,7 +203,13 @@ def _regions(dataset: Dataset) -> Iterator[str]:
 
 def frame_header(dataset: Dataset, frame: int) -> Header:
     """The header of one frame (0: the only image). Raises Refusal if it isn't axial, or absurd."""
-    tags = Tags(dataset, frame)
+    try:
+        return _frame_header(Tags(dataset, frame), frame)
+    except Refusal as refusal:
+        raise Refusal(refusal.reason, refusal.detail, frame) from None
+
+
+def _frame_header(tags: Tags, frame: int) -> Header:
     _check_type(tags)
     normal, tilt = _normal(tags)
     place = tags.numbers("ImagePositionPatient", 3)
