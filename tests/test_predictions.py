@@ -126,7 +126,7 @@ def test_a_missing_file_is_refused(tmp_path):
 
 def test_columns_of_different_lengths_are_refused():
     # With types checked, as in these tests, jaxtyping sees it first.
-    with pytest.raises((ValueError, TypeError), match="lengths|n=1"):
+    with pytest.raises((ValueError, TypeError), match=r"lengths|n=1"):
         replaced(make(), key=np.array(["a"]))
 
 
