@@ -1,6 +1,7 @@
 """A config's checks, and the model, task and shards that it describes."""
 
 import functools
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -10,11 +11,12 @@ import numpy as np
 from flax import nnx
 
 from data_builder.errors import InputError
-from dtvit_jax import models
+from dtvit_jax import convert, models
 from dtvit_jax.augment import Augmentation, transform
 from dtvit_jax.losses import LossWeights
+from dtvit_jax.memory import Estimate, estimate
 from dtvit_jax.optimizer import make_optimizer
-from dtvit_jax.steps import Task, TrainState
+from dtvit_jax.steps import Task, TrainState, merge_model, split_model
 
 FIGURES = (
     "loss",
@@ -77,15 +79,10 @@ def make_model(config: ml_collections.ConfigDict) -> nnx.Module:
 def make_task(config: ml_collections.ConfigDict, steps: int) -> tuple[Task, TrainState]:
     """What the steps need, and the abstract state (shapes only) of training for `steps`."""
     model = nnx.eval_shape(lambda: make_model(config))
-    graph, params, stats = nnx.split(model, nnx.Param, nnx.BatchStat)
+    graph, params, stats = split_model(model)
     optimizer = make_optimizer(config, steps)
-    plain = nnx.to_pure_dict(params)
-    abstract = TrainState(
-        jax.ShapeDtypeStruct((), np.int32),
-        plain,
-        nnx.to_pure_dict(stats),
-        jax.eval_shape(optimizer.init, plain),
-    )
+    moments = jax.eval_shape(optimizer.init, params)
+    abstract = TrainState(jax.ShapeDtypeStruct((), np.int32), params, stats, moments)
     task = Task(
         graph=graph,
         optimizer=optimizer,
@@ -114,3 +111,50 @@ def make_augmentation(config: ml_collections.ConfigDict) -> Augmentation:
         if not 0 <= getattr(augmentation, name) < 1:
             raise InputError(f"config.augment.{name}: give 0 or more, below 1")
     return augmentation
+
+
+def check_batch(
+    config: ml_collections.ConfigDict, devices: int, epoch_length: int, steps: int
+) -> None:
+    """Raises InputError where the batch does not suit the devices or the data."""
+    part = config.batch_size // config.accumulation
+    if part % devices or config.eval_batch_size % devices:
+        raise InputError(
+            f"config.batch_size / config.accumulation = {part} and config.eval_batch_size = "
+            f"{config.eval_batch_size} must be multiples of the {devices} devices"
+        )
+    if steps < 1:
+        raise InputError(
+            f"config.batch_size={config.batch_size} is more than all {epoch_length} training "
+            "examples of the run: take a smaller batch or more epochs"
+        )
+
+
+def step_memory(config: ml_collections.ConfigDict, task: Task, abstract: TrainState) -> Estimate:
+    """What a training step of this model needs, by its shapes."""
+    size = config.model.image_size
+
+    def loss(params: Any, examples: int) -> jax.Array:
+        stats = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), abstract.stats)
+        model = merge_model(task.graph, params, stats)
+        images = jnp.zeros((examples, size, size, config.model.channels))
+        first, second = model(images, key=jax.random.key(0))
+        return first.sum() + second.sum()
+
+    return estimate(loss, abstract.params)
+
+
+def initial_state(
+    config: ml_collections.ConfigDict, task: Task, placed: TrainState, initial: Path | None
+) -> TrainState:
+    """The state at step 0, made where `placed` says; the encoder from the file, if any."""
+
+    def create() -> tuple[Any, Any]:
+        return split_model(make_model(config))[1:]
+
+    params, stats = jax.jit(create, out_shardings=(placed.params, placed.stats))()
+    if initial is not None:
+        params, stats = convert.load_into(initial, config.model.to_dict(), params, stats)
+        params, stats = jax.device_put((params, stats), (placed.params, placed.stats))
+    moments = jax.jit(task.optimizer.init, out_shardings=placed.moments)(params)
+    return TrainState(jax.device_put(np.int32(0), placed.step), params, stats, moments)

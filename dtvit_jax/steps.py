@@ -18,7 +18,7 @@ SUMS = ("n", "n_location", "loss_hemorrhage", "loss_location", "right", "right_l
 class TrainState(NamedTuple):
     """All that training changes. Nothing random is in it: keys come from the seed and the step."""
 
-    step: Array
+    step: Any
     params: Any
     stats: Any
     moments: Any
@@ -37,25 +37,29 @@ class Task:
     seed: int
 
 
-def create_state(
-    model: nnx.Module, optimizer: optax.GradientTransformation
-) -> tuple[nnx.GraphDef, TrainState]:
-    """The model's graph, and the state at step 0."""
-    graph, params, stats = nnx.split(model, nnx.Param, nnx.BatchStat)
-    return graph, TrainState(jnp.zeros((), jnp.int32), params, stats, optimizer.init(params))
+def split_model(model: nnx.Module) -> tuple[nnx.GraphDef, Any, Any]:
+    """The model's graph, its parameters and its batch statistics, both as plain dicts."""
+    graph, *states = nnx.split(model, nnx.Param, nnx.BatchStat)
+    params, stats = map(nnx.to_pure_dict, states)
+    return graph, params, stats
+
+
+def merge_model(graph: nnx.GraphDef, params: Any, stats: Any) -> Any:
+    """The model again; inside a plain jax.jit this costs next to nothing."""
+    return nnx.merge(graph, nnx.State(params), nnx.State(stats))
 
 
 def _loss(
     params: Any, stats: Any, part: Batch, key: Key[Array, ""], task: Task
 ) -> tuple[Array, tuple[Any, dict[str, Array]]]:
     """Weighted sum of both tasks' losses over one part of a batch, and what is logged of it."""
-    model = nnx.merge(task.graph, params, stats)
+    model = merge_model(task.graph, params, stats)
     logits = model(task.transform(part["image"], part["augmentation"]), key=key)
     sums = task_sums(logits, part)
     loss_1 = (sums.pop("each_hemorrhage") * part["weight"]).sum()
     loss_2 = (sums.pop("each_location") * part["weight_location"]).sum()
     loss = task.weights.hemorrhage * loss_1 + task.weights.location * loss_2  # Eq. 5
-    return loss, (nnx.state(model, nnx.BatchStat), sums)
+    return loss, (split_model(model)[2], sums)
 
 
 def task_sums(logits: tuple[Array, Array], batch: Batch) -> dict[str, Array]:
@@ -135,7 +139,7 @@ def evaluate_step(
     Probabilities: hemorrhage [batch]; locations [batch, 3], given ICH, summing to 1 (a fourth
     class 'normal' is left out and the rest scaled).
     """
-    model = nnx.merge(task.graph, params, stats)
+    model = merge_model(task.graph, params, stats)
     logits = model(task.transform(batch["image"], None))
     sums = task_sums(logits, batch)
     sums = {name: sums[name] for name in SUMS}

@@ -11,13 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import ml_collections
-import numpy as np
-from flax import nnx
 
-from data_builder.errors import InputError
-from dtvit_jax import memory, run_record
+from dtvit_jax import memory, run_record, weights
 from dtvit_jax.checkpoint import Checkpoints
 from dtvit_jax.console import TrainingProgress
 from dtvit_jax.input_pipeline import (
@@ -27,7 +23,14 @@ from dtvit_jax.input_pipeline import (
     open_shards,
     training_batches,
 )
-from dtvit_jax.run_setup import check_config, make_augmentation, make_model, make_task
+from dtvit_jax.run_setup import (
+    check_batch,
+    check_config,
+    initial_state,
+    make_augmentation,
+    make_task,
+    step_memory,
+)
 from dtvit_jax.sharding import batch_sharding, make_mesh, state_sharding
 from dtvit_jax.steps import SUMS, Task, TrainState, evaluate_step, figures, train_step
 
@@ -54,12 +57,9 @@ def train(config: ml_collections.ConfigDict, workdir: Path, command: str) -> int
     check_batch(config, mesh.size, examples.epoch_length, steps)
 
     task, abstract = make_task(config, steps)
-    check_memory(config, task, abstract, mesh.size)
-    initial = None
-    if config.init_from != "scratch":
-        from dtvit_jax import weights
-
-        initial = weights.locate(config.init_from)
+    need = step_memory(config, task, abstract)
+    memory.check(need, config.batch_size // mesh.size, config.accumulation, memory.available())
+    initial = None if config.init_from == "scratch" else weights.locate(config.init_from)
     run_record.claim_workdir(workdir, config)
     placed = state_sharding(mesh, abstract)
     abstract = jax.tree.map(
@@ -72,7 +72,9 @@ def train(config: ml_collections.ConfigDict, workdir: Path, command: str) -> int
     seconds = 0.0
     if checkpoints.latest is None:
         state = initial_state(config, task, placed, initial)
-        run = run_record.describe_run(command, config, shards.metadata, count(abstract.params))
+        run = run_record.describe_run(
+            command, config, shards.metadata, sum(x.size for x in jax.tree.leaves(abstract.params))
+        )
         run_record.write_json(workdir / "run.json", run)
     else:
         state, progress = checkpoints.restore(checkpoints.latest, abstract)
@@ -129,63 +131,6 @@ def train(config: ml_collections.ConfigDict, workdir: Path, command: str) -> int
     return 0
 
 
-def check_batch(
-    config: ml_collections.ConfigDict, devices: int, epoch_length: int, steps: int
-) -> None:
-    """Raises InputError where the batch does not suit the devices or the data."""
-    part = config.batch_size // config.accumulation
-    if part % devices or config.eval_batch_size % devices:
-        raise InputError(
-            f"config.batch_size / config.accumulation = {part} and config.eval_batch_size = "
-            f"{config.eval_batch_size} must be multiples of the {devices} devices"
-        )
-    if steps < 1:
-        raise InputError(
-            f"config.batch_size={config.batch_size} is more than all {epoch_length} training "
-            "examples of the run: take a smaller batch or more epochs"
-        )
-
-
-def check_memory(
-    config: ml_collections.ConfigDict, task: Task, abstract: TrainState, devices: int
-) -> None:
-    """Raises InputError where one device's part of a step is above what it has."""
-    size = config.model.image_size
-
-    def loss(params: Any, examples: int) -> jax.Array:
-        model = nnx.merge(task.graph, nnx.State(params), nnx.State(abstract_zeros(abstract.stats)))
-        images = jnp.zeros((examples, size, size, config.model.channels))
-        return sum(logits.sum() for logits in model(images, key=jax.random.key(0)))
-
-    need = memory.estimate(loss, abstract.params)
-    memory.check(need, config.batch_size // devices, config.accumulation, memory.available())
-
-
-def abstract_zeros(tree: Any) -> Any:
-    """Zeros of the shapes in `tree`; only ever traced."""
-    return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), tree)
-
-
-def initial_state(
-    config: ml_collections.ConfigDict, task: Task, placed: Any, initial: Path | None
-) -> TrainState:
-    """The state at step 0, made where it shall live; the encoder from the weights, if any."""
-
-    @functools.partial(jax.jit, out_shardings=(placed.params, placed.stats))
-    def create() -> tuple[Any, Any]:
-        _, params, stats = nnx.split(make_model(config), nnx.Param, nnx.BatchStat)
-        return nnx.to_pure_dict(params), nnx.to_pure_dict(stats)
-
-    params, stats = create()
-    if initial is not None:
-        from dtvit_jax import weights
-
-        params, stats = weights.load_into(initial, config.model, params, stats)
-        params, stats = jax.device_put((params, stats), (placed.params, placed.stats))
-    moments = jax.jit(task.optimizer.init, out_shardings=placed.moments)(params)
-    return TrainState(jax.device_put(np.int32(0), placed.step), params, stats, moments)
-
-
 def evaluation_steps(steps: int, every: float) -> set[int]:
     """0, each multiple of `every` (rounded), and the last step."""
     return {0, steps} | {round(i * every) for i in range(1, int(steps / every) + 1)}
@@ -225,10 +170,6 @@ def in_words(history: list[dict[str, Any]]) -> str:
         for r in history[-2:]
     ]
     return "; ".join(parts)
-
-
-def count(params: Any) -> int:
-    return sum(int(np.prod(x.shape)) for x in jax.tree.leaves(params))
 
 
 @contextmanager

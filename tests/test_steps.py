@@ -1,0 +1,180 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import tiny
+from scipy.special import log_softmax
+
+from dtvit_jax.augment import IDENTITY
+from dtvit_jax.losses import LossWeights, location_target
+from dtvit_jax.optimizer import decayed, learning_rate, make_optimizer
+from dtvit_jax.run_setup import make_model, make_task
+from dtvit_jax.steps import (
+    TrainState,
+    evaluate_step,
+    figures,
+    merge_model,
+    split_model,
+    task_sums,
+    train_step,
+)
+
+
+def batch_of(n, seed=0):
+    rng = np.random.default_rng(seed)
+    hemorrhage = rng.integers(0, 2, n).astype(np.int32)
+    hemorrhage[:2] = 0, 1
+    location = np.where(hemorrhage, rng.integers(0, 3, n), -1).astype(np.int32)
+    return {
+        "image": rng.integers(0, 255, (n, 36, 36)).astype(np.uint8),
+        "hemorrhage": hemorrhage,
+        "location": location,
+        "augmentation": np.repeat(IDENTITY[None], n, 0),
+    }
+
+
+def fresh(config):
+    task, _ = make_task(config, steps=10)
+    _, params, stats = split_model(make_model(config))
+    state = TrainState(jnp.zeros((), jnp.int32), params, stats, task.optimizer.init(params))
+    return task, state
+
+
+def no_dropout():
+    config = tiny.get_config()
+    config.model.head_dropout = 0.0
+    return config
+
+
+def test_the_loss_is_equation_5_by_hand():
+    """Location counts ICH slices alone; padding counts nowhere."""
+    rng = np.random.default_rng(2)
+    logits = rng.normal(size=(5, 2)).astype(np.float32), rng.normal(size=(5, 3)).astype(np.float32)
+    batch = {
+        "hemorrhage": jnp.array([1, 0, 1, 1, 0]),
+        "location": jnp.array([2, -1, 0, 1, -1]),
+        "mask": jnp.array([True, True, True, False, True]),
+    }
+    found = figures(task_sums(tuple(map(jnp.asarray, logits)), batch), LossWeights(0.5, 0.5))
+    first = -log_softmax(logits[0], 1)[[0, 1, 2, 4], [1, 0, 1, 0]].mean()
+    second = -log_softmax(logits[1], 1)[[0, 2], [2, 0]].mean()
+    assert found["loss_hemorrhage"] == pytest.approx(first, rel=1e-5)
+    assert found["loss_location"] == pytest.approx(second, rel=1e-5)
+    assert found["loss"] == pytest.approx(0.5 * first + 0.5 * second, rel=1e-5)
+    right = (logits[0].argmax(1) == [1, 0, 1, 1, 0])[[0, 1, 2, 4]].mean()
+    assert found["accuracy_hemorrhage"] == pytest.approx(right)
+
+
+def test_with_four_classes_normal_is_the_fourth():
+    hemorrhage, location = jnp.array([1, 0]), jnp.array([1, -1])
+    target, counted = location_target(hemorrhage, location, 4)
+    assert target.tolist() == [1, 3] and counted.tolist() == [True, True]
+    target, counted = location_target(hemorrhage, location, 3)
+    assert target[0] == 1 and counted.tolist() == [True, False]
+
+
+def test_a_normal_slices_location_label_changes_nothing():
+    config = no_dropout()
+    task, state = fresh(config)
+    batch = batch_of(8)
+    step = jax.jit(functools.partial(train_step, task=task))
+    other = {**batch, "location": np.where(batch["hemorrhage"], batch["location"], 2)}
+    for one, two in zip(
+        jax.tree.leaves(step(state, batch)), jax.tree.leaves(step(state, other)), strict=True
+    ):
+        assert np.array_equal(one, two)
+
+
+def test_accumulation_gives_the_whole_batchs_step():
+    config = no_dropout()
+    batch = batch_of(8)
+    results = []
+    for parts in (1, 4):
+        config.accumulation = parts
+        task, state = fresh(config)
+        results.append(jax.jit(functools.partial(train_step, task=task))(state, batch))
+    (one, logged), (two, logged_too) = results
+    assert float(logged["loss"]) == pytest.approx(float(logged_too["loss"]), rel=1e-5)
+    assert float(logged["gradient_norm"]) == pytest.approx(
+        float(logged_too["gradient_norm"]), rel=1e-4
+    )
+    for a, b in zip(jax.tree.leaves(one.moments), jax.tree.leaves(two.moments), strict=True):
+        assert np.allclose(a, b, atol=1e-6)
+
+
+def test_the_step_descends_the_gradient_of_the_loss():
+    """The logged gradient norm against a finite difference along a random direction."""
+    config = no_dropout()
+    task, state = fresh(config)
+    batch = {k: jnp.asarray(v) for k, v in batch_of(8).items()}
+
+    def loss(params):
+        model = merge_model(task.graph, params, {})
+        logits = model(task.transform(batch["image"], batch["augmentation"]))
+        ich = batch["hemorrhage"] == 1
+        first = optax.softmax_cross_entropy_with_integer_labels(logits[0], batch["hemorrhage"])
+        second = optax.softmax_cross_entropy_with_integer_labels(
+            logits[1], jnp.where(ich, batch["location"], 0)
+        )
+        return 0.5 * first.mean() + 0.5 * jnp.where(ich, second, 0).sum() / ich.sum()
+
+    _, logged = jax.jit(functools.partial(train_step, task=task))(state, batch)
+    assert float(logged["loss"]) == pytest.approx(float(loss(state.params)), rel=1e-5)
+    grads = jax.grad(loss)(state.params)
+    norm = np.sqrt(sum(float((g**2).sum()) for g in jax.tree.leaves(grads)))
+    assert float(logged["gradient_norm"]) == pytest.approx(norm, rel=1e-4)
+
+
+def test_evaluation_gives_probabilities_and_leaves_out_padding():
+    task, state = fresh(tiny.get_config())
+    batch = batch_of(8)
+    batch.pop("augmentation")
+    full = {**batch, "mask": np.ones(8, bool)}
+    half = {**batch, "mask": np.arange(8) < 5}
+    evaluate = jax.jit(functools.partial(evaluate_step, task=task))
+    sums, p_hemorrhage, p_location = evaluate(state.params, state.stats, full)
+    assert sums["n"] == 8 and p_hemorrhage.shape == (8,)
+    assert np.allclose(p_location.sum(1), 1, atol=1e-6)
+    sums, same, _ = evaluate(state.params, state.stats, half)
+    assert sums["n"] == 5 and np.array_equal(same, p_hemorrhage)
+    assert sums["n_location"] == batch["hemorrhage"][:5].sum()
+
+
+def test_weight_decay_is_for_kernels_only():
+    _, state = fresh(tiny.get_config())
+    chosen = {
+        jax.tree_util.keystr(path)
+        for path, on in jax.tree_util.tree_leaves_with_path(decayed(state.params))
+        if on
+    }
+    everything = {
+        jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(state.params)
+    }
+    assert chosen == {name for name in everything if name.endswith("['kernel']")}
+    assert len(everything - chosen) > 10
+
+
+def test_learning_rates_by_hand():
+    config = tiny.get_config()
+    config.learning_rate, config.warmup, config.schedule = 1.0, 0.1, "cosine"
+    rate = learning_rate(config, 100)
+    assert [round(float(rate(s)), 4) for s in (0, 10, 55, 100)] == [0.1, 1.0, 0.5, 0.0]
+    config.warmup, config.schedule = 0.0, "constant"
+    rate = learning_rate(config, 100)
+    assert [float(rate(s)) for s in (0, 50, 99)] == [1.0, 1.0, 1.0]
+
+
+def test_adamw_by_hand():
+    """One step of a kernel and a bias: moment-free first step of size lr, decay on the kernel."""
+    config = tiny.get_config()
+    config.learning_rate, config.warmup, config.schedule = 0.1, 0.0, "constant"
+    config.weight_decay, config.clip_norm = 0.5, 0.0
+    optimizer = make_optimizer(config, 10)
+    params = {"kernel": jnp.array([2.0]), "bias": jnp.array([2.0])}
+    grads = {"kernel": jnp.array([3.0]), "bias": jnp.array([-3.0])}
+    updates, _ = optimizer.update(grads, optimizer.init(params), params)
+    assert float(updates["kernel"][0]) == pytest.approx(-0.1 - 0.1 * 0.5 * 2.0, rel=1e-4)
+    assert float(updates["bias"][0]) == pytest.approx(0.1, rel=1e-4)
