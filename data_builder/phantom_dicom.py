@@ -34,7 +34,8 @@ def slice_uid(seed: int, subject: int, visit: int, index: int) -> str:
 
 
 def _uid(*words: object) -> str:
-    return generate_uid(entropy_srcs=["dtvit-jax", *map(str, words)])
+    # Joined: pydicom strings its sources together, and subject 4, visit 01 would meet 40, visit 1.
+    return generate_uid(entropy_srcs=["/".join(["dtvit-jax", *map(str, words)])])
 
 
 def _ds(values: object) -> list[str]:

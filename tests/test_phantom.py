@@ -369,3 +369,10 @@ def test_a_file_for_a_folder_and_foreign_content_are_refused(tmp_path):
         with pytest.raises(InputError):
             write_studies(out, 1, 0, 1)
     assert [f.name for f in tmp_path.iterdir()] == ["file"]
+
+
+def test_no_two_slices_of_many_subjects_share_a_uid():
+    from data_builder.phantom_dicom import slice_uid
+
+    uids = [slice_uid(0, s, visit, i) for s in range(130) for visit in (0, 1) for i in range(32)]
+    assert len(set(uids)) == len(uids)
