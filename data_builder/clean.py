@@ -85,7 +85,7 @@ def _paper_window(hu: np.ndarray) -> np.ndarray:
 
 def _paper_mask(gray: np.ndarray) -> np.ndarray:
     """Steps 3 to 9. `skimage.morphology.disk(3)` is what `_disk(3)` makes, pixel for pixel."""
-    disk = _disk(3)
+    disk = _disk(3.0)
     # Outside the image counts as unset for a dilation and as set for an erosion (scikit-image).
     mask = cv2.erode((gray > 3).astype(np.uint8), disk)
     contours, _ = cv2.findContours(mask, cv2.RETR_TREE, cv2.CHAIN_APPROX_SIMPLE)

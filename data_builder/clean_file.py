@@ -118,6 +118,7 @@ def _clean_image(image: CtSlice, task: Task, pseudonyms: Pseudonyms) -> dict:
         "year": header.year,
         "scanner": _scanner(header, pseudonyms),
         "thickness_mm": _number(header.thickness_mm, 3),
+        "patient": pseudonyms.subject(header.patient_id),
         "instance": header.instance,
         "instance_uid": pseudonyms.slice(header.sop_uid),
     }

@@ -57,6 +57,7 @@ class Header:
     series_uid: str
     study_uid: str
     identity: str
+    patient_id: str
     frame: int
     instance: int | None
     position_mm: float
@@ -229,6 +230,7 @@ def _frame_header(tags: Tags, frame: int) -> Header:
         series_uid=tags.text("SeriesInstanceUID") or study,
         study_uid=study,
         identity=(f"{patient}^{issuer}" if issuer else patient) or study,
+        patient_id=patient,
         frame=frame,
         instance=tags.whole("InstanceNumber"),
         position_mm=position,

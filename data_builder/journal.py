@@ -14,6 +14,7 @@ from data_builder.errors import InputError
 from data_builder.subjects import Lookup
 
 _SECONDS_BETWEEN_FLUSHES = 1.0
+_END = '"the end"'
 
 
 class Journal:
@@ -30,6 +31,7 @@ class Journal:
         self._waiting: list[FileResult] = []
         self._flushed = time.monotonic()
         self._started = time.time()
+        self.finished = False  # whether the last run came to its end
         try:
             out.mkdir(parents=True, exist_ok=True)
             self._file = self._path.open("a+", encoding="utf-8")
@@ -62,6 +64,7 @@ class Journal:
             self._file.flush()
             return {}
         self._check(json.loads(head))
+        self.finished = lines[-2:] == [_END, ""]
         if lines[-1]:  # a line cut short by a kill is ended, so that the next starts afresh
             self._file.write("\n")
         found = {}
@@ -110,6 +113,7 @@ class Journal:
         """Rewrites the journal in order: the same files give the same bytes, however they came."""
         lines = [json.dumps(self._settings, sort_keys=True) + "\n"]
         lines += [_line(result) for result in sorted(results, key=lambda one: one.file)]
+        lines.append(_END + "\n")
         draft = self._path.with_name(self._path.name + ".new")
         draft.write_text("".join(lines), encoding="utf-8")
         os.utime(draft, (self._started, self._started))  # what changes from now on is new

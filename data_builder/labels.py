@@ -43,13 +43,14 @@ class Label:
 class Place:
     """Where a slice was found and what names it, for `Labels.of`.
 
-    `study`, `subject` and `instance_uid` are pseudonyms; `number` is the frame's where a file has
+    `study`, `subjects` (Patient ID with its issuer, and without) and `instance_uid` are pseudonyms;
+    `number` is the frame's where a file has
     several, else the instance number.
     """
 
     path: PurePosixPath
     study: str
-    subject: str
+    subjects: tuple[str, ...]
     instance_uid: str
     number: int | None
 
@@ -179,7 +180,7 @@ class Labels:
     @staticmethod
     def _candidates(place: Place, level: str) -> list[str]:
         if level == "subject":
-            return [place.subject]
+            return list(dict.fromkeys(place.subjects))
         folders = place.path.parent
         paths = [str(folder) for folder in (folders, *folders.parents)]
         studies = list(dict.fromkeys([place.study, *folders.parts, *paths]))

@@ -1,6 +1,7 @@
 """A folder of DICOM -> cleaned slices and their tables: parallel, resumable, all accounted for."""
 
 import collections
+import contextlib
 import dataclasses
 import os
 import sys
@@ -96,7 +97,10 @@ def clean_folder(
     ]
     own = {task.file for task in tasks if files[task.file].name in (LABELS, PHANTOM)}
     lookup = Lookup(lookup_at) if lookup_at else None
-    with Journal(out, settings, lookup) as journal:
+    with (
+        contextlib.closing(lookup) if lookup else contextlib.nullcontext(),
+        Journal(out, settings, lookup) as journal,
+    ):
         done = journal.load(src, files)
         new = [task for task in tasks if task.file not in own and task.file not in done]
         if new:
@@ -108,9 +112,9 @@ def clean_folder(
         tables = assemble([listed[name] for name in files], files, labels, pseudonyms)
         if lookup:
             lookup.add(tables.meanings)
-            lookup.close()
-        torn = [task for task in tasks if task.file in tables.torn]
-        collections.deque(_run(torn, jobs, seconds_a_file), maxlen=0)
+        if new or not journal.finished:
+            torn = [task for task in tasks if task.file in tables.torn]
+            collections.deque(_run(torn, jobs, seconds_a_file), maxlen=0)
         remove_strays(out, tables)
         write_tables(out, tables, settings)
         journal.finish(done.values())

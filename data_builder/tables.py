@@ -88,10 +88,10 @@ def _labelled(
     row: dict, path: PurePosixPath, labels: Labels, pseudonyms: Pseudonyms, tables: Tables
 ) -> dict:
     number = row["frame"] or row["instance"]
-    place = Place(path, row["study"], row["subject"], row["instance_uid"], number)
-    verdict = labels.of(place)
+    subjects = (row["subject"], row["patient"])
+    verdict = labels.of(Place(path, row["study"], subjects, row["instance_uid"], number))
     subject = row["subject"]
-    if verdict.subject:
+    if verdict.subject and pseudonyms.subject(verdict.subject) not in subjects:
         subject = pseudonyms.subject(verdict.subject)
         tables.meanings.append((subject, verdict.subject))
     # A slice without a head has nothing to learn from, whatever its label says.
