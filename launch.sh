@@ -18,15 +18,15 @@ device() {
   else echo cpu; fi
 }
 
-# Installs the project and the extras in $1 at the lock's versions, unless that is done already.
+# Installs the project with the extras in $1 at the lock's versions, unless .venv has them already.
 setup() {
-  local extras=$1 kind stamp
+  local extras=$1 kind sum what
   kind=$(device)
   [ "$kind" = cpu ] || extras="$extras${extras:+,}$kind"
-  stamp="$extras $here $(cat "$here/pyproject.toml" "$here/requirements.lock" | cksum)"
-  [ -e "$venv/stamp" ] && grep -qxF "$stamp" "$venv/stamp" && return
+  sum=$(cat "$here/pyproject.toml" "$here/requirements.lock" <(echo "$here") | cksum)
+  grep -qs "^[^|]*$extras[^|]*|$sum\$" "$venv/installed" && return
   echo "setting up ${venv##*/} for $kind${extras:+ with $extras}: some minutes, once" >&2
-  local what="$here${extras:+[$extras]}"
+  what="$here${extras:+[$extras]}"
   if command -v uv >/dev/null; then
     [ -x "$venv/bin/python" ] || uv venv --quiet --python "${PYTHON:-3.11}" "$venv"
     uv pip install --quiet --python "$venv/bin/python" -c "$here/requirements.lock" -e "$what"
@@ -34,7 +34,7 @@ setup() {
     [ -x "$venv/bin/python" ] || "${PYTHON:-python3}" -m venv "$venv"
     "$venv/bin/python" -m pip install --quiet -c "$here/requirements.lock" -e "$what"
   fi
-  echo "$stamp" >>"$venv/stamp"
+  echo "$extras|$sum" >>"$venv/installed"
 }
 
 cd "$here"

@@ -15,9 +15,12 @@ from ml_collections import config_flags
 
 from data_builder.errors import InputError
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "The recipe, a file of configs/.")
-_WORKDIR = flags.DEFINE_string("workdir", None, "Where the run lies (default: runs/<config>).")
-flags.mark_flag_as_required("config")
+
+def define_flags(values: flags.FlagValues) -> None:
+    """The program's two flags, --config and --workdir."""
+    config_flags.DEFINE_config_file("config", None, "The recipe.", flag_values=values)
+    flags.DEFINE_string("workdir", None, "The run's folder (default runs/<config>).", values)
+    flags.mark_flag_as_required("config", values)
 
 
 def public_command(argv: list[str]) -> str:
@@ -27,16 +30,15 @@ def public_command(argv: list[str]) -> str:
 
 
 def _main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f"what is {argv[1]!r}? Options start with --")
+    del argv
     from dtvit_jax.allocator import keep_freed_memory
     from dtvit_jax.train import train
 
     keep_freed_memory()
     path = Path(config_flags.get_config_filename(flags.FLAGS["config"]))
-    workdir = Path(_WORKDIR.value or Path("runs") / path.stem)
+    workdir = Path(flags.FLAGS.workdir or Path("runs") / path.stem)
     try:
-        sys.exit(train(_CONFIG.value, workdir, public_command(sys.argv[1:])))
+        sys.exit(train(flags.FLAGS.config, workdir, public_command(sys.argv[1:])))
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
@@ -45,13 +47,18 @@ def _main(argv: list[str]) -> None:
 def _parse(argv: list[str]) -> list[str]:
     """absl's parser, with one line and status 2 for an unknown field or a value of another type."""
     try:
-        return flags.FLAGS(argv)
+        left = flags.FLAGS(argv)
+        flags.FLAGS.config.lock()  # a file that could not be read fails at its first use
+        if len(left) > 1:
+            raise flags.Error(f"what is {left[1]!r}? Options start with --")
+        return left
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-        said = str(error).split("\n")[0].strip("\"' ")
+        said = " ".join(str(error).split()).strip("\"'")
         print(f"error: the command line: {said}: see --help and the config file", file=sys.stderr)
         sys.exit(2)
 
 
 if __name__ == "__main__":
+    define_flags(flags.FLAGS)
     logging.set_verbosity(logging.WARNING)
     app.run(_main, flags_parser=_parse)
