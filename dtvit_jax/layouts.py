@@ -72,7 +72,7 @@ class Layout:
 
 def _cnn_name(ours: str) -> str:
     leaves = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
-    module, _, leaf = ours.rpartition(".")
+    module, _, leaf = re.sub(r"^convolutions\.", "features.", ours).rpartition(".")
     return f"{module}.{leaves.get(leaf, leaf)}"
 
 

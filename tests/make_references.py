@@ -4,9 +4,11 @@
                                             transformers)
 
 Each file holds the names and shapes of a state dict, as the publisher's own code saves it, and
-for `pictures(side)`: the embedding, the first block's output and the logits.
+for `pictures(side)`: the embedding (a CNN's stem), the first block's output (of a CNN's maps the
+first 8 channels) and the logits.
 """
 
+import functools
 import json
 import sys
 import tempfile
@@ -141,6 +143,30 @@ def hugging_face_vit(side: int = 48) -> Reference:
     return Reference("vit_nano16", side, state, answers(vit, side, layers))
 
 
+CNNS = {
+    "resnet18": {"stem": "maxpool", "block": "layer1"},
+    "resnet34": {"stem": "maxpool", "block": "layer1"},
+    "resnet50": {"stem": "maxpool", "block": "layer1"},
+    "alexnet": {"stem": "features.2"},
+    "squeezenet1_0": {"stem": "features.2", "block": "features.3"},
+    "squeezenet1_1": {"stem": "features.2", "block": "features.3"},
+    "densenet121": {"stem": "features.pool0", "block": "features.denseblock1"},
+    "vgg16": {"stem": "features.4", "block": "features.9"},
+}
+"""torchvision's CNNs and where their answers are taken."""
+
+
+def make_cnn(name: str) -> torch.nn.Module:
+    options = {"init_weights": False} if name == "vgg16" else {}  # it would take long
+    return import_torchvision().models.get_model(name, num_classes=CLASSES, **options)
+
+
+def torchvision_cnn(name: str, side: int = 64) -> Reference:
+    cnn = make_cnn(name)
+    state = fill(cnn)
+    return Reference(name, side, state, answers(cnn, side, CNNS[name]))
+
+
 def google_names(side: int) -> dict[str, tuple[int, ...]]:
     """Names and shapes as in Google's `.npz` (vit_jax/models_vit.py)."""
     width, heads, mlp, patch = (SIZE[k] for k in ("width", "heads", "mlp", "patch"))
@@ -187,6 +213,7 @@ REFERENCES: dict[str, Callable[[], Reference]] = {
     "timm_vit": timm_vit,
     "hugging_face_vit": hugging_face_vit,
     "google_vit": google_vit,
+    **{name: functools.partial(torchvision_cnn, name) for name in CNNS},
 }
 
 
@@ -211,7 +238,8 @@ def main() -> None:
         shapes = json.dumps({n: array.shape for n, array in reference.state.items()})
         about = json.dumps({"model": reference.model, "side": reference.side})
         path = FOLDER / f"{name}.npz"
-        np.savez_compressed(path, shapes=shapes, about=about, **reference.answers)
+        few = {k: v[..., :8] if v.ndim == 4 else v for k, v in reference.answers.items()}
+        np.savez_compressed(path, shapes=shapes, about=about, **few)
         print(path.name, path.stat().st_size, "bytes")
 
 

@@ -5,84 +5,37 @@ tests/make_references.py made the answers; tests/test_parity.py compares with th
 
 import json
 import re
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from reference_models import draw, pictures
+from reference_models import (
+    FOLDER,
+    assert_equal,
+    load,
+    our_answers,
+    pictures,
+    write_reference,
+)
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from data_builder.errors import InputError
-from dtvit_jax import convert, models
-from dtvit_jax.models.vit import patchify
+from dtvit_jax import convert
 
-FOLDER = Path(__file__).parent / "references"
 VITS = ("torchvision_vit", "timm_vit", "hugging_face_vit", "google_vit")
-
-
-def write_reference(name, path):
-    """The state dict of a stored reference, as a file; returns its path and what is known of it."""
-    with np.load(FOLDER / f"{name}.npz") as file:
-        reference = {key: file[key] for key in file.files}
-    shapes = json.loads(str(reference["shapes"]))
-    state = draw(list(shapes), [tuple(shape) for shape in shapes.values()])
-    path = Path(path) / (name + (".npz" if name.startswith("google") else ".safetensors"))
-    if path.suffix == ".npz":
-        np.savez(path, **state)
-    else:
-        save_file(state, path)
-    return path, state, json.loads(str(reference["about"])), reference
-
-
-def load(path, name, **options):
-    """The dual-task model `name` with the file's encoder in place."""
-    options = {**convert.model_options(path), **options}
-    graph, params, stats = nnx.split(
-        nnx.eval_shape(lambda: models.create(name, key=jax.random.key(0), **options)),
-        nnx.Param,
-        nnx.BatchStat,
-    )
-    params, stats = jax.tree.map(lambda x: jnp.ones(x.shape, x.dtype), (params, stats))
-    model = nnx.merge(graph, params, stats)
-    params, stats = nnx.to_pure_dict(params), nnx.to_pure_dict(stats)
-    params, stats = convert.load_into(path, {"name": name, **options}, params, stats)
-    nnx.update(model, params)
-    nnx.update(model, stats)
-    return model
-
-
-def linear_head(state, features):
-    """The publisher's classifier, which the encoder left out, on our features."""
-    for weight, bias in (
-        ("heads.head.weight", "heads.head.bias"),
-        ("head.weight", "head.bias"),
-        ("classifier.weight", "classifier.bias"),
-    ):
-        if weight in state:
-            return np.asarray(features) @ state[weight].T + state[bias]
-    return np.asarray(features) @ state["head/kernel"] + state["head/bias"]
-
-
-def assert_equal(got, want):
-    """1e-4 in absolute terms, 1e-5 of the largest value."""
-    error = np.abs(np.asarray(got, np.float64) - want).max()
-    assert error <= 1e-4
-    assert error <= 1e-5 * np.abs(want).max()
 
 
 @pytest.mark.parametrize("name", VITS)
 def test_a_vit_answers_as_its_publisher(name, tmp_path):
     path, state, about, want = write_reference(name, tmp_path)
     encoder = load(path, about["model"], image_size=about["side"]).encoder
-    images = jnp.asarray(pictures(about["side"]))
-    embedding = encoder.embed(patchify(images, 16))
-    assert_equal(embedding, want["embedding"])
-    assert_equal(encoder.blocks[0](embedding), want["block"])
-    assert_equal(linear_head(state, encoder(images)), want["logits"])
+    got = our_answers(encoder, state, about["side"])
+    assert want.keys() == {"embedding", "block", "logits"}
+    for part in want:
+        assert_equal(got[part], want[part])
 
 
 def test_gelu_and_epsilon_are_the_publishers(tmp_path):

@@ -19,29 +19,44 @@ from flax import nnx
 from jaxtyping import Array, Key
 
 from data_builder.errors import InputError
+from dtvit_jax.models.alexnet import AlexNet
+from dtvit_jax.models.densenet import DenseNet121
 from dtvit_jax.models.dual import DualTask, Encoder
+from dtvit_jax.models.resnet import DEPTHS, ResNet
+from dtvit_jax.models.squeezenet import POOLS, SqueezeNet
+from dtvit_jax.models.vgg import VGG16
 from dtvit_jax.models.vit import SIZES, ViT
 
 _VIT = re.compile(rf"vit_({'|'.join(SIZES)})(\d{{1,2}})")
 
-NAMES = (*(f"vit_{size}{patch}" for size in SIZES for patch in (16, 32)), "vit_h14")
+_CNNS: dict[str, tuple[Any, tuple]] = {
+    **{f"resnet{depth}": (ResNet, (depth,)) for depth in DEPTHS},
+    "alexnet": (AlexNet, ()),
+    **{f"squeezenet{version}": (SqueezeNet, (version,)) for version in POOLS},
+    "densenet121": (DenseNet121, ()),
+    "vgg16": (VGG16, ()),
+}
+
+NAMES = (*(f"vit_{size}{patch}" for size in SIZES for patch in (16, 32)), "vit_h14", *_CNNS)
 """Models with a usual name; a ViT may have any patch size."""
 
 
 def create_encoder(name: str, *, key: Key[Array, ""], **options: Any) -> Encoder:
     """The encoder called `name`, with parameters drawn from `key`.
 
-    `options` are those of its class (`ViT`), such as image_size, channels and dtype.
+    `options` are those of its class (`ViT`, `ResNet`, ...), such as image_size, channels and dtype.
 
     Raises:
         InputError: no model has that name, or it has no such option.
     """
-    known: type[nnx.Module]
+    known: Any
     arguments: tuple
     if match := _VIT.fullmatch(name):
         known, arguments = ViT, (SIZES[match[1]], int(match[2]))
         if arguments[1] == 0:
             raise InputError(f"config.model.name={name!r}: the patch size is 0")
+    elif name in _CNNS:
+        known, arguments = _CNNS[name]
     else:
         raise InputError(f"config.model.name={name!r}: no such model; there are {', '.join(NAMES)}")
     parameters = inspect.signature(known.__init__).parameters.values()

@@ -13,7 +13,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from data_builder.errors import InputError
-from dtvit_jax.models.layers import drop_path, dropout
+from dtvit_jax.models.layers import check_rate, drop_path, dropout
 
 
 @dataclasses.dataclass(frozen=True)
@@ -228,8 +228,7 @@ class ViT(nnx.Module):
             if value not in known:
                 raise InputError(f"model option {name}={value!r}: it is one of {', '.join(known)}")
         for name, rate in (("dropout", dropout), ("stochastic_depth", stochastic_depth)):
-            if not 0 <= rate < 1:
-                raise InputError(f"model option {name}={rate}: a rate is at least 0 and below 1")
+            check_rate(name, rate)
         self.features = size.width
         self.patch, self.image_size, self.channels = patch, image_size, channels
         self.pooling, self.rate, self.stochastic_depth = pooling, dropout, stochastic_depth

@@ -1,0 +1,149 @@
+"""Live comparison with torchvision, timm and transformers; it takes the `parity` extra.
+
+Without them everything here is skipped, unless DTVIT_PARITY=1 says that they must be there.
+"""
+
+import importlib.util
+import os
+import pickle
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from reference_models import assert_equal, draw, load, our_answers, pictures
+
+PACKAGES = ("torch", "torchvision", "timm", "transformers")
+absent = [package for package in PACKAGES if importlib.util.find_spec(package) is None]
+if absent and os.environ.get("DTVIT_PARITY") != "1":
+    pytest.skip(f"the parity extra is not installed: {', '.join(absent)}", allow_module_level=True)
+
+import make_references as references  # noqa: E402
+import torch  # noqa: E402
+from safetensors.numpy import save_file  # noqa: E402
+
+from data_builder.errors import InputError  # noqa: E402
+from dtvit_jax import convert, weight_files  # noqa: E402
+
+
+def save(state, name, path):
+    """The state dict in its publisher's own file format."""
+    if name.startswith("google"):
+        path = path / "w.npz"
+        np.savez(path, **state)
+    elif name in ("timm_vit", "hugging_face_vit"):
+        path = path / "w.safetensors"
+        save_file(state, path)
+    else:
+        path = path / "w.pth"
+        torch.save({name: torch.from_numpy(array) for name, array in state.items()}, path)
+    return path
+
+
+@pytest.mark.parametrize("name", references.REFERENCES)
+def test_equal_to_the_reference_implementation(name, tmp_path):
+    reference = references.REFERENCES[name]()
+    path = save(reference.state, name, tmp_path)
+    encoder = load(path, reference.model, image_size=reference.side).encoder
+    got = our_answers(encoder, reference.state, reference.side)
+    for part, want in reference.answers.items():
+        assert_equal(got[part], want)
+
+
+@pytest.mark.parametrize("name", references.REFERENCES)
+def test_the_stored_answers_are_still_the_reference_implementations(name):
+    reference = references.REFERENCES[name]()
+    with np.load(references.FOLDER / f"{name}.npz") as stored:
+        for part, want in reference.answers.items():
+            assert_equal(stored[part], want[..., :8] if want.ndim == 4 else want)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_both_kinds_of_pth(zipped, tmp_path):
+    reference = references.torchvision_vit()
+    tensors = {k: torch.from_numpy(v) for k, v in reference.state.items()}
+    torch.save({"model": tensors}, tmp_path / "w.pth", _use_new_zipfile_serialization=zipped)
+    got, _ = weight_files.read(tmp_path / "w.pth")
+    assert got.keys() == reference.state.keys()
+    for name, array in got.items():
+        np.testing.assert_array_equal(array, reference.state[name])
+
+
+class Hostile:
+    """Unpickled, it makes a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (open, (str(self.path), "w"))
+
+
+@pytest.mark.parametrize("kind", ["zip", "legacy", "pickle"])
+def test_a_pickle_that_runs_code_is_refused(kind, tmp_path):
+    proof = tmp_path / "it_ran"
+    state = {"conv_proj.weight": torch.zeros(1), "x": Hostile(proof)}
+    path = tmp_path / "w.pth"
+    if kind == "pickle":
+        path.write_bytes(pickle.dumps(state))
+    else:
+        torch.save(state, path, _use_new_zipfile_serialization=kind == "zip")
+    with pytest.raises(InputError, match="could run code"):
+        convert.model_options(path)
+    assert not proof.exists()
+
+
+def test_a_damaged_pth_is_called_damaged(tmp_path):
+    path = save(references.torchvision_vit().state, "torchvision_vit", tmp_path)
+    path.write_bytes(path.read_bytes()[:5000])
+    with pytest.raises(InputError):
+        convert.model_options(path)
+
+
+@pytest.mark.parametrize("name", ["torchvision_vit", "google_vit", "hugging_face_vit"])
+def test_what_goes_out_loads_into_timm(name, tmp_path):
+    """No key missing, none unexpected, and timm's model computes the same."""
+    reference = references.REFERENCES[name]()
+    path = save(reference.state, name, tmp_path)
+    out = tmp_path / "out.safetensors"
+    arguments = [str(path), "--model", "vit_nano16", "--image_size", "48", "--out", str(out)]
+    assert convert.main(arguments) == 0
+    act = "gelu_tanh" if name == "google_vit" else "gelu"
+    vit = references.make_timm(48, act)
+    vit.reset_classifier(0)
+    state, _ = weight_files.read(out)
+    vit.load_state_dict({k: torch.from_numpy(v) for k, v in state.items()}, strict=True)
+    with torch.no_grad():
+        want = vit.eval()(torch.from_numpy(pictures(48)).permute(0, 3, 1, 2)).numpy()
+    ours = load(path, "vit_nano16", image_size=48).encoder(jnp.asarray(pictures(48)))
+    assert_equal(ours, want)
+
+
+def test_resnet_trains_as_torchvisions(tmp_path):
+    """One training pass: features of batch statistics, and the running ones after it."""
+    cnn = references.make_cnn("resnet18")
+    state = references.fill(cnn)
+    path = save(state, "resnet18", tmp_path)
+    encoder = load(path, "resnet18", image_size=64).encoder
+    got = encoder(jnp.asarray(pictures(64)), key=jax.random.key(0))
+    cnn.fc = torch.nn.Identity()
+    with torch.no_grad():
+        want = cnn.train()(torch.from_numpy(pictures(64)).permute(0, 3, 1, 2)).numpy()
+    # 8 values a channel in the last stage: float32 differs more than at inference
+    np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-3)
+    stats = nnx.to_pure_dict(nnx.state(encoder, nnx.BatchStat))
+    bn1 = cnn.bn1
+    np.testing.assert_allclose(stats["bn1"]["mean"], bn1.running_mean, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(stats["bn1"]["var"], bn1.running_var, rtol=1e-5)
+
+
+def test_positions_are_resampled_as_timm_does():
+    from timm.layers import resample_abs_pos_embed
+
+    before = draw(["pos_embed"], [(1, 197, 64)])["pos_embed"]
+    for new in (7, 16, 24):
+        want = resample_abs_pos_embed(torch.from_numpy(before), [new, new]).numpy()
+        np.testing.assert_allclose(
+            convert.resample_positions(before, new * new + 1), want, atol=1e-5
+        )
