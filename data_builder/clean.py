@@ -125,11 +125,20 @@ def _robust_mask(hu: np.ndarray, spacing_mm: tuple[float, float]) -> np.ndarray:
 
 
 def _closed(mask: np.ndarray, radius: float) -> np.ndarray:
-    """The mask with gaps under twice the radius closed, but not those to the image's edge."""
-    reach = int(radius) + 1
-    framed = cv2.copyMakeBorder(mask, reach, reach, reach, reach, cv2.BORDER_CONSTANT, value=0)
-    closed = cv2.morphologyEx(framed, cv2.MORPH_CLOSE, _disk(radius))
-    return closed[reach:-reach, reach:-reach]
+    """The mask with gaps under twice the radius closed, but not those to the image's edge.
+
+    Gaps are found at half the resolution, for speed; the mask's own edge stays as it is.
+    """
+    rows, columns = mask.shape
+    reach = int(radius / 2) + 2
+    small = cv2.resize(mask * 255, (-(-columns // 2), -(-rows // 2)), interpolation=cv2.INTER_AREA)
+    small = (small == 255).astype(np.uint8)
+    framed = cv2.copyMakeBorder(small, reach, reach, reach, reach, cv2.BORDER_CONSTANT, value=0)
+    closed = cv2.morphologyEx(framed, cv2.MORPH_CLOSE, _disk(radius / 2))[
+        reach:-reach, reach:-reach
+    ]
+    gaps = cv2.resize(closed - small, (columns, rows), interpolation=cv2.INTER_NEAREST)
+    return mask | gaps
 
 
 def _core(tissue: np.ndarray, pixel_mm: float) -> tuple[float, float] | None:

@@ -6,6 +6,8 @@ shell lies on the scalp the two make one run. There the shell is followed along 
 where it comes free, as long as the outline keeps to the shell's curve and gray value.
 """
 
+import dataclasses
+import functools
 from typing import NamedTuple
 
 import cv2
@@ -57,19 +59,40 @@ class _Rays(NamedTuple):
         return np.interp(rays, at, far, left=np.nan, right=np.nan)
 
 
-class _Shell(NamedTuple):
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Shell:
     """A free stretch of shell: on each of its rays, in order, where it begins and ends."""
 
+    points: np.ndarray  # (x, y) of its outer side
     rays: np.ndarray
     inner: np.ndarray
     outer: np.ndarray
     thickness: float  # steps along a ray, the median
     hu: float
+    pixel_mm: float
 
-    def length_mm(self, rays: "_Rays") -> float:
+    @functools.cached_property
+    def length_mm(self) -> float:
         """From one end to the other, straight."""
-        ends = rays.points(self.rays[[0, -1]], self.outer[[0, -1]])
-        return float(np.hypot(*(ends[1] - ends[0]))) * rays.pixel_mm
+        return float(np.hypot(*(self.points[-1] - self.points[0]))) * self.pixel_mm
+
+    @functools.cached_property
+    def start(self) -> tuple[np.ndarray, np.ndarray]:
+        """Where the outer side starts, and its direction there."""
+        return self._fitted(self.points)
+
+    @functools.cached_property
+    def end(self) -> tuple[np.ndarray, np.ndarray]:
+        """Where the outer side ends, and its direction there."""
+        place, back = self._fitted(self.points[::-1])
+        return place, -back
+
+    def _fitted(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The first point and the direction of a parabola through the first points."""
+        along = np.concatenate([[0], np.cumsum(np.hypot(*np.diff(points, axis=0).T))])
+        near = along * self.pixel_mm < _ENDS_MM
+        _, direction, place = np.polyfit(along[near], points[near], 2)
+        return place, direction / np.hypot(*direction)
 
 
 def holder_mask(
@@ -116,8 +139,8 @@ def _pixels(mm: float, pixel_mm: float) -> int:
 def _free_shells(rays: _Rays) -> list[_Shell]:
     """Long shells where rays cross them apart from all else, and pieces that carry them on."""
     pieces = _pieces(rays)
-    shells = [piece for piece in pieces if piece.length_mm(rays) >= _SHORTEST_MM]
-    short = [piece for piece in pieces if piece.length_mm(rays) < _SHORTEST_MM]
+    shells = [piece for piece in pieces if piece.length_mm >= _SHORTEST_MM]
+    short = [piece for piece in pieces if piece.length_mm < _SHORTEST_MM]
     fresh = shells
     while fresh:
         carried = [any(_goes_on(rays, shell, piece) for shell in fresh) for piece in short]
@@ -146,14 +169,15 @@ def _pieces(rays: _Rays) -> list[_Shell]:
     """Thin parts beyond the head's outline, where they are as thick as their surroundings."""
     steps = np.arange(rays.tissue.shape[1], dtype=np.int16)[None]
     thin = _usual_runs(rays.tissue * (steps > rays.outline.astype(np.int16)[:, None]))
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(thin, connectivity=8)
+    contours, _ = cv2.findContours(thin, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     pieces = []
-    for label in range(1, count):
-        first, ray, width, height, _area = (int(value) for value in stats[label])
+    for contour in contours:
+        first, ray, width, height = cv2.boundingRect(contour)
         arc = height * (first + 0.5 * width) * (2 * np.pi / RAYS)
         if np.hypot(arc, width) * rays.pixel_mm < _PIECE_MM or height < 5:
             continue
-        box = labels[ray : ray + height, first : first + width] == label
+        box = np.zeros((height, width), np.uint8)
+        cv2.drawContours(box, [contour], -1, 1, cv2.FILLED, offset=(-first, -ray))
         inner = first + np.argmax(box, axis=1).astype(np.float32)
         outer = first + width - 1 - np.argmax(box[:, ::-1], axis=1).astype(np.float32)
         thickness = outer - inner + 1
@@ -165,14 +189,16 @@ def _pieces(rays: _Rays) -> list[_Shell]:
                 gray = rays.gray(ray + part, 0.5 * (inner + outer)[part])
                 pieces.append(
                     _Shell(
+                        rays.points(ray + part, outer[part]),
                         ray + part,
                         inner[part],
                         outer[part],
                         float(np.median(thickness[part])),
                         float(np.median(gray)),
+                        rays.pixel_mm,
                     )
                 )
-    return [piece for piece in pieces if piece.length_mm(rays) >= _PIECE_MM]
+    return [piece for piece in pieces if piece.length_mm >= _PIECE_MM]
 
 
 def _usual_runs(thin: np.ndarray) -> np.ndarray:
@@ -224,6 +250,9 @@ def _follow(mask: np.ndarray, rays: _Rays, shell: _Shell, which: int) -> None:
     sign = 1 if which == -1 else -1
     known_rays, known = shell.rays[::sign], shell.outer[::sign]
     bright = shell.hu > _SKIN_HU + 80
+    beyond = np.clip(known_rays[-1] + sign * np.arange(1, 5), 0, RAYS - 1)
+    if not rays.tissue[beyond, int(known[-1] - 0.5 * shell.thickness)].any():
+        return  # it ends in air
     for _ in range(_STRETCHES if bright else 1):
         points = rays.points(known_rays, known)
         along = np.concatenate([[0], np.cumsum(np.hypot(*np.diff(points, axis=0).T))])
@@ -284,7 +313,7 @@ def _bridge(rays: _Rays, one: _Shell, other: _Shell) -> _Bridge | None:
     """
     if one.rays[-1] >= other.rays[0]:
         return None
-    start, end = _end(rays, one, -1), _end(rays, other, 0)
+    start, end = one.end, other.start
     chord = end[0] - start[0]
     length = float(np.hypot(*chord))
     turn_in, turn_out = _angle(start[1], chord), _angle(chord, end[1])
@@ -300,20 +329,6 @@ def _bridge(rays: _Rays, one: _Shell, other: _Shell) -> _Bridge | None:
         + t**3 * end[0]
     )
     return _Bridge(points, length * rays.pixel_mm)
-
-
-def _end(rays: _Rays, shell: _Shell, which: int) -> tuple[np.ndarray, np.ndarray]:
-    """Where a shell's outer side ends (which: -1) or starts (0), and its direction there."""
-    points = rays.points(shell.rays, shell.outer)
-    if which == -1:
-        points = points[::-1]
-    along = np.concatenate([[0], np.cumsum(np.hypot(*np.diff(points, axis=0).T))])
-    near = along * rays.pixel_mm < _ENDS_MM
-    fit = [np.polyfit(along[near], points[near, axis], 2) for axis in (0, 1)]
-    place = np.array([np.polyval(f, 0) for f in fit])
-    direction = np.array([f[1] for f in fit])
-    direction /= np.hypot(*direction)
-    return place, -direction if which == -1 else direction
 
 
 def _angle(one: np.ndarray, other: np.ndarray) -> float:

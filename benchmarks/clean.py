@@ -1,0 +1,130 @@
+"""How fast cleaning is, beside the paper's steps as a user would write them.
+
+Each round does the same files in every way, in turn, so that a busy machine slows all alike; what
+is printed are medians over rounds, and for ratios the median and range of each round's own ratio.
+
+    python benchmarks/clean.py [--slices 120] [--rounds 7] [--src FOLDER_OF_DICOM]
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pydicom
+from skimage.morphology import dilation, disk, erosion
+
+from data_builder.clean_file import Task, clean_file
+from data_builder.phantom import write_studies
+from data_builder.studies import clean_folder, walk
+from data_builder.subjects import PUBLIC_KEY
+
+
+def paper_steps(path: Path, out: Path) -> None:
+    """The published notebook's way with OpenCV and scikit-image: read, clean, save as JPG."""
+    dataset = pydicom.dcmread(path)
+    hu = dataset.pixel_array * float(dataset.RescaleSlope) + float(dataset.RescaleIntercept)
+    hu = np.clip(hu, 0, 80)
+    low, high = hu.min(), hu.max()
+    gray = ((hu - low) / max(high - low, 1) * 255).astype(np.uint8)
+    mask = erosion(gray > 3, disk(3)).astype(np.uint8)
+    contours, _ = cv2.findContours(mask, cv2.RETR_TREE, cv2.CHAIN_APPROX_SIMPLE)
+    if contours:
+        largest = max(range(len(contours)), key=lambda i: cv2.contourArea(contours[i]))
+        for index in range(len(contours)):
+            if index != largest:
+                cv2.drawContours(mask, contours, index, 0, -1)
+    mask = dilation(mask, disk(3))
+    mask[:, 0] = mask[:, -1] = 0
+    cv2.floodFill(mask, None, (1, 1), 255)
+    gray[mask == 255] = 0
+    cv2.imwrite(str(out / f"{path.stem}.jpg"), gray)
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """Wall time of one call."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def one_by_one(src: Path, paths: list[Path], mode: str, image_format: str) -> None:
+    """Cleans files in this process."""
+    with tempfile.TemporaryDirectory() as out:
+        for index, path in enumerate(paths):
+            name = str(path.relative_to(src))
+            task = Task(str(src), name, f"fil-{index}", out, mode, image_format, PUBLIC_KEY)
+            assert not clean_file(task).refused
+
+
+def reference(paths: list[Path]) -> None:
+    """Cleans files by the paper's steps, in this process."""
+    with tempfile.TemporaryDirectory() as out:
+        for path in paths:
+            paper_steps(path, Path(out))
+
+
+def folder(src: Path, jobs: int) -> None:
+    """Cleans a folder with so many processes, start and tables included."""
+    with tempfile.TemporaryDirectory() as out:
+        clean_folder(src, Path(out), jobs=jobs, key="public")
+
+
+def spread(values: list[float], digits: int) -> str:
+    """Median and range."""
+    middle = statistics.median(values)
+    return f"{middle:.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--slices", type=int, default=120, help="that each way does in a round")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--src", type=Path, help="folder of DICOM (default: phantoms are made)")
+    args = parser.parse_args()
+    cv2.setNumThreads(1)
+    with tempfile.TemporaryDirectory() as made:
+        src = args.src
+        if src is None:
+            src = Path(made)
+            write_studies(src, subjects=12, seed=3, jobs=None)
+        paths = [src / path for path in walk(src) if path.suffix == ".dcm"]
+        some = paths[:: max(1, len(paths) // args.slices)][: args.slices]
+        ways: dict[str, Callable[[], object]] = {
+            "paper's steps, OpenCV and scikit-image, JPG": lambda: reference(some),
+            "clean --mode paper, JPG": lambda: one_by_one(src, some, "paper", "jpg"),
+            "clean --mode robust, JPG": lambda: one_by_one(src, some, "robust", "jpg"),
+            "clean --mode robust, PNG (default)": lambda: one_by_one(src, some, "robust", "png"),
+        }
+        folders: dict[str, Callable[[], object]] = {
+            "clean, 1 job": lambda: folder(src, 1),
+            "clean, 2 jobs": lambda: folder(src, 2),
+        }
+        times: dict[str, list[float]] = {name: [] for name in ways | folders}
+        for turn in range(args.rounds + 1):
+            for name, work in (ways | folders).items():
+                took = seconds(work)
+                if turn:  # the first round warms caches
+                    times[name].append(took)
+        first = times[next(iter(ways))]
+        print(f"{len(some)} slices, {args.rounds} rounds; median (lowest to highest)\n")
+        print("| way | ms a slice, reading and writing | times as fast as the first |")
+        print("|---|---|---|")
+        for name in ways:
+            ratios = [a / b for a, b in zip(first, times[name], strict=True)]
+            per_slice = [1000 * took / len(some) for took in times[name]]
+            print(f"| {name} | {spread(per_slice, 1)} | {spread(ratios, 2)} |")
+        print(f"\n| {len(paths)} slices as a folder | seconds | times as fast as with 1 job |")
+        print("|---|---|---|")
+        one = times["clean, 1 job"]
+        for name in folders:
+            ratios = [a / b for a, b in zip(one, times[name], strict=True)]
+            print(f"| {name} | {spread(times[name], 2)} | {spread(ratios, 2)} |")
+
+
+if __name__ == "__main__":
+    main()
