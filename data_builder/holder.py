@@ -110,7 +110,7 @@ def holder_mask(
     shells = _free_shells(rays)
     mask = np.zeros(tissue.shape, np.uint8)
     for shell in shells:
-        _draw(mask, rays, shell.rays, shell.inner - 1.5, shell.outer + 1.5)
+        _draw(mask, rays, shell.rays, shell.inner - 1.0, shell.outer + 1.5)
     for shell in shells:
         _draw_hidden(mask, rays, shell, shells)
     return mask > 0

@@ -136,7 +136,7 @@ def test_a_holder_apart_from_the_head_goes():
 def test_a_holder_that_an_ear_touches_goes_and_the_ear_stays():
     image, head = disc()
     ear = np.zeros(head.shape, np.uint8)
-    cv2.line(ear, (410, 280), (445, 300), 1, 9)
+    cv2.line(ear, (410, 280), (443, 299), 1, 9)
     image[(ear > 0) & ~head] = 30
     head |= ear > 0
     clear = image.copy()
