@@ -106,7 +106,7 @@ def _shaped(array: np.ndarray, ours: str, shape: tuple[int, ...], source: str) -
             f"{source}: {ours} is {was} there and {shape} in the model; is it the file of "
             "another model?"
         )
-    return np.ascontiguousarray(array)
+    return array
 
 
 def resample_positions(

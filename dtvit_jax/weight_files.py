@@ -1,5 +1,6 @@
 """Reads a file of weights into arrays by name. What it is, its first bytes tell, not its name."""
 
+import json
 import pickle
 import struct
 import zipfile
@@ -24,6 +25,8 @@ def read(path: Path) -> tuple[Arrays, dict[str, str]]:
     Raises:
         InputError: no such file, none of these formats, damaged, holding code, or torch is absent.
     """
+    if path.is_dir():
+        raise InputError(f"{path}: a folder; give a .safetensors, .npz or .pth file")
     if not path.is_file():
         raise InputError(f"{path}: no such file of weights")
     try:
@@ -91,7 +94,18 @@ def _line(error: Exception) -> str:
 
 
 def write(path: Path, arrays: Arrays, metadata: dict[str, str]) -> None:
-    """Writes a safetensors file, whole or not at all."""
+    """Writes a safetensors file, whole or not at all; the same arrays give the same bytes."""
     partial = path.with_name(path.name + ".part")
-    safetensors.numpy.save_file(arrays, partial, metadata=metadata)
-    partial.replace(path)
+    try:
+        safetensors.numpy.save_file(arrays, partial, metadata=metadata)
+        with partial.open("r+b") as file:  # the library leaves the header's order to chance
+            length = int.from_bytes(file.read(8), "little")
+            header = json.dumps(
+                json.loads(file.read(length)), sort_keys=True, separators=(",", ":")
+            )
+            file.seek(8)
+            file.write(header.encode().ljust(length))
+        partial.replace(path)
+    except (OSError, safetensors.SafetensorError) as error:
+        partial.unlink(missing_ok=True)
+        raise InputError(f"{path}: can't be written: {_line(error)}") from error

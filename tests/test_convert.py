@@ -139,6 +139,9 @@ def test_the_command_writes_timms_names_and_reads_them_back(name, tmp_path, caps
     assert written == {k: v for k, v in names.items() if not k.startswith("head.")}
     with safe_open(out, "numpy") as file:
         assert file.metadata()["format"] == "pt"
+    first = out.read_bytes()
+    assert convert.main([*arguments, "--out", str(out)]) == 0
+    assert out.read_bytes() == first
     before = load(path, about["model"], image_size=about["side"]).encoder
     after = load(out, about["model"], image_size=about["side"]).encoder
     images = jnp.asarray(pictures(about["side"]))
@@ -184,3 +187,12 @@ def test_pickled_objects_in_an_npz_are_refused(tmp_path):
     np.savez(tmp_path / "bad.npz", cls=np.array([print], dtype=object))
     with pytest.raises(InputError, match=r"bad\.npz"):
         convert.model_options(tmp_path / "bad.npz")
+
+
+def test_where_nothing_can_be_written_it_says_so(tmp_path, capsys):
+    path, _, _, _ = write_reference("timm_vit", tmp_path)
+    arguments = [str(path), "--model", "vit_nano16", "--image_size", "48"]
+    assert convert.main([*arguments, "--out", str(tmp_path / "no" / "out.safetensors")]) == 2
+    assert "can't be written" in capsys.readouterr().err
+    assert convert.main([str(tmp_path), "--model", "vit_nano16", "--out", "x"]) == 2
+    assert "a folder" in capsys.readouterr().err

@@ -62,7 +62,7 @@ def test_every_parameter_has_a_gradient_and_kernels_are_called_kernel():
         hemorrhage, location = nnx.merge(graph, params)(IMAGES)
         return jnp.sum(jax.nn.log_softmax(hemorrhage)[:, 1] * jax.nn.log_softmax(location)[:, 0])
 
-    gradient = nnx.to_pure_dict(jax.grad(loss)(params))
+    gradient = nnx.to_pure_dict(jax.jit(jax.grad(loss))(params))
     for path, leaf in jax.tree_util.tree_leaves_with_path(gradient):
         assert np.abs(leaf).max() > 0, path
         assert (path[-1].key == "kernel") == (leaf.ndim == 2), path
