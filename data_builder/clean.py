@@ -147,14 +147,13 @@ def _core(tissue: np.ndarray, pixel_mm: float) -> tuple[float, float] | None:
     size = (tissue.shape[1] // factor, tissue.shape[0] // factor)
     small = cv2.resize(tissue, size, interpolation=cv2.INTER_AREA)
     opened = cv2.morphologyEx(small, cv2.MORPH_OPEN, _disk(_THICKER_MM / (pixel_mm * factor)))
-    count, _, stats, middles = cv2.connectedComponentsWithStats(opened)
-    if count < 2:
+    contours, _ = cv2.findContours(opened, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    moments = [cv2.moments(contour) for contour in contours]
+    largest = max(moments, key=lambda m: m["m00"], default={"m00": 0.0})
+    if largest["m00"] * (pixel_mm * factor) ** 2 < _SMALLEST_MM2:
         return None
-    largest = 1 + int(np.argmax(stats[1:, cv2.CC_STAT_AREA]))
-    if stats[largest, cv2.CC_STAT_AREA] * (pixel_mm * factor) ** 2 < _SMALLEST_MM2:
-        return None
-    x, y = (middles[largest] + 0.5) * factor - 0.5
-    return float(x), float(y)
+    x, y = (largest[name] / largest["m00"] for name in ("m10", "m01"))
+    return (x + 0.5) * factor - 0.5, (y + 0.5) * factor - 0.5
 
 
 def _largest(mask: np.ndarray) -> np.ndarray:

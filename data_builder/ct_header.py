@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from enum import StrEnum
 from typing import Any
 
-import numpy as np
 from pydicom.dataset import Dataset
 
 
@@ -215,7 +214,7 @@ def _frame_header(tags: Tags, frame: int) -> Header:
     normal, tilt = _normal(tags)
     place = tags.numbers("ImagePositionPatient", 3)
     if place is not None and normal is not None:
-        position = float(np.dot(place, normal))
+        position = math.fsum(a * b for a, b in zip(place, normal, strict=True))
     else:
         position = (tags.numbers("SliceLocation", 1) or (math.nan,))[0]
     spacing = tags.numbers("PixelSpacing", 2) or (math.nan, math.nan)
@@ -245,22 +244,23 @@ def _frame_header(tags: Tags, frame: int) -> Header:
     )
 
 
-def _normal(tags: Tags) -> tuple[np.ndarray | None, float]:
+def _normal(tags: Tags) -> tuple[tuple[float, ...] | None, float]:
     """The image plane's unit normal, pointing to the head, and its angle to the body's axis."""
     directions = tags.numbers("ImageOrientationPatient", 6)
     if directions is None:
         return None, math.nan
-    along_row, along_column = np.reshape(directions, (2, 3))
-    normal = np.cross(along_row, along_column)
-    lengths = [np.linalg.norm(vector) for vector in (along_row, along_column, normal)]
-    if not np.allclose(lengths, 1, atol=0.02):
+    (a, b, c), (d, e, f) = directions[:3], directions[3:]
+    normal = (b * f - c * e, c * d - a * f, a * e - b * d)
+    lengths = (math.hypot(a, b, c), math.hypot(d, e, f), math.hypot(*normal))
+    if max(abs(length - 1) for length in lengths) > 0.02:
         raise Refusal(
             Reason.IMPOSSIBLE_HEADER, "ImageOrientationPatient is not two unit vectors, square"
         )
     tilt = math.degrees(math.acos(min(1.0, abs(normal[2]))))
     if tilt > _STEEPEST_TILT:
         raise Refusal(Reason.NOT_AXIAL, f"its plane is tilted by {tilt:.0f} degrees")
-    return normal * np.sign(normal[2]), tilt
+    sign = math.copysign(1.0, normal[2])
+    return tuple(sign * part for part in normal), tilt
 
 
 def _year(tags: Tags) -> str:

@@ -13,9 +13,8 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 from jaxtyping import Bool, Float32, UInt8
-from scipy.ndimage import median_filter
 
-RAYS = 720
+RAYS = 600
 _THICKEST_MM = 10.0  # a double shell, cut obliquely
 _SHORTEST_MM = 45.0  # longer than an ear is wide
 _ENDS_MM = 25.0  # of a shell, that tell its direction
@@ -158,7 +157,7 @@ def _goes_on(rays: _Rays, shell: _Shell, piece: _Shell) -> bool:
     alike = 0.6 < first.thickness / second.thickness < 1.7
     alike &= abs(shell.hu - piece.hu) < 60 + 0.25 * abs(shell.hu)
     bridge = _bridge(rays, first, second)
-    if not alike or bridge is None or bridge.length_mm > _FARTHEST_MM:
+    if not alike or bridge is None:
         return False
     gap = np.arange(int(first.rays[-1]) + 1, int(second.rays[0]))
     off = np.abs(rays.outline[gap] - rays.steps(bridge.points, gap)) * rays.pixel_mm
@@ -181,7 +180,7 @@ def _pieces(rays: _Rays) -> list[_Shell]:
         inner = first + np.argmax(box, axis=1).astype(np.float32)
         outer = first + width - 1 - np.argmax(box[:, ::-1], axis=1).astype(np.float32)
         thickness = outer - inner + 1
-        usual = median_filter(thickness, 31, mode="nearest")
+        usual = cv2.medianBlur(np.minimum(thickness, 255).astype(np.uint8), 25).ravel()
         # An ear across the shell, or at its end, is left out.
         fine = thickness < 1.4 * np.minimum(usual, 1.3 * np.median(thickness)) + 1
         for part in _runs(fine):
@@ -232,7 +231,7 @@ def _draw_hidden(mask: np.ndarray, rays: _Rays, shell: _Shell, shells: list[_She
     others = [other for other in shells if other is not shell]
     for one, other in [(shell, other) for other in others]:
         bridge = _bridge(rays, one, other)
-        if bridge is not None and bridge.length_mm < _FARTHEST_MM:
+        if bridge is not None:
             gap = np.arange(int(one.rays[-1]) + 1, int(other.rays[0]))
             outer = _hidden(rays, gap, rays.steps(bridge.points, gap), shell)
             for run in _runs(np.isfinite(outer)):
@@ -287,7 +286,7 @@ def _hidden(rays: _Rays, on: np.ndarray, expected: np.ndarray, shell: _Shell) ->
     at = np.clip(middle[:, None] + reach, 0, rays.tissue.shape[1] - 1)
     covers = rays.tissue[on[:, None], at]
     outer = middle + np.argmin(covers, axis=1) - 1.0
-    gray = median_filter(rays.gray(on, at[:, 0]), 9, mode="nearest")
+    gray = cv2.medianBlur(rays.gray(on, at[:, 0]).astype(np.float32), 5).ravel()
     # A shell that is no brighter than skin can't tell.
     bright = gray > _SKIN_HU + 0.5 * (shell.hu - _SKIN_HU) - 60
     fits = covers[:, 0].astype(bool) & (np.abs(outer - expected) < off) & bright
@@ -309,19 +308,21 @@ class _Bridge(NamedTuple):
 def _bridge(rays: _Rays, one: _Shell, other: _Shell) -> _Bridge | None:
     """A cubic Bezier curve from the end of one shell to the start of the other, or None.
 
-    None where it would be no convex arc.
+    None where it would be no convex arc, or too long a one.
     """
     if one.rays[-1] >= other.rays[0]:
         return None
     start, end = one.end, other.start
     chord = end[0] - start[0]
     length = float(np.hypot(*chord))
+    if length * rays.pixel_mm > _FARTHEST_MM:
+        return None
     turn_in, turn_out = _angle(start[1], chord), _angle(chord, end[1])
     turn = turn_in + turn_out
     if not (-0.15 < turn_in < 1.2 and -0.15 < turn_out < 1.2):
         return None
     handle = length / (3 * np.cos(turn / 4) ** 2)
-    t = np.linspace(0, 1, 200)[:, None]
+    t = np.linspace(0, 1, 80)[:, None]
     points = (
         (1 - t) ** 3 * start[0]
         + 3 * (1 - t) ** 2 * t * (start[0] + handle * start[1])
