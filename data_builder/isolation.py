@@ -46,6 +46,17 @@ class _Worker:
         self.turn: _Turn | None = None
         self.deadline = 0.0
 
+    def ready(self) -> "_Worker":
+        """Waits until the process serves."""
+        try:
+            self.pipe.recv()
+        except (EOFError, OSError):
+            raise RuntimeError(
+                "a worker process can't start: a script that starts them needs "
+                "`if __name__ == '__main__':` around its work"
+            ) from None
+        return self
+
     def stop(self) -> None:
         self.pipe.close()
         self.process.kill()
@@ -59,6 +70,7 @@ def _serve(pipe: Connection, work: Callable) -> None:
     os.dup2(silence, 1)
     os.dup2(silence, 2)
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
+        pipe.send("ready")
         while True:
             pipe.send(work(pipe.recv()))
 
@@ -83,6 +95,8 @@ def each(
     workers: list[_Worker] = []
     try:
         workers.extend(_Worker(context, work) for _ in range(min(jobs, len(todo))))
+        for worker in workers:
+            worker.ready()
         while todo or any(worker.turn for worker in workers):
             for worker in workers:
                 if worker.turn is None and todo:
@@ -102,7 +116,7 @@ def each(
                 worker.turn = None
                 if isinstance(outcome, Lost):
                     worker.stop()
-                    workers[workers.index(worker)] = _Worker(context, work)
+                    workers[workers.index(worker)] = _Worker(context, work).ready()
                     if outcome.cause == "crashed" and turn.tried < _TRIES:
                         todo.append(_Turn(turn.item, turn.tried + 1))
                         continue
