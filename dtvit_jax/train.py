@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import ml_collections
 
-from dtvit_jax import memory, run_record, weights
+from dtvit_jax import convert, memory, run_record, weights
 from dtvit_jax.checkpoint import Checkpoints
 from dtvit_jax.console import TrainingProgress
 from dtvit_jax.input_pipeline import (
@@ -56,10 +56,12 @@ def train(config: ml_collections.ConfigDict, workdir: Path, command: str) -> int
     steps = config.num_steps or int(config.num_epochs * epoch_steps)
     check_batch(config, mesh.size, examples.epoch_length, steps)
 
+    initial = None if config.init_from == "scratch" else weights.locate(config.init_from)
+    if initial is not None:
+        config.model.update(convert.model_options(initial))
     task, abstract = make_task(config, steps)
     need = step_memory(config, task, abstract)
     memory.check(need, config.batch_size // mesh.size, config.accumulation, memory.available())
-    initial = None if config.init_from == "scratch" else weights.locate(config.init_from)
     run_record.claim_workdir(workdir, config)
     placed = state_sharding(mesh, abstract)
     abstract = jax.tree.map(
