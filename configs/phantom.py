@@ -17,17 +17,21 @@ def get_config() -> ml_collections.ConfigDict:
     config.data.key = "public"  # phantoms have no names to hide
     config.data.size = 128
     config.data.folds = 3  # a third of the subjects tests
-    config.model.name = "vit_micro8"
+    config.model.name = "vit_micro16"
     config.model.image_size = 112
     config.model.channels = 1
+    config.model.pooling = "mean"
     config.mean, config.std = (0.5,), (0.5,)  # of no use without ImageNet's weights
+    config.augment.rotation = 10.0
     config.augment.flip_probability = 0.5
-    config.batch_size = 64
+    config.augment.zoom = 0.1
+    config.augment.shift = 0.05
+    config.batch_size = 32
     config.eval_batch_size = 64
-    config.num_epochs = 5
+    config.num_epochs = 14
     config.learning_rate = 1e-3
     config.schedule = "cosine"
-    config.warmup = 0.1
+    config.warmup = 0.05
     config.weight_decay = 0.05
     config.clip_norm = 1.0
     return config

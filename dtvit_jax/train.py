@@ -2,6 +2,7 @@
 
 import functools
 import json
+import math
 import signal
 import sys
 import time
@@ -13,6 +14,7 @@ from typing import Any
 import jax
 import ml_collections
 
+from data_builder.errors import InputError
 from dtvit_jax import convert, memory, run_record, weights
 from dtvit_jax.checkpoint import Checkpoints
 from dtvit_jax.console import TrainingProgress
@@ -95,16 +97,18 @@ def train(config: ml_collections.ConfigDict, workdir: Path, command: str) -> int
     with TrainingProgress(first, steps) as progress_bar, stop_signals() as stopped:
         for step in range(first, steps + 1):
             metrics = None
+            leaving = bool(stopped)  # asked once: a signal after this waits for the next step
             if step in evaluate_at and not evaluated(history, step):
                 sums = add(sums, waiting)
                 epoch = round(step / epoch_steps, 4)
                 if step:
                     history.append(row(step, epoch, "train", figures(sums, task.weights)))
                 metrics = validate(state, validation, config.eval_batch_size, evaluate_fn, task)
+                check_finite(metrics, step, workdir)
                 history.append(row(step, epoch, "validation", metrics))
                 sums = dict.fromkeys(sums, 0.0)
                 progress_bar.tell(f"epoch {epoch:g}: {in_words(history)}")
-            if metrics is not None or stopped:
+            if metrics is not None or leaving:
                 sums = add(sums, waiting)
                 progress = {
                     "batches": batches.get_state(),
@@ -114,7 +118,7 @@ def train(config: ml_collections.ConfigDict, workdir: Path, command: str) -> int
                 }
                 checkpoints.save(step, state, progress, metrics)
                 run_record.write_history(workdir, history)
-            if step == steps or stopped:
+            if step == steps or leaving:
                 break
             batch = jax.device_put(next(batches), on_devices)
             batch.pop("index")
@@ -122,7 +126,7 @@ def train(config: ml_collections.ConfigDict, workdir: Path, command: str) -> int
             waiting.append(logged)
             progress_bar.advance(step + 1, logged["loss"])
     checkpoints.close()
-    if stopped:
+    if leaving:
         print(
             f"stopped at step {step} of {steps}, saved; the same command goes on", file=sys.stderr
         )
@@ -148,6 +152,16 @@ def validate(
         sums, _, _ = evaluate_fn(state.params, state.stats, batch)
         total = add(total, [sums])
     return figures(total, task.weights)
+
+
+def check_finite(metrics: dict[str, float], step: int, workdir: Path) -> None:
+    """Raises InputError where a figure is not a number; the checkpoints before it stay."""
+    for name, value in metrics.items():
+        if not math.isfinite(value):
+            raise InputError(
+                f"the validation {name} is {value} at step {step}: the last good checkpoint stays "
+                f"in {workdir}; take a smaller --config.learning_rate into a new --workdir"
+            )
 
 
 def add(sums: dict[str, float], waiting: list[dict[str, jax.Array]]) -> dict[str, float]:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
-import jaxtyping  # noqa: E402
-import pytest  # noqa: E402
+import jaxtyping
+import pytest
 
 # Shapes and types of public functions are checked in tests, before anything imports them.
 jaxtyping.install_import_hook(["dtvit_jax", "data_builder"], "beartype.beartype")

@@ -28,9 +28,8 @@ def test_the_estimate_is_near_what_xla_allots():
 
     import tiny
 
-    from dtvit_jax.run_setup import make_task
+    from dtvit_jax.run_setup import make_task, step_memory
     from dtvit_jax.steps import train_step
-    from dtvit_jax.run_setup import step_memory
 
     config = tiny.get_config()
     config.model.name, config.model.image_size, config.data.size = "vit_micro8", 64, 72

@@ -195,6 +195,14 @@ def test_the_command_line_gives_status_2_and_no_traceback(tmp_path, arguments, w
     assert words in done.stderr and "Traceback" not in done.stderr
 
 
+def test_a_run_that_turns_into_nan_stops_and_keeps_the_last_good_checkpoint(shards, tmp_path):
+    config = tiny.get_config(shards.folder)
+    config.learning_rate, config.clip_norm, config.schedule = 1e30, 0.0, "constant"
+    with pytest.raises(InputError, match=r"validation loss\w* is nan at step"):
+        train(config, tmp_path / "run", "")
+    assert last_step(tmp_path / "run") == 0
+
+
 def test_an_unwritable_workdir(shards, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot write"):
