@@ -32,12 +32,10 @@ def write_published(folder: Path, subjects: int = 4, slices: int = 3) -> Path:
                 if name != "no":
                     row, column = spots[name]
                     image[(x - column) ** 2 + (y - row) ** 2 < 64] = 250
-                number = 100 * subject + i
-                stem = (
-                    f"{number:04d}-1Roe Jane{subject}d"
-                    if name == "no"
-                    else f"{number:04d}-2020_filtered-1Doe John-{LOCATIONS.index(name)}{subject:04d}"
-                )
+                stem = f"{100 * subject + i:04d}-1Roe Jane{subject}d"
+                if name != "no":
+                    admission = f"{LOCATIONS.index(name)}{subject:04d}"
+                    stem = f"{100 * subject + i:04d}-2020_filtered-1Doe John-{admission}"
                 Image.fromarray(image.astype(np.uint8)).save(place / f"{stem}.png")
     return folder
 

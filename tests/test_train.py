@@ -43,7 +43,7 @@ def last_step(workdir):
 
 
 def test_a_run_learns_and_records_itself(trained):
-    workdir, config = trained
+    workdir, _ = trained
     history = [json.loads(line) for line in (workdir / "history.jsonl").read_text().splitlines()]
     validation = [row for row in history if row["split"] == "validation"]
     assert [round(row["epoch"]) for row in validation] == [0, 5, 10]
