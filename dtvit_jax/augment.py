@@ -83,7 +83,9 @@ def rotate(
     row_index = jnp.round(from_y).astype(jnp.int32)
     inside = (column_index >= 0) & (column_index < width) & (row_index >= 0) & (row_index < height)
     flat = jnp.where(inside, row_index * width + column_index, 0).reshape(len(images), -1)
-    picked = jnp.take_along_axis(images.reshape(len(images), -1), flat, axis=1)
+    # XLA may round a coordinate on the border one way for `inside` and another way for `flat`;
+    # without 'clip' the pixel would then lie outside and be nan.
+    picked = jnp.take_along_axis(images.reshape(len(images), -1), flat, axis=1, mode="clip")
     return jnp.where(inside, picked.reshape(images.shape), 0)
 
 

@@ -1,5 +1,6 @@
 """Against Pillow, which torchvision's transforms of PIL images call."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -105,3 +106,17 @@ def test_draws_lie_in_their_ranges_and_depend_on_the_example_alone():
     assert (PAPER.draw(example_rng(3, 1, 7)) == rows[7]).all()
     assert (PAPER.draw(example_rng(3, 2, 7)) != rows[7]).any()
     assert (PAPER.draw(example_rng(4, 1, 7)) != rows[7]).any()
+
+
+def test_the_compiled_transform_is_finite_on_the_border():
+    """A coordinate that falls on the border's rounding edge once gave nan, compiled only."""
+    border = np.array([0.7478084564208984, 0.9243535995483398, 0.049872417002916336], np.float32)
+    row_of = np.array([[*border, -0.042756590992212296, 1.0, 2.0, 1.0]], np.float32)
+    rng = np.random.default_rng(0)
+    wild = Augmentation(15.0, 2.0, 0.5, 0.5, 0.2, 0.1, 0.2)
+    drawn = np.concatenate([row_of, [wild.draw(rng) for _ in range(1023)]]).astype(np.float32)
+    images = jnp.full((len(drawn), 128, 128), 255, jnp.uint8)
+    compiled = jax.jit(
+        lambda x, p: transform(x, p, image_size=112, channels=1, mean=(0.5,), std=(0.5,))
+    )
+    assert np.isfinite(np.asarray(compiled(images, jnp.asarray(drawn)))).all()
