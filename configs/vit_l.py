@@ -33,6 +33,7 @@ def get_config() -> ml_collections.ConfigDict:
     model.head = "mlp"  # section 3.2: MLP-based decoders
     model.head_dropout = 0.1  # published code
     model.location_classes = 3  # Table 1; the published code has 4, with 'normal'
+    model.stem = "linear"  # Eq. 1
     model.pooling = "cls"  # section 3.1: the class token
     model.gelu = "exact"  # the weights' own; set by config.init_from where that knows better
     model.norm_epsilon = 1e-6
