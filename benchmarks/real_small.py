@@ -106,6 +106,8 @@ def joined(parts: list[Predictions]) -> Predictions:
 
 
 def cell(figure: dict) -> str:
+    if figure["low"] is None:
+        return f"{figure['value']:.3f} (no interval: {figure.get('reason', '')})"
     return f"{figure['value']:.3f} ({figure['low']:.3f} to {figure['high']:.3f})"
 
 
@@ -144,7 +146,7 @@ def main() -> None:
         table["ViT minus"][name] = figures
         print(" | ".join([f"ViT minus {name}", *map(cell, figures.values())]))
     for key, figure in table["ViT minus"]["gray histogram"].items():
-        if figure["low"] <= 0:
+        if figure["low"] is None or figure["low"] <= 0:
             print(f"{key}: not distinguishable from acquisition")
     (args.out / "table.json").write_text(json.dumps(table, indent=1) + "\n")
 

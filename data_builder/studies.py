@@ -22,6 +22,8 @@ from data_builder.tables import Tables, assemble, remove_strays, write_tables
 PHANTOM = "phantom.json"
 FORMATS = ("png", "jpg")
 
+WARNINGS_SHOWN = 5
+
 
 @dataclasses.dataclass(frozen=True)
 class CleanSummary:
@@ -112,20 +114,24 @@ def clean_folder(
         tables = assemble([listed[name] for name in files], files, labels, pseudonyms)
         if lookup:
             lookup.add(tables.meanings)
+            lookup.add((name, str(files[name])) for name in own)
         if new or not journal.finished:
             torn = [task for task in tasks if task.file in tables.torn]
             collections.deque(_run(torn, jobs, seconds_a_file), maxlen=0)
         remove_strays(out, tables)
         write_tables(out, tables, settings)
         journal.finish(done.values())
-    for where in labels.unmatched():
+    unmatched = labels.unmatched()
+    for where in unmatched[:WARNINGS_SHOWN]:
         print(f"warning: {where} matches no slice that was used", file=sys.stderr)
+    if len(unmatched) > WARNINGS_SHOWN:
+        print(f"warning: and {len(unmatched) - WARNINGS_SHOWN} more lines", file=sys.stderr)
     if not tables.manifest:
         raise InputError(
             f"the source {src.name!r} holds no CT slice that can be used: refused.csv tells the "
             f"reason for each of {len(files)} files"
         )
-    return _summary(tables, own, len(tasks) - len(own) - len(new), labels.unmatched())
+    return _summary(tables, own, len(tasks) - len(own) - len(new), unmatched)
 
 
 def _check_places(src: Path, out: Path, lookup: Path | None) -> None:

@@ -90,11 +90,13 @@ def in_words(metrics: dict) -> str:
     for level in ("subject", "slice"):
         for task, name in (("hemorrhage", "auroc"), ("location", "macro_recall")):
             figure = metrics[level][task][name]
-            if figure["value"] is None:
-                parts.append(f"{level} {task} {name}: {figure['reason']}")
-            else:
-                interval = f"{figure['low']:.3f} to {figure['high']:.3f}"
-                parts.append(f"{level} {task} {name}: {figure['value']:.3f} ({interval})")
+            low, value, high = figure["low"], figure["value"], figure["high"]
+            said = figure.get("reason", "") if value is None else f"{value:.3f}"
+            if low is not None and high is not None:
+                said += f" (95% interval {low:.3f} to {high:.3f})"
+            elif value is not None:
+                said += f" (no interval: {figure.get('reason', 'not known')})"
+            parts.append(f"{level} {task} {name}: {said}")
     return "\n".join(parts)
 
 

@@ -375,8 +375,8 @@ def test_no_name_number_or_path_gets_out_and_the_lookup_leads_back(tmp_path, cap
     row = table(out)[0]
     assert f"{secret} P" in lookup.find(row["subject"])
     assert secret in lookup.find(row["file"])[0] and secret in lookup.find(row["key"])[0]
-    lost = table(out, "refused.csv")[0]
-    assert lookup.find(lost["file"])[0].startswith(str(src))
+    for lost in table(out, "refused.csv"):
+        assert lookup.find(lost["file"])[0].startswith(str(src))
     lookup.close()
     assert oct((tmp_path / "site" / "key.lookup.sqlite").stat().st_mode & 0o777) == "0o600"
 
