@@ -114,7 +114,7 @@ def clean_folder(
         tables = assemble([listed[name] for name in files], files, labels, pseudonyms)
         if lookup:
             lookup.add(tables.meanings)
-            lookup.add((name, str(files[name])) for name in own)
+            lookup.add((name, str(src / files[name])) for name in own)
         if new or not journal.finished:
             torn = [task for task in tasks if task.file in tables.torn]
             collections.deque(_run(torn, jobs, seconds_a_file), maxlen=0)
