@@ -30,8 +30,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.augment.shift = 0.05
     config.batch_size = 16
     config.eval_batch_size = 64
-    config.num_epochs = 12
-    config.learning_rate = 1e-3
+    config.num_epochs = 7
+    config.learning_rate = 3e-4
     config.schedule = "cosine"
     config.warmup = 0.05
     config.weight_decay = 0.05

@@ -203,6 +203,15 @@ def test_a_run_that_turns_into_nan_stops_and_keeps_the_last_good_checkpoint(shar
     assert last_step(tmp_path / "run") == 0
 
 
+def test_a_cnn_with_batch_statistics_trains_and_predicts(shards, tmp_path):
+    config = tiny.get_config(shards.folder)
+    config.model = {"name": "resnet18", "image_size": 32, "channels": 1, "location_classes": 3}
+    config.num_epochs, config.num_steps = 0, 3
+    assert train(config, tmp_path / "run", "") == 0
+    predictions = TrainedRun(tmp_path / "run").predict("test")
+    assert np.isfinite(predictions.p_hemorrhage).all() and len(predictions) == 12
+
+
 def test_an_unwritable_workdir(shards, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot write"):

@@ -1,0 +1,16 @@
+"""DenseNet-121 with the two heads (Table 4 of arXiv 2405.06814).
+
+    python -m dtvit_jax.main --config configs/densenet121.py --config.data.source=SRC
+
+Which depth the paper took is not stated.
+Not trained yet on real slices: no result is claimed.
+"""
+
+import ml_collections
+
+from configs import _cnn
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """vit_l.py's recipe with this encoder."""
+    return _cnn.recipe("densenet121")

@@ -1,0 +1,15 @@
+"""ResNet-18 with the two heads (Table 4 of arXiv 2405.06814).
+
+    python -m dtvit_jax.main --config configs/resnet18.py --config.data.source=SRC
+
+Not trained yet on real slices: no result is claimed.
+"""
+
+import ml_collections
+
+from configs import _cnn
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """vit_l.py's recipe with this encoder."""
+    return _cnn.recipe("resnet18")
