@@ -22,6 +22,11 @@ from data_builder.splits import SPLITS, SplitPlan, confounds, counts, divide, le
 
 VERSION = "1.0.0"
 DEFAULT_SIZE = 256
+NAMES = {
+    "phantom": "made-up heads",
+    "published": "slices in the published layout",
+    "cleaned": "slices cleaned from DICOM",
+}
 _AHEAD = 64
 
 
@@ -82,8 +87,10 @@ class IchCt(tfds.core.GeneratorBasedBuilder):
 def describe(source: Source, plan: SplitPlan, size: int) -> dict:
     """What every later report says of the data: counts, the leak's size, confounds, settings."""
     side_of = divide(source.records, plan)
+    kind = "phantom" if source.phantom else source.kind
     return {
-        "source_kind": "phantom" if source.phantom else source.kind,
+        "name": NAMES[kind],
+        "source_kind": kind,
         "phantom": source.phantom,
         "split": plan.by,
         "folds": plan.folds,
