@@ -4,7 +4,8 @@
 
 Result of 2026-11-23 on 40 held-out made-up subjects, one seed, 2 CPU cores: subject-level ICH AUROC
 0.766 (95% interval 0.562 to 0.906), location macro recall 0.750 (0.542 to 0.917). The aim, 0.95 and
-0.8 on three seeds, is not reached; the loss was still falling. At a learning rate of 1e-3 the first
+0.8 on three seeds, is not reached; the loss was still falling. Its shards were made by an earlier
+state of the phantoms and the cleaning than this commit's. At a learning rate of 1e-3 the first
 task did not leave its plateau (training accuracy 0.65 after 3 epochs).
 
 Phantom results say nothing about patients.
