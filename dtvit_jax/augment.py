@@ -7,7 +7,6 @@ depends on seed, epoch and example alone; here everything is a pure function.
 
 import dataclasses
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
@@ -137,6 +136,3 @@ def transform(
 def example_rng(seed: int, epoch: int, example: int) -> np.random.Generator:
     """The generator of one example in one epoch, the same for any number of workers."""
     return np.random.Generator(np.random.Philox(key=[seed, (epoch << 32) + example]))
-
-
-transform_jit = jax.jit(transform, static_argnames=("image_size", "channels", "mean", "std"))
