@@ -33,7 +33,6 @@ def get_config() -> ml_collections.ConfigDict:
     model.head = "mlp"  # section 3.2: MLP-based decoders
     model.head_dropout = 0.1  # published code
     model.location_classes = 3  # Table 1; the published code has 4, with 'normal'
-    model.stem = "linear"  # Eq. 1
     model.pooling = "cls"  # section 3.1: the class token
     model.gelu = "exact"  # the weights' own; set by config.init_from where that knows better
     model.norm_epsilon = 1e-6
@@ -49,6 +48,7 @@ def get_config() -> ml_collections.ConfigDict:
     augment.zoom = 0.0  # up to this part larger or smaller; not in the paper
     augment.shift = 0.0  # up to this part of the side; not in the paper
     augment.intensity = 0.0  # gain up to this part above or below 1; not in the paper
+    config.windows = ((0, 255),) * 3  # gray values that each channel shows from 0 to 1: all of them
     config.mean = (0.485, 0.456, 0.406)  # section 2.2.3; the published code has 0.5
     config.std = (0.229, 0.224, 0.225)
 

@@ -107,13 +107,19 @@ def sharpen(
 
 def normalise(
     images: Float[Array, "batch height width"],
+    windows: tuple[tuple[float, float], ...],
     mean: tuple[float, ...],
     std: tuple[float, ...],
     channels: int,
 ) -> Float[Array, "batch height width channels"]:
-    """Gray values 0..255 to (x / 255 - mean) / std; one channel takes the first of each."""
+    """Gray values 0..255 to (shown - mean) / std; one channel takes the first of each.
+
+    `shown` rises from 0 at a window's low end to 1 at its high end, as a viewer's display does.
+    """
+    low, high = jnp.asarray(windows[:channels], jnp.float32).T
     shift, spread = jnp.asarray(mean[:channels]), jnp.asarray(std[:channels])
-    return (images[..., None] / 255 - shift) / spread
+    shown = jnp.clip((images[..., None] - low) / (high - low), 0, 1)
+    return (shown - shift) / spread
 
 
 def transform(
@@ -122,6 +128,7 @@ def transform(
     *,
     image_size: int,
     channels: int,
+    windows: tuple[tuple[float, float], ...],
     mean: tuple[float, ...],
     std: tuple[float, ...],
 ) -> Float[Array, "batch image_size image_size channels"]:
@@ -130,7 +137,7 @@ def transform(
     if parameters is not None:
         x = sharpen(rotate(x, parameters), parameters[:, 5])
         x = jnp.clip(x * parameters[:, 6, None, None], 0, 255)
-    return normalise(x, mean, std, channels)
+    return normalise(x, windows, mean, std, channels)
 
 
 def example_rng(seed: int, epoch: int, example: int) -> np.random.Generator:

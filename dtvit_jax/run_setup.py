@@ -51,6 +51,15 @@ def check_config(config: ml_collections.ConfigDict) -> None:
         raise InputError(f"config.best={config.best!r}: it is one of {', '.join(FIGURES)}")
     if config.dtype not in ("auto", "float32", "bfloat16"):
         raise InputError(f"config.dtype={config.dtype!r}: it is auto, float32 or bfloat16")
+    for name in ("windows", "mean", "std"):
+        if len(config[name]) < config.model.channels:
+            raise InputError(
+                f"config.{name} has {len(config[name])} parts for "
+                f"config.model.channels={config.model.channels}: give one for each channel"
+            )
+    for low, high in config.windows:
+        if not low < high:
+            raise InputError(f"config.windows: ({low}, {high}) must run from low to high")
     if config.model.image_size > config.data.size:
         raise InputError(
             f"config.model.image_size={config.model.image_size} is above the shards' "
@@ -92,6 +101,7 @@ def make_task(config: ml_collections.ConfigDict, steps: int) -> tuple[Task, Trai
             transform,
             image_size=config.model.image_size,
             channels=config.model.channels,
+            windows=tuple((float(low), float(high)) for low, high in config.windows),
             mean=tuple(config.mean),
             std=tuple(config.std),
         ),

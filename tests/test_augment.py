@@ -18,6 +18,8 @@ from dtvit_jax.augment import (
     transform,
 )
 
+WHOLE = ((0.0, 255.0),) * 3
+
 PAPER = Augmentation(15.0, 2.0, 0.5, 0.0, 0.0, 0.0, 0.0)
 
 
@@ -58,7 +60,13 @@ def test_the_whole_transform_of_the_paper(images):
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     parameters = jnp.concatenate([row(angle=a, sharpness=2) for a in (3.0, -11.0, 15.0)])
     found = transform(
-        jnp.asarray(images[:3]), parameters, image_size=56, channels=3, mean=mean, std=std
+        jnp.asarray(images[:3]),
+        parameters,
+        image_size=56,
+        channels=3,
+        windows=WHOLE,
+        mean=mean,
+        std=std,
     )
     for image, angle, ours in zip(images[:3], (3.0, -11.0, 15.0), found, strict=True):
         step = Image.fromarray(image[4:60, 4:60]).rotate(angle)
@@ -73,6 +81,7 @@ def test_identity_changes_nothing(images):
         jnp.asarray(np.repeat(IDENTITY[None], len(images), 0)),
         image_size=64,
         channels=1,
+        windows=WHOLE,
         mean=(0.5,),
         std=(0.5,),
     )
@@ -94,8 +103,16 @@ def test_the_crop_is_the_middle():
 
 
 def test_normalisation_by_hand():
-    found = normalise(jnp.array([[[51.0]]]), (0.1, 0.2, 0.4), (0.5, 0.1, 0.2), 3)
+    mean, std = (0.1, 0.2, 0.4), (0.5, 0.1, 0.2)
+    found = normalise(jnp.array([[[51.0]]]), WHOLE, mean, std, 3)
     assert np.allclose(found[0, 0, 0], [0.2, 0.0, -1.0], atol=1e-6)
+
+
+def test_each_channel_shows_its_window():
+    gray = jnp.array([[[0.0, 100.0, 125.0, 150.0, 255.0]]])
+    found = normalise(gray, ((0.0, 255.0), (100.0, 150.0)), (0.0, 0.5), (1.0, 0.5), 2)
+    assert np.allclose(found[0, 0, :, 0], np.array([0, 100, 125, 150, 255]) / 255, atol=1e-6)
+    assert np.allclose(found[0, 0, :, 1], [-1, -1, 0, 1, 1], atol=1e-6)
 
 
 def test_draws_lie_in_their_ranges_and_depend_on_the_example_alone():
@@ -117,6 +134,8 @@ def test_the_compiled_transform_is_finite_on_the_border():
     drawn = np.concatenate([row_of, [wild.draw(rng) for _ in range(1023)]]).astype(np.float32)
     images = jnp.full((len(drawn), 128, 128), 255, jnp.uint8)
     compiled = jax.jit(
-        lambda x, p: transform(x, p, image_size=112, channels=1, mean=(0.5,), std=(0.5,))
+        lambda x, p: transform(
+            x, p, image_size=112, channels=1, windows=WHOLE, mean=(0.5,), std=(0.5,)
+        )
     )
     assert np.isfinite(np.asarray(compiled(images, jnp.asarray(drawn)))).all()

@@ -240,26 +240,3 @@ def test_a_key_means_dropout_and_none_means_none():
 def test_bad_input_is_named(name, options, says):
     with pytest.raises(InputError, match=says):
         create(name, key=jax.random.key(0), **options)
-
-
-def test_the_conv_stem_is_a_chain_of_strided_convolutions():
-    """Against XLA's own convolution over the whole image."""
-    model = create_encoder("vit_nano8", key=jax.random.key(3), image_size=24, stem="conv")
-    images = jax.random.normal(jax.random.key(4), (2, 24, 24, 3))
-    x = images
-    for i, layer in enumerate(model.patch_embedding.layers):
-        into = x.shape[-1]
-        kernel = layer.kernel[...].reshape(2, 2, into, -1)
-        x = jax.nn.gelu(x) if i else x
-        x = jax.lax.conv_general_dilated(
-            x, kernel, (2, 2), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
-        )
-        x = x + layer.bias[...]
-    found = model.patch_embedding(patchify(images, 8))
-    assert found.shape == (2, 9, 64)
-    np.testing.assert_allclose(found, x.reshape(2, 9, 64), atol=1e-5)
-
-
-def test_the_conv_stem_needs_a_power_of_two():
-    with pytest.raises(InputError, match="2, 4, 8"):
-        create_encoder("vit_nano14", key=jax.random.key(0), image_size=28, stem="conv")

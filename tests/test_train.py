@@ -152,6 +152,8 @@ def test_the_best_checkpoint_is_the_one_with_the_best_validation_figure(trained)
         ({"model.image_size": 64}, "above the shards'"),
         ({"model.name": "vit_giant"}, "no such model"),
         ({"best": "auc"}, r"config\.best"),
+        ({"windows": ((0, 255),)}, r"config\.windows has 1 parts"),
+        ({"windows": ((0, 255), (9, 9), (0, 255))}, "low to high"),
         ({"schedule": "step"}, r"config\.schedule"),
         ({"dtype": "int8"}, r"config\.dtype"),
         ({"seed": -1}, r"config\.seed"),

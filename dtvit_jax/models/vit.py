@@ -5,7 +5,6 @@ projects Q, K and V twice, and the class token has a position of its own (197 at
 """
 
 import dataclasses
-from itertools import pairwise
 from typing import Any
 
 import jax
@@ -47,36 +46,6 @@ def patchify(
     cells = images.reshape(batch, rows, patch, columns, patch, channels)
     cells = cells.transpose(0, 1, 3, 2, 4, 5)
     return cells.reshape(batch, rows * columns, patch * patch * channels)
-
-
-class ConvStem(nnx.Module):
-    """Patches to tokens by 2x2 convolutions of stride 2 with GELU between, each inside its patch.
-
-    A deeper Eq. 1 for training from random weights (after arXiv 2106.14881, whose convolutions
-    overlap); as no patch looks at another, any subset of patches can be embedded.
-    """
-
-    def __init__(self, patch: int, channels: int, width: int, *, dtype: Any, rngs: nnx.Rngs):
-        levels = patch.bit_length() - 1
-        if patch != 2**levels:
-            raise InputError(f"model option stem='conv' needs a patch size of 2, 4, 8 ...: {patch}")
-        widths = [channels, *(width >> max(levels - i, 0) for i in range(1, levels)), width]
-        self.patch, self.channels = patch, channels
-        self.layers = nnx.List(
-            nnx.Linear(4 * into, out, dtype=dtype, rngs=rngs) for into, out in pairwise(widths)
-        )
-
-    def __call__(
-        self, patches: Float[Array, "batch patches pixels"]
-    ) -> Float[Array, "batch patches width"]:
-        batch, count, _ = patches.shape
-        x = patches.reshape(batch * count, self.patch, self.patch, self.channels)
-        for i, layer in enumerate(self.layers):
-            side = x.shape[1] // 2
-            x = layer(patchify(x if i == 0 else jax.nn.gelu(x), 2)).reshape(
-                -1, side, side, layer.out_features
-            )
-        return x.reshape(batch, count, -1)
 
 
 def attention(
@@ -219,7 +188,6 @@ class ViT(nnx.Module):
         channels: 3, or 1 for gray CT.
         gelu: 'exact' (torchvision, timm, Hugging Face) or 'tanh' (Google's `.npz`).
         norm_epsilon: 1e-6, but 1e-12 in Hugging Face's models.
-        stem: 'linear' (Eq. 1), or 'conv' (`ConvStem`).
         pooling: 'cls', the class token after the last norm, or 'mean', the patches' mean after it.
         dropout: rate after the position embedding, the attention's and both MLP's projections.
         stochastic_depth: rate in the last block; it rises linearly from 0 in the first.
@@ -241,7 +209,6 @@ class ViT(nnx.Module):
         channels: int = 3,
         gelu: str = "exact",
         norm_epsilon: float = 1e-6,
-        stem: str = "linear",
         pooling: str = "cls",
         dropout: float = 0.0,
         stochastic_depth: float = 0.0,
@@ -254,7 +221,6 @@ class ViT(nnx.Module):
         if image_size % patch:
             raise InputError(f"image size {image_size} is not a multiple of the patch size {patch}")
         for name, value, known in (
-            ("stem", stem, ("linear", "conv")),
             ("gelu", gelu, ("exact", "tanh")),
             ("pooling", pooling, ("cls", "mean")),
             ("attention", attention, ("xla", "cudnn")),
@@ -269,10 +235,8 @@ class ViT(nnx.Module):
         self.remat, self.scan = remat, scan
         self.dtype = dtype
         tokens = (image_size // patch) ** 2 + 1
-        self.patch_embedding = (
-            ConvStem(patch, channels, size.width, dtype=dtype, rngs=rngs)
-            if stem == "conv"
-            else nnx.Linear(patch * patch * channels, size.width, dtype=dtype, rngs=rngs)
+        self.patch_embedding = nnx.Linear(
+            patch * patch * channels, size.width, dtype=dtype, rngs=rngs
         )
         self.class_token = nnx.Param(jnp.zeros((1, 1, size.width)))
         self.position_embedding = nnx.Param(
