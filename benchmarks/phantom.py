@@ -3,7 +3,7 @@
     python benchmarks/phantom.py --out OUT [--seeds 0 1 2]
 
 Each seed makes other people, another split and other initial weights. Finished seeds are not run
-again; a seed's time is that of the run that finished it whole. Prints a table; writes OUT/table.json.
+again; a seed's time is that of the run that finished it. Prints a table; writes OUT/table.json.
 Phantom results say nothing about patients.
 """
 
