@@ -11,6 +11,7 @@ from PIL import Image
 
 from data_builder import ich_ct
 from data_builder.errors import InputError
+from data_builder.images import resize
 from data_builder.prepare import prepare
 from data_builder.records import LOCATIONS
 from data_builder.sources import open_source
@@ -24,7 +25,7 @@ def source(published):
 
 
 def test_the_shards_hold_every_slice_with_its_labels(source, shards):
-    sides = divide(source.records, SplitPlan())
+    sides = divide(source.records, SplitPlan()).side_of
     for side in ("train", "validation", "test"):
         found = {row["key"].decode(): row for row in shards.source(side)._records}
         expected = {r.key: r for r in source.records if sides[r.key] == side}
@@ -49,7 +50,7 @@ def test_pixels_are_the_source_resized(source):
 
 def test_a_slice_that_is_not_square_keeps_its_shape():
     tall = Image.fromarray(np.full((80, 40), 200, np.uint8))
-    found = np.asarray(ich_ct.resize(tall, 40))
+    found = np.asarray(resize(tall, 40))
     assert found.shape == (40, 40)
     assert (found[:, 12:28] == 200).all()
     assert (found[:, :8] == 0).all() and (found[:, -8:] == 0).all()

@@ -131,6 +131,6 @@ def test_shards_of_another_version_or_none(shards, tmp_path):
         Shards(other)
     for path in shards.folder.iterdir():
         (other / path.name).write_bytes(path.read_bytes())
-    (other / "dataset_info.json").write_text(text.replace('"1.0.0"', '"0.9.0"'))
+    (other / "dataset_info.json").write_text(text.replace('"1.1.0"', '"0.9.0"'))
     with pytest.raises(InputError, match=r"version 0\.9\.0"):
         Shards(other)
