@@ -27,7 +27,7 @@ from data_builder.errors import InputError
 from data_builder.groups import shown_contents
 from data_builder.images import open_gray, resize
 from data_builder.records import FACTS, LOCATIONS, Record
-from data_builder.shards import VERSION, earlier_division, write_checksums
+from data_builder.shards import UNFINISHED, VERSION, earlier_division, write_checksums
 from data_builder.sources import Source
 from data_builder.splits import SPLITS, Division, SplitPlan, counts, divide, leak
 
@@ -40,7 +40,7 @@ NAMES = {
     "published": "slices in the published layout",
     "cleaned": "slices cleaned from DICOM",
 }
-_BYTES_OF_A_PIXEL = 0.75  # of a head as PNG, on the safe side
+_BYTES_OF_A_PIXEL = 0.5  # of a head as PNG, on the safe side
 
 
 class IchCt(tfds.core.GeneratorBasedBuilder):
@@ -180,7 +180,7 @@ def build(
         with _one_at_a_time(folder.parent / ".lock"):
             if folder.is_dir():
                 return folder
-            for stale in folder.parent.glob(f"{VERSION}.incomplete*"):
+            for stale in folder.parent.glob(f"{UNFINISHED}*"):
                 shutil.rmtree(stale)
             tfds.disable_progress_bar()
             builder = IchCt(

@@ -15,6 +15,9 @@ from data_builder.records import Record
 from data_builder.splits import SplitPlan
 
 VERSION = "1.1.0"
+UNFINISHED = "incomplete."
+"""How the name of a folder begins that TFDS has not finished writing; it is renamed at the end."""
+
 CHECKSUMS = "checksums.json"
 _INFO = "dataset_info.json"
 
@@ -90,10 +93,10 @@ def open_data_set(folder: Path) -> Any:
 def data_sets(data_dir: Path, name: str = "*") -> list[Path]:
     """Folders of the whole data sets in `data_dir` whose configuration is `name`, sorted.
 
-    What a killed build leaves is no data set: TFDS writes into VERSION.incomplete..., and renames.
+    What a killed build leaves is none, and is left out.
     """
     found = data_dir.glob(f"ich_ct/{name}/*/{_INFO}")
-    return sorted(path.parent for path in found if ".incomplete" not in path.parent.name)
+    return sorted(path.parent for path in found if not path.parent.name.startswith(UNFINISHED))
 
 
 def is_data_set(folder: Path) -> bool:
@@ -125,11 +128,13 @@ def earlier_division(data_dir: Path, plan: SplitPlan, records: Sequence[Record])
             rows = [row for row in read_splits(folder / "splits.csv") if row["split"] != ASIDE]
             known = [row for row in rows if row["digest"] in digests]
             found.append((len(known), folder.parent.name, told["fold"], known))
+    owner_of: dict[str, str] = {}
     side_of: dict[str, str] = {}
     fold_of: dict[str, int] = {}
     for _, _, fold, rows in sorted(found, key=lambda each: each[:2]):
+        owner_of |= {row["digest"]: row["subject"] for row in rows}
         if plan.folds:
             fold_of |= {row["digest"]: int(row["fold"]) for row in rows}
         if fold == plan.fold:
             side_of |= {row["digest"]: row["split"] for row in rows}
-    return Earlier(side_of, fold_of) if side_of or fold_of else None
+    return Earlier(owner_of, side_of, fold_of) if owner_of else None

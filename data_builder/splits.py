@@ -5,7 +5,7 @@ import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 
-from data_builder.earlier import ASIDE, Earlier, known_places, place
+from data_builder.earlier import ASIDE, Earlier, place
 from data_builder.errors import InputError
 from data_builder.groups import Shown, by_subject, shown_contents, stratum, subject_groups
 from data_builder.records import CLASSES, Record
@@ -87,18 +87,18 @@ def divide(
                 "it needs at least 3, one for each side"
             )
 
-    def grow(known: dict, shares: dict, among: Sequence[str]) -> dict:
+    def grow(known: Earlier, places: Mapping, shares: dict, among: Sequence[str]) -> dict:
         def class_of(subjects: Sequence[str]) -> str:
             return stratum(record for subject in subjects for record in slices[subject])
 
-        return place(among, links, known, shares, class_of)
+        return place(among, links, known, places, shares, class_of)
 
     order = [subject for groups in strata.values() for group in groups for subject in group]
     side_of: dict[str, str] = {}
     fold_of: dict[str, int] = dict.fromkeys(order, -1)
     if earlier and plan.folds:
         even = dict.fromkeys(range(plan.folds), 1 / plan.folds)
-        fold_of = grow(known_places(links, earlier.fold_of), even, order)
+        fold_of = grow(earlier, earlier.fold_of, even, order)
         left_out = {subject for subject, fold in fold_of.items() if fold == ASIDE}
         side_of = dict.fromkeys(left_out, ASIDE)
         links = {subject: names for subject, names in links.items() if subject not in left_out}
@@ -111,12 +111,11 @@ def divide(
             offset += len(groups)
         side_of.update(_each(groups, _sides([fold_of[group[0]] for group in groups], plan)))
     if earlier and earlier.side_of:
-        known = known_places(links, earlier.side_of)
         if plan.folds:
             rest = [subject for subject in order if side_of[subject] in _SHARES_OF_THE_REST]
-            side_of |= grow(known, _SHARES_OF_THE_REST, rest)
+            side_of |= grow(earlier, earlier.side_of, _SHARES_OF_THE_REST, rest)
         else:
-            side_of = grow(known, SHARES, order)
+            side_of = grow(earlier, earlier.side_of, SHARES, order)
     return Division(
         {record.key: side_of[record.subject] for record in records},
         {

@@ -4,7 +4,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_builder.audit import confounds
 from data_builder.errors import InputError
 from data_builder.groups import shown_contents, subject_groups
 from data_builder.records import CLASSES, Record
@@ -115,14 +114,3 @@ def test_too_little_to_split():
 def test_bad_plans(plan):
     with pytest.raises(InputError):
         SplitPlan(*plan)
-
-
-def test_confounds_are_called_by_name():
-    def with_facts(key, hemorrhage, **facts):
-        return Record(key, "", hemorrhage, "", key, "", 0.0, key, tuple(facts.items()))
-
-    one_sided = [with_facts("a", 0), with_facts("b", 1, year="2020")]
-    assert confounds(one_sided) == ["'year' is known for ICH slices only: a total confound"]
-    apart = [with_facts("a", 0, scanner="A"), with_facts("b", 1, scanner="B")]
-    assert "no 'scanner' is shared" in confounds(apart)[0]
-    assert confounds([with_facts("a", 0, sex="F"), with_facts("b", 1, sex="F")]) == []
