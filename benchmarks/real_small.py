@@ -22,7 +22,7 @@ from histogram import features
 from histogram import predict as histogram_predict
 from PIL import Image
 
-from data_builder.ich_ct import resize
+from data_builder.images import resize
 from data_builder.records import LOCATIONS, Record
 from data_builder.sources import open_source
 from data_builder.splits import SplitPlan, divide
@@ -125,7 +125,7 @@ def main() -> None:
     parts: dict[str, list[Predictions]] = {"ViT": [], "ResNet-18": [], "gray histogram": []}
     cpu = []
     for fold in range(args.folds):
-        side_of = divide(records, SplitPlan("subject", args.folds, fold))
+        side_of = divide(records, SplitPlan("subject", args.folds, fold)).side_of
         predictions, seconds = vit_fold(args, fold)
         cpu.append(seconds)
         parts["ViT"].append(predictions)

@@ -24,7 +24,8 @@ def get_config() -> ml_collections.ConfigDict:
     data.folds = 0  # 0: 80/10/10, as the paper; K: fold `data.fold` of K tests
     data.fold = 0
     data.seed = 0  # of the split; the published code sets none
-    data.balance = "replicate"  # section 2.2.3: Deep x1, Lobar x3, Subtentorial x12, normal x3
+    data.balance = "replicate"  # section 2.2.3: Deep x1, Lobar x3, Subtentorial x12, normal x3;
+    # or 'weights' (of classes, in the loss), or 'none'
 
     config.model = model = ml_collections.ConfigDict()
     model.name = "vit_l16"  # Table 2: patch 16, width 1024, 16 heads, MLP 4096

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import shlex
 import sys
 from pathlib import Path
 
@@ -11,6 +12,7 @@ EXAMPLES = {
     "phantom": "python -m data_builder phantom --out scans --subjects 40",
     "clean": "python -m data_builder clean scans --out cleaned",
     "build": "python -m data_builder build cleaned --data_dir data --folds 5 --fold 0",
+    "audit": "python -m data_builder audit cleaned --folds 5 --fold 0",
     "lookup": "python -m data_builder lookup sli-abcdefghijklmnop",
 }
 
@@ -35,6 +37,12 @@ def parser() -> argparse.ArgumentParser:
             "config folder); 'public' for phantoms and tests",
         )
 
+    def split(of: argparse.ArgumentParser) -> None:
+        of.add_argument("--split", choices=("subject", "slice"), default="subject")
+        of.add_argument("--folds", type=int, default=0, help="0: one 80/10/10 split (default)")
+        of.add_argument("--fold", type=int, default=0, help="the fold that tests")
+        of.add_argument("--seed", type=int, default=0, help="of the split")
+
     phantom = command("phantom", "Make up head studies as DICOM; they say nothing about patients.")
     phantom.add_argument("--out", type=Path, required=True, help="folder to write")
     phantom.add_argument("--subjects", type=int, default=120, help="how many (default 120)")
@@ -53,11 +61,26 @@ def parser() -> argparse.ArgumentParser:
     build.add_argument("src", type=Path, metavar="SRC", help="published layout, cleaned, or DICOM")
     build.add_argument("--data_dir", type=Path, required=True, help="where data sets lie")
     build.add_argument("--size", type=int, default=256, help="pixels a side (default 256)")
-    build.add_argument("--split", choices=("subject", "slice"), default="subject")
-    build.add_argument("--folds", type=int, default=0, help="0: one 80/10/10 split (default)")
-    build.add_argument("--fold", type=int, default=0, help="the fold that tests")
-    build.add_argument("--seed", type=int, default=0, help="of the split")
+    split(build)
+    build.add_argument("--runner", choices=("local", "beam"), default="local")
+    build.add_argument(
+        "--beam_options",
+        default="",
+        help="Beam's pipeline options in quotes, such as '--runner=FlinkRunner "
+        "--flink_master=HOST:8081' (default: its DirectRunner)",
+    )
     key(build)
+
+    audit = command(
+        "audit",
+        "Tells of leaks, copies, labels and confounds; status 1 on a leak or a damaged shard.",
+    )
+    audit.add_argument(
+        "src", type=Path, metavar="SRC", help="published layout, cleaned, or a built data set"
+    )
+    split(audit)
+    audit.add_argument("--splits", type=Path, help="a splits.csv to audit instead")
+    key(audit)
 
     lookup = command("lookup", "What a pseudonym stands for; for the person on site.")
     lookup.add_argument("pseudonym")
@@ -66,7 +89,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Runs one command; the exit status is 0, or 1 where a part was refused and listed."""
+    """Runs one command; the exit status is 0, or 1 where a part was refused or a leak found."""
     if args.command == "phantom":
         from data_builder.phantom import write_studies
 
@@ -91,9 +114,19 @@ def run(args: argparse.Namespace) -> int:
         from data_builder.splits import SplitPlan
 
         plan = SplitPlan(args.split, args.folds, args.fold, args.seed)
-        folder = prepare(args.src, args.data_dir, plan, args.size, args.key)
-        print(folder)
+        if args.beam_options and args.runner != "beam":
+            raise InputError("--beam_options is for --runner beam: give both")
+        beam = shlex.split(args.beam_options) if args.runner == "beam" else None
+        print(prepare(args.src, args.data_dir, plan, args.size, args.key, beam))
         return 0
+    if args.command == "audit":
+        from data_builder.audit_report import audit_path
+        from data_builder.splits import SplitPlan
+
+        plan = SplitPlan(args.split, args.folds, args.fold, args.seed)
+        report = audit_path(args.src, plan, args.key, args.splits)
+        print(report.text)
+        return report.status
     from data_builder.subjects import Lookup, lookup_path
 
     path = lookup_path(args.key)

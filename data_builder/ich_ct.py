@@ -1,33 +1,46 @@
 """The shards: a TFDS data set `ich_ct` in ArrayRecord, written and read without TensorFlow."""
 
-import collections
-import concurrent.futures
 import contextlib
+import csv
+import fcntl
+import functools
+import hashlib
 import io
-import itertools
+import math
 import shutil
+import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
-from PIL import Image, UnidentifiedImageError
+from tensorflow_datasets.core.split_builder import SplitBuilder
 
+from data_builder import beam
+from data_builder.ahead import in_order
+from data_builder.audit import audit, confounds
+from data_builder.content import Contents, read_contents
+from data_builder.earlier import ASIDE
 from data_builder.errors import InputError
-from data_builder.progress import track
-from data_builder.records import LOCATIONS, Record
+from data_builder.groups import shown_contents
+from data_builder.images import open_gray, resize
+from data_builder.records import FACTS, LOCATIONS, Record
+from data_builder.shards import UNFINISHED, VERSION, earlier_division, write_checksums
 from data_builder.sources import Source
-from data_builder.splits import SPLITS, SplitPlan, confounds, counts, divide, leak
+from data_builder.splits import SPLITS, Division, SplitPlan, counts, divide, leak
 
-VERSION = "1.0.0"
 DEFAULT_SIZE = 256
+SHARD_BYTES = 64 << 20
+"""About what a shard holds at most; a build keeps one shard's examples in memory."""
+
 NAMES = {
     "phantom": "made-up heads",
     "published": "slices in the published layout",
     "cleaned": "slices cleaned from DICOM",
 }
-_AHEAD = 64
+_BYTES_OF_A_PIXEL = 0.5  # of a head as PNG, on the safe side
 
 
 class IchCt(tfds.core.GeneratorBasedBuilder):
@@ -40,15 +53,24 @@ class IchCt(tfds.core.GeneratorBasedBuilder):
 
     VERSION = tfds.core.Version(VERSION)
 
-    def __init__(self, *, source: Source, plan: SplitPlan, size: int, data_dir: Path) -> None:
-        # TFDS logs its configuration, so the source, which knows paths, is not a part of that.
-        self._source, self._plan, self._size = source, plan, size
-        name = f"size{size}_{plan.name}_{source.fingerprint}"
+    def __init__(
+        self,
+        *,
+        records: Sequence[Record],
+        division: Division,
+        shown: Sequence[bool],
+        metadata: dict,
+        name: str,
+        data_dir: Path,
+    ) -> None:
+        # TFDS logs its configuration, so the records, which know paths, are not a part of that.
+        self._records, self._division, self._shown = records, division, shown
+        self._metadata = metadata
         config = tfds.core.BuilderConfig(name=name, version=VERSION)
         super().__init__(data_dir=str(data_dir), config=config, file_format="array_record")
 
     def _info(self) -> tfds.core.DatasetInfo:
-        size = self._size
+        size = self._metadata["size"]
         text, integer = tfds.features.Text(), tfds.features.Scalar(np.int32)
         return tfds.core.DatasetInfo(
             builder=self,
@@ -65,28 +87,135 @@ class IchCt(tfds.core.GeneratorBasedBuilder):
                     "digest": text,
                 }
             ),
-            metadata=tfds.core.MetadataDict(describe(self._source, self._plan, size)),
+            metadata=tfds.core.MetadataDict(self._metadata),
         )
 
-    def _split_generators(self, dl_manager):
+    def _split_generators(self, dl_manager) -> dict[str, list[Callable[[], Iterator]]]:
+        """Of each side, what gives each shard's examples; the order is that of hashed keys."""
         del dl_manager
-        records = self._source.records
-        side_of = divide(records, self._plan)
-        return {
-            side: self._generate_examples(
-                [record for record in records if side_of[record.key] == side], side
+        return {side: self._shards(side) for side in SPLITS}
+
+    def _shards(self, side: str) -> list[Callable[[], Iterator]]:
+        side_of, size = self._division.side_of, self._metadata["size"]
+        records = [record for record in self._records if side_of[record.key] == side]
+        records.sort(key=lambda record: hashlib.sha256(record.key.encode()).digest())
+        n = max(math.ceil(len(records) * size * size * _BYTES_OF_A_PIXEL / SHARD_BYTES), 1)
+        bounds = [round(len(records) * i / n) for i in range(n + 1)]
+        return [
+            functools.partial(
+                examples, records[bounds[i] : bounds[i + 1]], size, f"{side}, shard {i + 1} of {n}"
             )
-            for side in SPLITS
-        }
+            for i in range(n)
+        ]
 
-    def _generate_examples(self, records: Sequence[Record], side: str):
-        encoded = _encode_ahead(records, self._size)
-        yield from track(encoded, len(records), f"shards, {side}")
+    def _generate_examples(self, records: Sequence[Record], what: str) -> Iterator:
+        yield from examples(records, self._metadata["size"], what)
+
+    def _generate_splits(self, dl_manager, download_config) -> list:
+        # TFDS's own way holds a split in memory, and needs TensorFlow from a gigabyte on. Shard by
+        # shard neither happens, and Beam's workers write the same files as this process.
+        infos = []
+        for side, shards in self._split_generators(dl_manager).items():
+            writer = SplitBuilder(
+                split_dict=self.info.splits,
+                features=self.info.features,
+                dataset_size=self.info.dataset_size,
+                beam_options=download_config.beam_options,
+                beam_runner=download_config.beam_runner,
+                max_examples_per_split=None,
+                example_writer=self._example_writer(),
+            )
+            template = self._get_filename_template(split_name=side)
+            infos.append(writer.submit_shard_based_generation(side, template, shards).result())
+        return infos
+
+    def _download_and_prepare(self, dl_manager, download_config=None) -> None:
+        # All of it in TFDS's unfinished folder, which gets its name when it is whole.
+        super()._download_and_prepare(dl_manager, download_config)
+        folder = Path(self.data_dir)
+        for left_by_beam in folder.glob("*.shard_infos.json"):
+            left_by_beam.unlink()
+        write_splits(folder / "splits.csv", self._records, self._division, self._shown)
+        write_checksums(folder)
 
 
-def describe(source: Source, plan: SplitPlan, size: int) -> dict:
-    """What every later report says of the data: counts, the leak's size, confounds, settings."""
-    side_of = divide(source.records, plan)
+def name_of(source: Source, plan: SplitPlan, size: int) -> str:
+    """A data set's name: whatever changes its records changes it."""
+    return f"size{size}_{plan.name}_{source.fingerprint}"
+
+
+def build(
+    source: Source,
+    data_dir: Path,
+    plan: SplitPlan,
+    size: int = DEFAULT_SIZE,
+    beam_options: Sequence[str] | None = None,
+) -> Path:
+    """Builds the shards of `source` once and returns their folder; returns at once if they exist.
+
+    The folder's name tells size, split and the source's fingerprint, so that a changed source or
+    option makes a new data set beside the old one. `beam_options`: build through Apache Beam with
+    these pipeline options; None: here.
+
+    Raises:
+      InputError: an unreadable image, a class that cannot be split, a split by subject that leaks,
+        an unwritable `data_dir`, no Beam.
+    """
+    if not 16 <= size <= 1024:
+        raise InputError(f"size is {size}: give 16 to 1024 pixels")
+    name = name_of(source, plan, size)
+    folder = data_dir / "ich_ct" / name / VERSION
+    if folder.is_dir():
+        return folder
+    through = {} if beam_options is None else beam.settings(beam_options)
+    divide(source.records, plan)  # its refusals come before anything is read or made
+    contents = read_contents(source.records)
+    earlier = earlier_division(data_dir, plan, source.records)
+    shown = shown_contents(source.records, contents)
+    division = divide(source.records, plan, shown, earlier)
+    metadata = describe(source, plan, size, division, contents)
+    _tell_of_growth(metadata, earlier is not None)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with _one_at_a_time(folder.parent / ".lock"):
+            if folder.is_dir():
+                return folder
+            for stale in folder.parent.glob(f"{UNFINISHED}*"):
+                shutil.rmtree(stale)
+            tfds.disable_progress_bar()
+            builder = IchCt(
+                records=source.records,
+                division=division,
+                shown=contents.counts.tolist(),
+                metadata=metadata,
+                name=name,
+                data_dir=data_dir,
+            )
+            config = tfds.download.DownloadConfig(**through)
+            quiet = contextlib.redirect_stdout(io.StringIO())  # in_order shows the progress
+            with quiet, tempfile.TemporaryDirectory() as nothing_is_downloaded:
+                builder.download_and_prepare(
+                    download_dir=nothing_is_downloaded, download_config=config
+                )
+    except OSError as error:
+        raise InputError(f"cannot write the shards to {data_dir}: {error.strerror}") from error
+    return folder
+
+
+def describe(
+    source: Source, plan: SplitPlan, size: int, division: Division, contents: Contents
+) -> dict:
+    """What every later report says of the data: counts, leaks, confounds, settings.
+
+    Raises InputError where a split by subject leaks.
+    """
+    records, side_of = source.records, division.side_of
+    found = audit(records, side_of, contents)
+    if plan.by == "subject" and found.leaks:
+        raise InputError(
+            f"this split by subject leaks: {'; '.join(found.leaks)}: build into a new --data_dir, "
+            "where no earlier data set binds the sides"
+        )
     kind = "phantom" if source.phantom else source.kind
     return {
         "name": NAMES[kind],
@@ -99,73 +228,64 @@ def describe(source: Source, plan: SplitPlan, size: int) -> dict:
         "size": size,
         "digest": source.fingerprint,
         "cleaning": source.cleaning,
-        "counts": counts(source.records, side_of),
-        "leak": leak(source.records, side_of),
-        "confounds": confounds(source.records),
+        "counts": counts(records, side_of),
+        "set_aside": sorted({r.subject for r in records if side_of[r.key] == ASIDE}),
+        "leak": leak(records, side_of),
+        "audit": found.summary(),
+        "confounds": confounds(records),
     }
 
 
-def build(source: Source, data_dir: Path, plan: SplitPlan, size: int = DEFAULT_SIZE) -> Path:
-    """Builds the shards of `source` once and returns their folder; returns at once if they exist.
-
-    The folder's name tells size, split and the source's fingerprint, so that a changed source or
-    option makes a new data set beside the old one.
-
-    Raises:
-      InputError: an unreadable image, a class that cannot be split, an unwritable `data_dir`.
-    """
-    if not 16 <= size <= 1024:
-        raise InputError(f"size is {size}: give 16 to 1024 pixels")
-    divide(source.records, plan)  # its refusals come before a folder is made
-    try:
-        data_dir.mkdir(parents=True, exist_ok=True)
-        builder = IchCt(source=source, plan=plan, size=size, data_dir=data_dir)
-        folder = Path(builder.data_dir)
-        if folder.is_dir():
-            write_splits(folder, source.records, plan)
-            return folder
-        for stale in folder.parent.glob(f"{VERSION}.incomplete*"):
-            shutil.rmtree(stale)
-        tfds.disable_progress_bar()
-        quiet = contextlib.redirect_stdout(io.StringIO())  # track() shows the progress
-        with quiet, tempfile.TemporaryDirectory() as nothing_is_downloaded:
-            builder.download_and_prepare(download_dir=nothing_is_downloaded)
-        shutil.rmtree(data_dir / "downloads", ignore_errors=True)
-    except OSError as error:
-        raise InputError(f"cannot write the shards to {data_dir}: {error.strerror}") from error
-    write_splits(folder, source.records, plan)
-    return folder
-
-
-def write_splits(folder: Path, records: Sequence[Record], plan: SplitPlan) -> None:
-    """Writes splits.csv, key, subject and side of every slice, where it is not there yet."""
-    if (folder / "splits.csv").exists():
-        return
-    side_of = divide(records, plan)
-    lines = [f"{r.key},{r.subject},{side_of[r.key]}\n" for r in records]
-    draft = folder / "splits.csv.draft"
-    draft.write_text("key,subject,split\n" + "".join(lines))
-    draft.replace(folder / "splits.csv")
-
-
-def _encode_ahead(records: Iterable[Record], size: int) -> Iterator[tuple[str, dict]]:
-    """Examples in order, read by threads (Pillow lets go of the lock) a bounded way ahead."""
-    left = iter(records)
-    with concurrent.futures.ThreadPoolExecutor() as pool:
-        waiting = collections.deque(
-            pool.submit(_example, record, size) for record in itertools.islice(left, _AHEAD)
+def _tell_of_growth(metadata: dict, grown: bool) -> None:
+    if grown:
+        print("an earlier data set here binds its subjects to their sides", file=sys.stderr)
+    for subject in metadata["set_aside"]:
+        print(
+            f"set aside: {subject}: its slices are copies from subjects of two sides",
+            file=sys.stderr,
         )
-        try:
-            while waiting:
-                example = waiting.popleft().result()
-                for record in itertools.islice(left, 1):
-                    waiting.append(pool.submit(_example, record, size))
-                yield example["key"], example
-        finally:
-            pool.shutdown(cancel_futures=True)
 
 
-def _example(record: Record, size: int) -> dict:
+@contextlib.contextmanager
+def _one_at_a_time(path: Path) -> Iterator[None]:
+    """Waits for another process that builds the same; a killed one lets go by itself."""
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def write_splits(
+    path: Path, records: Sequence[Record], division: Division, shown: Sequence[bool]
+) -> None:
+    """Writes splits.csv: key, subject, side, FACTS, fold and content digest of every slice.
+
+    The digest is empty where the slice shows too little to tell a subject by (`shown` is False).
+    """
+    with path.open("w", newline="", encoding="utf-8") as file:
+        rows = csv.writer(file, lineterminator="\n")
+        rows.writerow(("key", "subject", "split", *FACTS, "fold", "digest"))
+        for record, shows in zip(records, shown, strict=True):
+            facts = dict(record.facts)
+            fold = division.fold_of[record.key]
+            rows.writerow(
+                (
+                    record.key,
+                    record.subject,
+                    division.side_of[record.key],
+                    *(facts.get(name, "") for name in FACTS),
+                    "" if fold < 0 else fold,
+                    record.digest if shows else "",
+                )
+            )
+
+
+def examples(records: Sequence[Record], size: int, what: str) -> Iterator[tuple[str, dict]]:
+    """Keys and features of `records`, in order; `what` names them in the progress."""
+    for example in in_order(functools.partial(_example, size=size), records, what):
+        yield example["key"], example
+
+
+def _example(record: Record, size: int) -> dict[str, Any]:
     return {
         "key": record.key,
         "image": encode(record, size),
@@ -180,24 +300,6 @@ def _example(record: Record, size: int) -> dict:
 
 def encode(record: Record, size: int) -> bytes:
     """PNG of the slice at size x size: gray, longest side fitted, black around (the air of CT)."""
-    try:
-        with Image.open(record.image) as image:
-            gray = image.convert("L")
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError, SyntaxError) as error:
-        raise InputError(
-            f"slice {record.key} is not a readable image: mend or remove the file "
-            f"(python -m data_builder lookup {record.key} names it)"
-        ) from error
     buffer = io.BytesIO()
-    resize(gray, size).save(buffer, "PNG", compress_level=3)
+    resize(open_gray(record), size).save(buffer, "PNG", compress_level=3)
     return buffer.getvalue()
-
-
-def resize(image: Image.Image, size: int) -> Image.Image:
-    """Bilinear and antialiased to size x size; a slice that is not square is padded with 0."""
-    longest = max(image.size)
-    if image.size != (longest, longest):
-        square = Image.new("L", (longest, longest))
-        square.paste(image, ((longest - image.width) // 2, (longest - image.height) // 2))
-        image = square
-    return image.resize((size, size), Image.Resampling.BILINEAR)

@@ -1,16 +1,25 @@
 """From any source to shards in one call: the DICOM tree is cleaned first, into the data folder."""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from data_builder import ich_ct
-from data_builder.sources import Source, kind_of, open_source, published_meanings
-from data_builder.splits import SplitPlan, divide, leak
+from data_builder.shards import metadata
+from data_builder.sources import kind_of, open_source, published_meanings
+from data_builder.splits import SplitPlan
 from data_builder.studies import clean_folder
 from data_builder.subjects import Lookup, Pseudonyms, load_key, lookup_path
 
 
-def prepare(source: Path, data_dir: Path, plan: SplitPlan, size: int, key: str | None) -> Path:
+def prepare(
+    source: Path,
+    data_dir: Path,
+    plan: SplitPlan,
+    size: int,
+    key: str | None,
+    beam_options: Sequence[str] | None = None,
+) -> Path:
     """Shards of `source`, built unless they are there; returns their folder.
 
     `key` names the site's key for pseudonyms (`subjects.load_key`). A folder of DICOM is cleaned
@@ -28,13 +37,13 @@ def prepare(source: Path, data_dir: Path, plan: SplitPlan, size: int, key: str |
         database = Lookup(lookup)
         database.add(published_meanings(opened))
         database.close()
+    folder = ich_ct.build(opened, data_dir, plan, size, beam_options)
     if plan.by == "slice":
-        _warn_of_leak(opened, plan)
-    return ich_ct.build(opened, data_dir, plan, size)
+        _warn_of_leak(metadata(folder)["leak"])
+    return folder
 
 
-def _warn_of_leak(source: Source, plan: SplitPlan) -> None:
-    size = leak(source.records, divide(source.records, plan))
+def _warn_of_leak(size: dict[str, int]) -> None:
     print(
         f"warning: split by slice: {size['with_sibling_in_training']} of {size['test_slices']} "
         "test slices have a sibling of the same subject in training; the figures will flatter",

@@ -3,14 +3,22 @@
 import dataclasses
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from data_builder.earlier import ASIDE, Earlier, place
 from data_builder.errors import InputError
-from data_builder.records import CLASSES, LOCATIONS, Record
+from data_builder.groups import Shown, by_subject, shown_contents, stratum, subject_groups
+from data_builder.records import CLASSES, Record
 
 SPLITS = ("train", "validation", "test")
+SHARES = {"train": 0.8, "validation": 0.1, "test": 0.1}
 VALIDATION_OF_THE_REST = 8
 """With folds, one group in this many of those that are not in the test fold validates."""
+
+_SHARES_OF_THE_REST = {
+    "train": 1 - 1 / VALIDATION_OF_THE_REST,
+    "validation": 1 / VALIDATION_OF_THE_REST,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,60 +45,84 @@ class SplitPlan:
         return f"{self.by}_seed{self.seed}{fold}"
 
 
-def divide(records: Sequence[Record], plan: SplitPlan) -> dict[str, str]:
-    """Slice key -> 'train', 'validation' or 'test'.
+@dataclasses.dataclass(frozen=True)
+class Division:
+    """Slice key -> side of SPLITS, or ASIDE; slice key -> fold that tests it (-1: no folds)."""
 
-    By subject, subjects that share a slice's content stay together, and every class of CLASSES is
-    divided alike; the order comes from content digests and the seed alone, so that two sites with
-    the same data get the same sides. By slice, as the paper did, siblings end on both sides.
+    side_of: dict[str, str]
+    fold_of: dict[str, int]
+
+
+def divide(
+    records: Sequence[Record],
+    plan: SplitPlan,
+    shown: Shown | None = None,
+    earlier: Earlier | None = None,
+) -> Division:
+    """Where every slice goes.
+
+    By subject, subjects that share a slice's content (`shown`; None: by digest) stay together, and
+    every class of CLASSES is divided alike; the order comes from content digests and the seed
+    alone, so that two sites with the same data get the same sides. Subjects that an `earlier`
+    division knows keep their place; `earlier.place` tells what newcomers get. By slice, as the
+    paper did, siblings end on both sides.
 
     Raises:
       InputError: one class only, or a class with fewer than three subjects.
     """
     _check_classes(records)
     if plan.by == "slice":
-        keys = [r.key for r in sorted(records, key=lambda r: (_rank(plan.seed, r.digest), r.key))]
-        sides = _sides(len(keys), plan, offset=0)
-        return dict(zip(keys, sides, strict=True))
-    group_of = content_groups(records)
-    members = defaultdict(list)
-    for record in records:
-        members[group_of[record.subject]].append(record)
-    strata = defaultdict(list)
-    for group, slices in members.items():
-        strata[_stratum(slices)].append((_rank(plan.seed, min(r.digest for r in slices)), group))
-    side_of: dict[str, str] = {}
-    offset = 0
-    for name in CLASSES:
-        groups = [group for _, group in sorted(strata[name])]
-        if 0 < len(groups) < 3:
+        ranked = sorted(records, key=lambda r: (_rank(plan.seed, r.digest), r.stratum, r.key))
+        folds = _folds(len(ranked), plan.folds, offset=0)
+        sides = _sides(folds, plan)
+        keys = [record.key for record in ranked]
+        return Division(dict(zip(keys, sides, strict=True)), dict(zip(keys, folds, strict=True)))
+    links = shown_contents(records) if shown is None else shown
+    slices = by_subject(records)
+    strata = _strata(slices, links, plan.seed)
+    for name, groups in strata.items():
+        if len(groups) < 3:
             raise InputError(
                 f"class {name} has {len(groups)} subject(s), too few to split by subject: "
                 "it needs at least 3, one for each side"
             )
-        side_of.update(zip(groups, _sides(len(groups), plan, offset), strict=True))
-        offset += len(groups)
-    return {record.key: side_of[group_of[record.subject]] for record in records}
 
+    def grow(known: Earlier, places: Mapping, shares: dict, among: Sequence[str]) -> dict:
+        def class_of(subjects: Sequence[str]) -> str:
+            return stratum(record for subject in subjects for record in slices[subject])
 
-def content_groups(records: Sequence[Record]) -> dict[str, str]:
-    """Subject -> a name for all the subjects that it shares a slice's content with."""
-    parent = {record.subject: record.subject for record in records}
+        return place(among, links, known, places, shares, class_of)
 
-    def root(subject: str) -> str:
-        while parent[subject] != subject:
-            parent[subject] = parent[parent[subject]]
-            subject = parent[subject]
-        return subject
-
-    first_with: dict[str, str] = {}
-    for record in records:
-        one, other = (
-            root(record.subject),
-            root(first_with.setdefault(record.digest, record.subject)),
-        )
-        parent[max(one, other)] = min(one, other)
-    return {subject: root(subject) for subject in parent}
+    order = [subject for groups in strata.values() for group in groups for subject in group]
+    side_of: dict[str, str] = {}
+    fold_of: dict[str, int] = dict.fromkeys(order, -1)
+    if earlier and plan.folds:
+        even = dict.fromkeys(range(plan.folds), 1 / plan.folds)
+        fold_of = grow(earlier, earlier.fold_of, even, order)
+        left_out = {subject for subject, fold in fold_of.items() if fold == ASIDE}
+        side_of = dict.fromkeys(left_out, ASIDE)
+        links = {subject: names for subject, names in links.items() if subject not in left_out}
+        strata = _parted(_strata(slices, links, plan.seed), fold_of)
+    offset = 0
+    for groups in strata.values():
+        if not (earlier and plan.folds):
+            folds = _folds(len(groups), plan.folds, offset)
+            fold_of.update(_each(groups, folds))
+            offset += len(groups)
+        side_of.update(_each(groups, _sides([fold_of[group[0]] for group in groups], plan)))
+    if earlier and earlier.side_of:
+        if plan.folds:
+            rest = [subject for subject in order if side_of[subject] in _SHARES_OF_THE_REST]
+            side_of |= grow(earlier, earlier.side_of, _SHARES_OF_THE_REST, rest)
+        else:
+            side_of = grow(earlier, earlier.side_of, SHARES, order)
+    return Division(
+        {record.key: side_of[record.subject] for record in records},
+        {
+            record.key: -1 if side_of[record.subject] == ASIDE else fold_of[record.subject]
+            for record in records
+        },
+    )
 
 
 def leak(records: Sequence[Record], side_of: dict[str, str]) -> dict[str, int]:
@@ -108,32 +140,13 @@ def counts(records: Sequence[Record], side_of: dict[str, str]) -> dict[str, dict
     table = {}
     for side in SPLITS:
         here = [record for record in records if side_of[record.key] == side]
-        by_subject = defaultdict(list)
-        for record in here:
-            by_subject[record.subject].append(record)
         slices = Counter(record.stratum for record in here)
-        subjects = Counter(_stratum(group) for group in by_subject.values())
+        subjects = Counter(stratum(group) for group in by_subject(here).values())
         table[side] = {
             "slices": {name: slices[name] for name in CLASSES},
             "subjects": {name: subjects[name] for name in CLASSES},
         }
     return table
-
-
-def confounds(records: Sequence[Record]) -> list[str]:
-    """Facts (year, scanner, ...) that alone tell ICH from normal slices, in words."""
-    values: dict[str, dict[int, set[str]]] = defaultdict(lambda: {0: set(), 1: set()})
-    for record in records:
-        for name, value in record.facts:
-            values[name][record.hemorrhage].add(value)
-    found = []
-    for name, sides in sorted(values.items()):
-        if not sides[0] or not sides[1]:
-            known = "ICH" if sides[1] else "normal"
-            found.append(f"'{name}' is known for {known} slices only: a total confound")
-        elif not sides[0] & sides[1]:
-            found.append(f"no '{name}' is shared by ICH and normal slices: a total confound")
-    return found
 
 
 def _check_classes(records: Sequence[Record]) -> None:
@@ -143,22 +156,51 @@ def _check_classes(records: Sequence[Record]) -> None:
         raise InputError(f"the source holds {only} slices only: training needs both classes")
 
 
-def _stratum(slices: Sequence[Record]) -> str:
-    """A subject's (or group's) class: ICH if any slice is; the location of most ICH slices."""
-    places = Counter(record.location for record in slices if record.hemorrhage)
-    if not places:
-        return "normal"
-    return max(LOCATIONS, key=lambda name: (places[name], LOCATIONS.index(name)))
+def _strata(
+    slices: Mapping[str, list[Record]], shown: Shown, seed: int
+) -> dict[str, list[list[str]]]:
+    """Class -> its groups, each a list of subjects, in the seed's random order."""
+    members = defaultdict(list)
+    for subject, group in subject_groups(shown).items():
+        members[group].append(subject)
+    ranked = defaultdict(list)
+    for subjects in members.values():
+        records = [record for subject in subjects for record in slices[subject]]
+        digests = sorted(record.digest for record in records)
+        ranked[stratum(records)].append((_rank(seed, digests[0]), digests, sorted(subjects)))
+    return {name: [group for *_, group in sorted(ranked[name])] for name in CLASSES if ranked[name]}
+
+
+def _parted(strata: dict[str, list[list[str]]], fold_of: dict) -> dict[str, list[list[str]]]:
+    """The same with a group cut up where earlier divisions had put its subjects into two folds."""
+    parted: dict[str, list[list[str]]] = {name: [] for name in strata}
+    for name, groups in strata.items():
+        for group in groups:
+            parts = defaultdict(list)
+            for subject in group:
+                parts[fold_of[subject]].append(subject)
+            parted[name].extend(parts.values())
+    return parted
+
+
+def _each(groups: list[list[str]], values: list) -> dict:
+    return {
+        subject: value for group, value in zip(groups, values, strict=True) for subject in group
+    }
 
 
 def _rank(seed: int, digest: str) -> str:
     return hashlib.sha256(f"{seed}:{digest}".encode()).hexdigest()
 
 
-def _sides(n: int, plan: SplitPlan, offset: int) -> list[str]:
-    """Sides of `n` groups already in random order; `offset` evens out the folds over classes."""
-    if not n:
-        return []
+def _folds(n: int, folds: int, offset: int) -> list[int]:
+    """Folds of `n` groups already in random order; `offset` evens them out over classes."""
+    return [(i + offset) % folds if folds else -1 for i in range(n)]
+
+
+def _sides(folds: list[int], plan: SplitPlan) -> list[str]:
+    """Sides of groups already in random order, from the fold of each."""
+    n = len(folds)
     if not plan.folds:
         train = int(0.8 * n)
         validation = max(int(0.1 * n), 1)
@@ -166,8 +208,8 @@ def _sides(n: int, plan: SplitPlan, offset: int) -> list[str]:
         return ["train"] * train + ["validation"] * validation + ["test"] * (n - train - validation)
     sides = []
     rest = 0
-    for i in range(n):
-        if (i + offset) % plan.folds == plan.fold:
+    for fold in folds:
+        if fold == plan.fold:
             sides.append("test")
         else:
             sides.append("validation" if rest % VALIDATION_OF_THE_REST == 0 else "train")

@@ -10,38 +10,33 @@ import grain
 import numpy as np
 import psutil
 import tensorflow_datasets as tfds
-from jaxtyping import UInt8
+from jaxtyping import Float32, UInt8
 
 from data_builder.errors import InputError
-from data_builder.ich_ct import VERSION
 from data_builder.prepare import prepare
 from data_builder.records import CLASSES
+from data_builder.shards import data_sets, is_data_set, open_data_set
 from data_builder.splits import SPLITS, SplitPlan
 from dtvit_jax.augment import Augmentation, example_rng
 
 CACHE_PART_OF_MEMORY = 0.25
 """Decoded slices stay in memory while they need at most this part of it."""
 
+BALANCES = ("replicate", "weights", "none")
+"""How training slices are balanced: seen more often, weighed in the loss, or not at all."""
+
 Batch = dict[str, np.ndarray]
 
 
 class Shards:
-    """The data set in one folder: `metadata` and a slice source for each side."""
+    """The data set in one folder: `metadata` and a slice source for each side.
+
+    Raises InputError for what is no data set, or has a damaged shard (`shards.open_data_set`).
+    """
 
     def __init__(self, folder: Path) -> None:
-        try:
-            self._builder = tfds.builder_from_directory(str(folder))
-            self.metadata: dict[str, Any] = dict(self._builder.info.metadata or {})
-            version = str(self._builder.info.version)
-        except Exception as error:  # whatever TFDS meets in a folder that is not its own
-            raise InputError(
-                f"{folder} holds no readable data set: run python -m data_builder build again"
-            ) from error
-        if version != VERSION:
-            raise InputError(
-                f"the shards in {folder} are of version {version}, this program reads {VERSION}: "
-                "build them again (python -m data_builder build)"
-            )
+        self._builder = open_data_set(folder)
+        self.metadata: dict[str, Any] = dict(self._builder.info.metadata or {})
         self.folder = folder
         self._sources: dict[str, SliceSource] = {}
 
@@ -127,15 +122,34 @@ def replication(strata: np.ndarray) -> np.ndarray:
     return factors
 
 
+def class_weights(strata: np.ndarray) -> Float32[np.ndarray, "4 2"]:
+    """Weights of each class of CLASSES in the two tasks' losses, from the training slices.
+
+    In each task every class weighs the same in total, and the mean weight is 1: n / (k n_c). The
+    location task counts ICH slices; its fourth class, where a model has one, weighs as the others.
+    """
+    slices = np.bincount(strata, minlength=len(CLASSES)).astype(np.float32)
+    hemorrhage, places = slices[1:].sum(), np.count_nonzero(slices[1:])
+    weights = np.zeros((len(CLASSES), 2), np.float32)
+    seen = np.maximum(slices, 1)
+    weights[0, 0] = slices.sum() / (2 * seen[0])
+    weights[1:, 0] = slices.sum() / (2 * max(hemorrhage, 1))
+    weights[:, 1] = hemorrhage / (max(places, 1) * seen)
+    return weights
+
+
 class TrainingExamples:
     """All epochs as one long sequence: `[i]` is a function of seed and i alone."""
 
     def __init__(
         self, source: SliceSource, balance: str, augmentation: Augmentation, seed: int
     ) -> None:
-        if balance not in ("replicate", "none"):
-            raise InputError(f"config.data.balance={balance!r}: it is 'replicate' or 'none'")
+        if balance not in BALANCES:
+            raise InputError(
+                f"config.data.balance={balance!r}: it is one of {', '.join(map(repr, BALANCES))}"
+            )
         self._source, self._augmentation, self._seed = source, augmentation, seed
+        self._weights = class_weights(source.strata) if balance == "weights" else None
         factors = replication(source.strata) if balance == "replicate" else np.ones(4, int)
         self._epoch = np.repeat(np.arange(len(source)), factors[source.strata])
         self._order = functools.lru_cache(maxsize=2)(self._shuffled)
@@ -156,7 +170,10 @@ class TrainingExamples:
         which = int(self._order(epoch)[place])
         row = self._source[int(self._epoch[which])]
         rng = example_rng(self._seed, epoch, which + 1)
-        return {**row, "augmentation": self._augmentation.draw(rng)}
+        row = {**row, "augmentation": self._augmentation.draw(rng)}
+        if self._weights is not None:
+            row["class_weight"] = self._weights[row["location"] + 1]
+        return row
 
 
 def training_batches(examples: TrainingExamples, batch_size: int) -> grain.DatasetIterator:
@@ -200,11 +217,17 @@ def find_shards(data: Any, digest: str = "*") -> Shards:
       InputError: none fits, or more than one.
     """
     folder = Path(data.dir)
-    if (folder / "dataset_info.json").is_file():
-        return Shards(folder)
+    if is_data_set(folder):
+        shards = Shards(folder)
+        if shards.metadata["size"] != data.size:
+            raise InputError(
+                f"the slices in {folder} have {shards.metadata['size']} pixels a side, "
+                f"config.data.size is {data.size}: make them the same"
+            )
+        return shards
     plan = SplitPlan(data.split, data.folds, data.fold, data.seed)
     name = f"size{data.size}_{plan.name}_{digest}"
-    found = sorted(path.parent for path in folder.glob(f"ich_ct/{name}/*/dataset_info.json"))
+    found = data_sets(folder, name)
     if len(found) == 1:
         return Shards(found[0])
     if found:

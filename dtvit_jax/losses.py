@@ -30,11 +30,19 @@ def location_target(
 
 
 def example_weights(
-    counted: Bool[Array, " batch"], mask: Bool[Array, " batch"]
+    counted: Bool[Array, " batch"],
+    mask: Bool[Array, " batch"],
+    class_weight: Float[Array, " batch"] | None = None,
 ) -> Float[Array, " batch"]:
-    """Weights that turn a sum over examples into a mean over those counted and not padding."""
+    """Weights that turn a sum over examples into a mean over those counted and not padding.
+
+    With the weight of each example's class it is the weighted mean.
+    """
     chosen = (counted & mask).astype(jnp.float32)
-    return chosen / jnp.maximum(chosen.sum(), 1)
+    if class_weight is not None:
+        chosen = chosen * class_weight
+    total = chosen.sum()
+    return chosen / jnp.where(total > 0, total, 1)
 
 
 def cross_entropy(

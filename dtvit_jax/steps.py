@@ -97,11 +97,13 @@ def train_step(
     size = len(batch["image"])
     mask = jnp.ones(size, bool)
     _, has_location = location_target(batch["hemorrhage"], batch["location"], task.location_classes)
+    of_class = batch.get("class_weight")  # [batch, 2], with config.data.balance=weights
+    first, second = (None, None) if of_class is None else (of_class[:, 0], of_class[:, 1])
     batch = {
         **batch,
         "mask": mask,
-        "weight": example_weights(mask, mask),
-        "weight_location": example_weights(has_location, mask),
+        "weight": example_weights(mask, mask, first),
+        "weight_location": example_weights(has_location, mask, second),
     }
     gradient = jax.value_and_grad(_loss, has_aux=True)
     if task.accumulation == 1:

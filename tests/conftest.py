@@ -27,8 +27,9 @@ def write_published(folder: Path, subjects: int = 4, slices: int = 3) -> Path:
         place = folder / ("no" if name == "no" else f"yes/{name}")
         place.mkdir(parents=True)
         for subject in range(subjects if name != "no" else 2 * subjects):
+            brain = np.kron(rng.integers(60, 150, (12, 12)), np.ones((8, 8), int))  # its own
             for i in range(slices):
-                image = head * rng.integers(90, 130, head.shape)
+                image = head * (brain + rng.integers(0, 30, head.shape))
                 if name != "no":
                     row, column = spots[name]
                     image[(x - column) ** 2 + (y - row) ** 2 < 64] = 250

@@ -1,8 +1,12 @@
+import csv
 import dataclasses
+import hashlib
 import io
 import shutil
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,9 +14,12 @@ from conftest import write_published
 from PIL import Image
 
 from data_builder import ich_ct
+from data_builder.__main__ import main
 from data_builder.errors import InputError
+from data_builder.images import resize
 from data_builder.prepare import prepare
 from data_builder.records import LOCATIONS
+from data_builder.shards import damaged_shards, data_sets
 from data_builder.sources import open_source
 from data_builder.splits import SplitPlan, divide
 from data_builder.subjects import PUBLIC_KEY, Pseudonyms
@@ -24,7 +31,7 @@ def source(published):
 
 
 def test_the_shards_hold_every_slice_with_its_labels(source, shards):
-    sides = divide(source.records, SplitPlan())
+    sides = divide(source.records, SplitPlan()).side_of
     for side in ("train", "validation", "test"):
         found = {row["key"].decode(): row for row in shards.source(side)._records}
         expected = {r.key: r for r in source.records if sides[r.key] == side}
@@ -49,7 +56,7 @@ def test_pixels_are_the_source_resized(source):
 
 def test_a_slice_that_is_not_square_keeps_its_shape():
     tall = Image.fromarray(np.full((80, 40), 200, np.uint8))
-    found = np.asarray(ich_ct.resize(tall, 40))
+    found = np.asarray(resize(tall, 40))
     assert found.shape == (40, 40)
     assert (found[:, 12:28] == 200).all()
     assert (found[:, :8] == 0).all() and (found[:, -8:] == 0).all()
@@ -141,3 +148,135 @@ def test_a_copy_of_the_shards_works_elsewhere(shards, tmp_path):
 
     moved = shutil.copytree(shards.folder, tmp_path / "elsewhere")
     assert len(Shards(moved).source("test")) == len(shards.source("test"))
+
+
+def rows_of(folder):
+    with (folder / "splits.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_two_sites_with_other_keys_get_the_same_split(published, tmp_path):
+    sides = []
+    for site in ("a", "b"):
+        source = open_source(published, Pseudonyms(site.encode() * 20))
+        folder = ich_ct.build(source, tmp_path / site, SplitPlan(folds=3), 36)
+        sides.append({row["digest"]: (row["split"], row["fold"]) for row in rows_of(folder)})
+        keys = {row["subject"] for row in rows_of(folder)}
+        assert keys == {r.subject for r in source.records}
+    assert sides[0] == sides[1] and len(sides[0]) == len(source.records)
+
+
+def test_a_source_that_grew_keeps_its_sides(tmp_path):
+    small, large = (write_published(tmp_path / str(n), subjects=n) for n in (4, 6))
+    copied = sorted((small / "no").iterdir())
+    for path in large.rglob("*.png"):  # the same people's slices, byte for byte
+        old = small / path.relative_to(large)
+        if old.exists():
+            shutil.copyfile(old, path)
+    plan, data = SplitPlan(), tmp_path / "data"
+    first = ich_ct.build(open_source(small, Pseudonyms(PUBLIC_KEY)), data, plan, 36)
+    before = {row["digest"]: row["split"] for row in rows_of(first)}
+    trained = next(p for p in copied if before[digest_of(p)] == "train")
+    tested = next(p for p in copied if before[digest_of(p)] == "test")
+    for i, path in enumerate((trained, tested)):
+        shutil.copyfile(path, large / "no" / f"090{i}-1Bridge d.png")
+    grown = open_source(large, Pseudonyms(b"another key, long enough"))
+    second = ich_ct.build(grown, data, plan, 36)
+    rows = rows_of(second)
+    bridge = {row["subject"] for row in rows if row["split"] == "aside"}
+    assert bridge == {Pseudonyms(b"another key, long enough").subject("1bridged")}
+    kept = {row["digest"]: row["split"] for row in rows if row["subject"] not in bridge}
+    assert {digest: kept[digest] for digest in before} == before
+    new = {row["subject"] for row in rows if row["digest"] not in before}
+    assert len(new) == 2 * 5  # two more of each ICH class, four more normal
+    from dtvit_jax.input_pipeline import Shards
+
+    shards = Shards(second)
+    assert shards.metadata["set_aside"] == sorted(bridge)
+    stored = sum(len(shards.source(side)) for side in ("train", "validation", "test"))
+    assert stored == len(grown.records) - 2
+
+
+def digest_of(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:32]
+
+
+def test_many_shards_hold_each_slice_once(source, tmp_path, monkeypatch):
+    monkeypatch.setattr(ich_ct, "SHARD_BYTES", 9000)
+    folder = ich_ct.build(source, tmp_path, SplitPlan(), 36)
+    assert len(list(folder.glob("ich_ct-train.array_record*"))) > 2
+    from dtvit_jax.input_pipeline import Shards
+
+    shards = Shards(folder)
+    keys = [
+        shards.source(side).describe(i)["key"]
+        for side in ("train", "validation", "test")
+        for i in range(len(shards.source(side)))
+    ]
+    assert sorted(keys) == sorted(r.key for r in source.records)
+
+
+def test_a_kill_leaves_nothing_that_looks_whole(tmp_path):
+    folder = write_published(tmp_path / "source", subjects=10, slices=4)
+    data = tmp_path / "data"
+    command = [sys.executable, "-m", "data_builder", "build", str(folder)]
+    command += ["--data_dir", str(data), "--size", "512", "--key", "public"]
+    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    try:
+        while running.poll() is None and not list(data.rglob("*.array_record*")):
+            time.sleep(0.002)
+        assert running.poll() is None, "it was too fast to be killed"
+    finally:
+        running.kill()
+        running.communicate()
+    assert list(data.rglob("*.array_record*")) and not data_sets(data)
+    assert not list(data.glob("ich_ct/*/*/splits.csv"))
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert data_sets(data) == [Path(done.stdout.strip())]
+    assert not list(data.rglob("*incomplete*"))
+    assert damaged_shards(data_sets(data)[0]) == []
+
+
+@pytest.mark.parametrize("how", ["cut", "flipped", "longer", "gone"])
+def test_a_damaged_shard_is_found_and_named(shards, tmp_path, how, capsys):
+    from dtvit_jax.input_pipeline import Shards
+
+    folder = shutil.copytree(shards.folder, tmp_path / "copy")
+    victim = sorted(folder.glob("*train*array_record*"))[0]
+    data = bytearray(victim.read_bytes())
+    if how == "cut":
+        data = data[:-1]
+    elif how == "flipped":
+        data[len(data) // 2] ^= 4
+    elif how == "longer":
+        data += b"\0"
+    victim.unlink() if how == "gone" else victim.write_bytes(data)
+    with pytest.raises(InputError, match=rf"damaged: .*{victim.name}"):
+        Shards(folder)
+    assert main(["audit", str(folder)]) == 1
+    assert victim.name in capsys.readouterr().out
+
+
+def test_without_checksums_nothing_is_trusted(shards, tmp_path):
+    from dtvit_jax.input_pipeline import Shards
+
+    folder = shutil.copytree(shards.folder, tmp_path / "copy")
+    (folder / "checksums.json").write_text("{")
+    with pytest.raises(InputError, match=r"checksums\.json is missing or damaged"):
+        Shards(folder)
+
+
+def test_a_split_by_slice_says_so_in_log_metadata_and_report(published, tmp_path, capsys):
+    from dtvit_jax.caveats import caveats
+    from dtvit_jax.input_pipeline import Shards
+
+    plan = SplitPlan("slice")
+    for _ in range(2):  # when it is found again, too
+        folder = prepare(published, tmp_path, plan, 36, "public")
+        size = Shards(folder).metadata["leak"]
+        told = f"{size['with_sibling_in_training']} of {size['test_slices']} test slices"
+        assert size["with_sibling_in_training"] > 0
+        assert f"warning: split by slice: {told} have a sibling" in capsys.readouterr().err
+    metrics = {"n": {"slices_by_class": {"normal": 1, "deep": 1}}}
+    assert any(told in text for text in caveats(metrics, Shards(folder).metadata))

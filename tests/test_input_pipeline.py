@@ -9,6 +9,7 @@ from dtvit_jax.augment import Augmentation
 from dtvit_jax.input_pipeline import (
     Shards,
     TrainingExamples,
+    class_weights,
     decode,
     evaluation_batches,
     find_shards,
@@ -97,6 +98,31 @@ def test_evaluation_counts_every_slice_once(shards, size):
     assert all(len(batch["image"]) == size for batch in evaluation_batches(source, size))
 
 
+def test_class_weights_by_hand():
+    """4 normal, 3 deep, 2 lobar, 1 subtentorial: n / (k n_c) in each task."""
+    weights = class_weights(np.repeat([0, 1, 2, 3], [4, 3, 2, 1]))
+    assert weights[:, 0] == pytest.approx([10 / 8, 10 / 12, 10 / 12, 10 / 12])
+    assert weights[1:, 1] == pytest.approx([6 / 9, 6 / 6, 6 / 3])
+    assert weights[0, 1] == pytest.approx(6 / 12)  # the fourth class weighs as a third of all ICH
+
+
+def test_weights_come_with_each_slice_and_none_is_repeated(shards):
+    source = shards.source("train")
+    examples = TrainingExamples(source, "weights", PAPER, 0)
+    weights = class_weights(source.strata)
+    assert examples.epoch_length == len(source)
+    for i in range(examples.epoch_length):
+        row = examples[i]
+        assert (row["class_weight"] == weights[source.strata[row["index"]]]).all()
+    batch = next(training_batches(examples, 8))
+    assert batch["class_weight"].shape == (8, 2)
+
+
+def test_shards_of_another_size_are_refused(shards):
+    with pytest.raises(InputError, match=r"36 pixels a side, config\.data\.size is 64"):
+        find_shards(data_config(shards.folder, size=64))
+
+
 def test_bad_balance_split_and_pixels(shards):
     with pytest.raises(InputError, match=r"config\.data\.balance"):
         TrainingExamples(shards.source("train"), "copies", PAPER, 0)
@@ -131,6 +157,6 @@ def test_shards_of_another_version_or_none(shards, tmp_path):
         Shards(other)
     for path in shards.folder.iterdir():
         (other / path.name).write_bytes(path.read_bytes())
-    (other / "dataset_info.json").write_text(text.replace('"1.0.0"', '"0.9.0"'))
+    (other / "dataset_info.json").write_text(text.replace('"1.1.0"', '"0.9.0"'))
     with pytest.raises(InputError, match=r"version 0\.9\.0"):
         Shards(other)

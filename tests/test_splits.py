@@ -5,8 +5,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_builder.errors import InputError
+from data_builder.groups import shown_contents, subject_groups
 from data_builder.records import CLASSES, Record
-from data_builder.splits import SplitPlan, confounds, content_groups, counts, divide, leak
+from data_builder.splits import SplitPlan, counts, divide, leak
 
 
 def records(subjects_of: dict[str, int], slices: int = 3, shared: tuple = ()) -> list[Record]:
@@ -43,7 +44,7 @@ def test_every_slice_has_one_side_and_every_subject_too(strata, folds, seed):
     if folds == 1:
         return
     data = records(strata)
-    sides = divide(data, SplitPlan("subject", folds, 0, seed))
+    sides = divide(data, SplitPlan("subject", folds, 0, seed)).side_of
     assert sides.keys() == {r.key for r in data}
     of_subject = defaultdict(set)
     for r in data:
@@ -58,14 +59,14 @@ def test_folds_test_every_slice_once(strata, folds, by):
     data = records(strata)
     tested = Counter()
     for fold in range(folds):
-        sides = divide(data, SplitPlan(by, folds, fold))
+        sides = divide(data, SplitPlan(by, folds, fold)).side_of
         tested.update(key for key, side in sides.items() if side == "test")
     assert tested == Counter(r.key for r in data)
 
 
 def test_each_class_reaches_each_side():
     data = records({"normal": 20, "deep": 10, "lobar": 3, "subtentorial": 3})
-    table = counts(data, divide(data, SplitPlan()))
+    table = counts(data, divide(data, SplitPlan()).side_of)
     assert all(table[side]["subjects"][name] for side in table for name in CLASSES)
     assert table["train"]["slices"]["normal"] == 3 * table["train"]["subjects"]["normal"] == 48
 
@@ -80,10 +81,10 @@ def test_names_do_not_move_a_subject():
 def test_subjects_that_share_a_slice_stay_together():
     shared = [("normal0", "normal1"), ("normal1", "deep0")]
     data = records({"normal": 8, "deep": 8}, shared=tuple(shared))
-    groups = content_groups(data)
+    groups = subject_groups(shown_contents(data))
     assert groups["normal0"] == groups["normal1"] == groups["deep0"] != groups["deep1"]
     for fold in range(4):
-        sides = divide(data, SplitPlan(folds=4, fold=fold))
+        sides = divide(data, SplitPlan(folds=4, fold=fold)).side_of
         assert len({sides[f"{s}-x"] for s in ("normal0", "normal1", "deep0")}) == 1
 
 
@@ -91,7 +92,7 @@ def test_the_papers_split_has_its_sizes_and_its_leak():
     """Section 2 of design: 10,120 / 1,265 / 1,266 slices; nearly all have a sibling."""
     data = records({"normal": 1469, "deep": 2748}, slices=3)
     assert len(data) == 12651
-    sides = divide(data, SplitPlan("slice"))
+    sides = divide(data, SplitPlan("slice")).side_of
     assert Counter(sides.values()) == {"train": 10120, "validation": 1265, "test": 1266}
     size = leak(data, sides)
     trained = {r.subject for r in data if sides[r.key] == "train"}
@@ -113,14 +114,3 @@ def test_too_little_to_split():
 def test_bad_plans(plan):
     with pytest.raises(InputError):
         SplitPlan(*plan)
-
-
-def test_confounds_are_called_by_name():
-    def with_facts(key, hemorrhage, **facts):
-        return Record(key, "", hemorrhage, "", key, "", 0.0, key, tuple(facts.items()))
-
-    one_sided = [with_facts("a", 0), with_facts("b", 1, year="2020")]
-    assert confounds(one_sided) == ["'year' is known for ICH slices only: a total confound"]
-    apart = [with_facts("a", 0, scanner="A"), with_facts("b", 1, scanner="B")]
-    assert "no 'scanner' is shared" in confounds(apart)[0]
-    assert confounds([with_facts("a", 0, sex="F"), with_facts("b", 1, sex="F")]) == []

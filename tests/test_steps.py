@@ -178,3 +178,27 @@ def test_adamw_by_hand():
     updates, _ = optimizer.update(grads, optimizer.init(params), params)
     assert float(updates["kernel"][0]) == pytest.approx(-0.1 - 0.1 * 0.5 * 2.0, rel=1e-4)
     assert float(updates["bias"][0]) == pytest.approx(0.1, rel=1e-4)
+
+
+def test_class_weights_turn_the_loss_into_a_weighted_mean():
+    """By torch's rule for class weights: sum(w * loss) / sum(w), each task on its own."""
+    config = no_dropout()
+    config.accumulation = 2
+    task, state = fresh(config)
+    batch = {name: jnp.asarray(value) for name, value in batch_of(8).items()}
+
+    @jax.jit
+    def losses(params, stats):
+        model = merge_model(task.graph, params, stats)
+        logits = model(task.transform(batch["image"], batch["augmentation"]))
+        return task_sums(logits, {**batch, "mask": jnp.ones(8, bool)})
+
+    each = losses(state.params, state.stats)
+    step = jax.jit(functools.partial(train_step, task=task))
+    drawn = np.random.default_rng(1).uniform(0.2, 3, (8, 2)).astype(np.float32)
+    for weights in (drawn, np.ones_like(drawn)):
+        first = np.average(each["each_hemorrhage"], weights=weights[:, 0])
+        of_ich = weights[:, 1] * np.asarray(batch["hemorrhage"])
+        second = np.average(each["each_location"], weights=of_ich)
+        _, logged = step(state, {**batch, "class_weight": jnp.asarray(weights)})
+        assert float(logged["loss"]) == pytest.approx(0.5 * first + 0.5 * second, rel=1e-5)

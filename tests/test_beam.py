@@ -1,0 +1,80 @@
+"""Apache Beam builds what this process builds. Skipped where the extra 'beam' is not installed."""
+
+import importlib.util
+import shlex
+
+import pytest
+
+from data_builder import beam, ich_ct
+from data_builder.__main__ import main
+from data_builder.errors import InputError
+from data_builder.shards import damaged_shards, data_sets
+from data_builder.sources import open_source
+from data_builder.splits import SplitPlan
+from data_builder.subjects import PUBLIC_KEY, Pseudonyms
+
+INSTALLED = importlib.util.find_spec("apache_beam") is not None
+needs_beam = pytest.mark.skipif(
+    not INSTALLED, reason="Apache Beam is not installed: docs/data.md says how"
+)
+
+
+@needs_beam
+@pytest.mark.parametrize(
+    "options", ["", "--direct_num_workers=2 --direct_running_mode=multi_processing"]
+)
+def test_beam_builds_the_same_records(published, tmp_path, monkeypatch, options):
+    monkeypatch.setattr(ich_ct, "SHARD_BYTES", 9000)  # several shards a side
+    source = open_source(published, Pseudonyms(PUBLIC_KEY))
+    here = ich_ct.build(source, tmp_path / "here", SplitPlan(), 36)
+    there = ich_ct.build(source, tmp_path / "there", SplitPlan(), 36, shlex.split(options))
+
+    def records(folder):
+        from dtvit_jax.input_pipeline import Shards
+
+        shards = Shards(folder)
+        return {
+            (side, row["key"], row["image"], row["subject"], row["hemorrhage"], row["location"])
+            for side in ("train", "validation", "test")
+            for row in shards.source(side)._records
+        }
+
+    assert records(there) == records(here) and len(records(here)) == 60
+    names = {path.name for path in here.iterdir()}
+    assert {path.name for path in there.iterdir()} == names and len(names) > 8
+    for name in names - {"dataset_info.json"}:
+        assert (there / name).read_bytes() == (here / name).read_bytes(), name
+    assert damaged_shards(there) == []
+
+
+@needs_beam
+def test_a_slice_that_breaks_in_a_worker_leaves_nothing_whole(published, tmp_path, monkeypatch):
+    source = open_source(published, Pseudonyms(PUBLIC_KEY))
+
+    def broken(*_args, **_kwargs):
+        raise InputError("slice sli-x is not a readable image")
+
+    monkeypatch.setattr(ich_ct, "encode", broken)
+    with pytest.raises(Exception, match="not a readable image"):
+        ich_ct.build(source, tmp_path, SplitPlan(), 36, [])
+    assert data_sets(tmp_path) == []
+
+
+@pytest.mark.skipif(INSTALLED, reason="for where Beam is missing")
+def test_without_beam_one_line_says_how_to_get_it(published, tmp_path, capsys):
+    command = ["build", str(published), "--data_dir", str(tmp_path), "--key", "public"]
+    assert main([*command, "--runner", "beam"]) == 2
+    assert "install the extra 'beam'" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_beam_options_without_beam(published, tmp_path, capsys):
+    command = ["build", str(published), "--data_dir", str(tmp_path), "--key", "public"]
+    assert main([*command, "--beam_options=--runner=FlinkRunner"]) == 2
+    assert "--runner beam" in capsys.readouterr().err
+
+
+@needs_beam
+def test_the_runner_is_the_options():
+    assert beam.settings([])["beam_runner"] == "DirectRunner"
+    assert beam.settings(["--runner=FlinkRunner"])["beam_runner"] == "FlinkRunner"
