@@ -147,7 +147,7 @@ CNNS = {
     "resnet18": {"stem": "maxpool", "block": "layer1"},
     "resnet34": {"stem": "maxpool", "block": "layer1"},
     "resnet50": {"stem": "maxpool", "block": "layer1"},
-    "alexnet": {"stem": "features.2"},
+    "alexnet": {"stem": "features.2", "block": "features.5"},
     "squeezenet1_0": {"stem": "features.2", "block": "features.3"},
     "squeezenet1_1": {"stem": "features.2", "block": "features.3"},
     "densenet121": {"stem": "features.pool0", "block": "features.denseblock1"},

@@ -24,7 +24,7 @@ import torch  # noqa: E402
 from safetensors.numpy import save_file  # noqa: E402
 
 from data_builder.errors import InputError  # noqa: E402
-from dtvit_jax import convert, weight_files  # noqa: E402
+from dtvit_jax import convert, pretrained, weight_files, weights  # noqa: E402
 
 
 def save(state, name, path):
@@ -90,15 +90,44 @@ def test_a_pickle_that_runs_code_is_refused(kind, tmp_path):
     else:
         torch.save(state, path, _use_new_zipfile_serialization=kind == "zip")
     with pytest.raises(InputError, match="could run code"):
-        convert.model_options(path)
+        pretrained.about(path)
     assert not proof.exists()
 
 
-def test_a_damaged_pth_is_called_damaged(tmp_path):
-    path = save(references.torchvision_vit().state, "torchvision_vit", tmp_path)
-    path.write_bytes(path.read_bytes()[:5000])
-    with pytest.raises(InputError):
-        convert.model_options(path)
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_damaged_pth_is_called_damaged(zipped, tmp_path):
+    path = tmp_path / "w.pth"
+    tensors = {"conv_proj.weight": torch.zeros(100, 100)}
+    torch.save(tensors, path, _use_new_zipfile_serialization=zipped)
+    whole = path.read_bytes()
+    for length in (2, 50, 120, 300, len(whole) // 2, len(whole) - 10):
+        path.write_bytes(whole[:length])
+        with pytest.raises(InputError, match="damaged") as error:
+            pretrained.about(path)
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [([1], "a list"), ({"a": 3}, "not a tensor"), ({"state_dict": {"a": torch.ones(1)}}, "layout")],
+)
+def test_a_pth_of_something_else_is_named(content, says, tmp_path):
+    torch.save(content, tmp_path / "w.pth")
+    with pytest.raises(InputError, match=says):
+        pretrained.about(tmp_path / "w.pth")
+
+
+@pytest.mark.parametrize("name", sorted(weights.TORCHVISION))
+def test_file_names_are_torchvisions_own(name):
+    """torchvision's Weights enums hold the addresses; the hash is part of the name."""
+    model = name.removesuffix("_swag_e2e").removesuffix("_swag_linear").removesuffix("_v2")
+    enum = references.import_torchvision().models.get_model_weights(model)
+    member = {
+        "e2e": "IMAGENET1K_SWAG_E2E_V1",
+        "ear": "IMAGENET1K_SWAG_LINEAR_V1",
+        "_v2": "IMAGENET1K_V2",
+    }.get(name[-3:], "IMAGENET1K_V1")
+    assert weights.published(f"torchvision/{name}").url == enum[member].url
 
 
 @pytest.mark.parametrize("name", ["torchvision_vit", "google_vit", "hugging_face_vit"])
@@ -145,5 +174,5 @@ def test_positions_are_resampled_as_timm_does():
     for new in (7, 16, 24):
         want = resample_abs_pos_embed(torch.from_numpy(before), [new, new]).numpy()
         np.testing.assert_allclose(
-            convert.resample_positions(before, new * new + 1), want, atol=1e-5
+            pretrained.resample_positions(before, new * new + 1), want, atol=1e-5
         )
