@@ -2,6 +2,8 @@
 
     python -m dtvit_jax.main --config configs/vit_l.py --config.data.source=SRC
 
+L/32: --config.model.name=vit_l32 --config.init_from=torchvision/vit_l_32
+
 Expected result: none is claimed here. The paper reports 0.9988 on slices of subjects that it also
 trained on; this recipe splits by subject, and a full run of it has not been measured yet.
 The paper used one GPU with 24 GB; see --config.accumulation for smaller memories.

@@ -87,7 +87,7 @@ def torchvision_vit(side: int = 48) -> Reference:
     return Reference("vit_nano16", side, state, answers(vit, side, layers))
 
 
-def make_timm(side: int, act: str = "gelu") -> torch.nn.Module:
+def make_timm(side: int, act: str = "gelu", **options: Any) -> torch.nn.Module:
     import_torchvision()
     import timm
 
@@ -100,6 +100,7 @@ def make_timm(side: int, act: str = "gelu") -> torch.nn.Module:
         mlp_ratio=SIZE["mlp"] / SIZE["width"],
         num_classes=CLASSES,
         act_layer=act,
+        **options,
     )
 
 

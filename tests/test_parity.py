@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from made_up_run import save_run
 from reference_models import assert_equal, draw, load, our_answers, pictures
 
 PACKAGES = ("torch", "torchvision", "timm", "transformers")
@@ -147,6 +148,25 @@ def test_what_goes_out_loads_into_timm(name, tmp_path):
         want = vit.eval()(torch.from_numpy(pictures(48)).permute(0, 3, 1, 2)).numpy()
     ours = load(path, "vit_nano16", image_size=48).encoder(jnp.asarray(pictures(48)))
     assert_equal(ours, want)
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean"])
+def test_a_runs_encoder_loads_into_timm(pooling, tmp_path):
+    """timm's 'avg' pools after the last norm, as ours, where it is told fc_norm=False."""
+    model = {"name": "vit_nano16", "image_size": 48, "channels": 3, "pooling": pooling}
+    save_run(tmp_path / "run", model)
+    out = tmp_path / "out.safetensors"
+    assert convert.main([str(tmp_path / "run"), "--out", str(out)]) == 0
+    timms = {"global_pool": "token"} if pooling == "cls" else {"global_pool": "avg"}
+    vit = references.make_timm(48, fc_norm=False, **timms)
+    vit.reset_classifier(0, timms["global_pool"])
+    state = {k: torch.from_numpy(v) for k, v in weight_files.read(out)[0].items()}
+    found = vit.load_state_dict(state, strict=True)
+    assert not found.missing_keys and not found.unexpected_keys
+    with torch.no_grad():
+        want = vit.eval()(torch.from_numpy(pictures(48)).permute(0, 3, 1, 2)).numpy()
+    ours = load(tmp_path / "run", "vit_nano16", image_size=48, pooling=pooling).encoder
+    assert_equal(ours(jnp.asarray(pictures(48))), want)
 
 
 def test_resnet_trains_as_torchvisions(tmp_path):

@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 import tiny
 from flax import nnx
+from made_up_run import save_run
 from reference_models import assert_equal, pictures, write_reference
 from safetensors.numpy import load_file, save_file
 
 from data_builder.errors import InputError
-from dtvit_jax import convert, models, pretrained, run_record
-from dtvit_jax.checkpoint import Checkpoints, has_checkpoint
+from dtvit_jax import convert, models, pretrained
+from dtvit_jax.checkpoint import has_checkpoint
 from dtvit_jax.run_setup import initial_state, make_task
 from dtvit_jax.sharding import make_mesh, state_sharding
 from dtvit_jax.steps import merge_model, split_model
@@ -32,24 +33,9 @@ MODELS = {
 @pytest.fixture(scope="module", params=MODELS)
 def run(request, tmp_path_factory):
     """A run's folder as training leaves it, with its model's config, parameters and statistics."""
-    config = tiny.get_config()
-    config.model = MODELS[request.param]
     workdir = tmp_path_factory.mktemp(request.param) / "run"
-    run_record.claim_workdir(workdir, config)
-    _, abstract = make_task(config, steps=1)
-    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), abstract)
-    rng = np.random.default_rng(0)
-    params = jax.tree.map(
-        lambda x: jnp.asarray(rng.normal(0, 0.05, x.shape), jnp.float32), abstract.params
-    )
-    stats = jax.tree.map(
-        lambda x: jnp.asarray(1 + rng.random(x.shape), jnp.float32), abstract.stats
-    )
-    checkpoints = Checkpoints(workdir, config.best)
-    checkpoints.save(3, zeros._replace(params=params, stats=stats), {}, {"loss": 1.0})
-    checkpoints.save(4, zeros, {}, {"loss": 2.0})
-    checkpoints.close()
-    return workdir, config.model.to_dict(), params, stats
+    model = MODELS[request.param]
+    return workdir, model, *save_run(workdir, model)
 
 
 @functools.cache
