@@ -125,8 +125,14 @@ def _classify(state: dict[str, np.ndarray], features: np.ndarray) -> np.ndarray:
     return features @ state[f"{head}.weight"].T + state[f"{head}.bias"]
 
 
+def difference(got: Any, want: np.ndarray) -> tuple[float, float]:
+    """The largest absolute difference, and that relative to the largest value wanted."""
+    error = float(np.abs(np.asarray(got, np.float64) - want).max())
+    return error, error / float(np.abs(want).max())
+
+
 def assert_equal(got: Any, want: np.ndarray) -> None:
     """Within 1e-4, and within 1e-5 of the largest value."""
-    error = np.abs(np.asarray(got, np.float64) - want).max()
+    error, relative = difference(got, want)
     assert error <= 1e-4
-    assert error <= 1e-5 * np.abs(want).max()
+    assert relative <= 1e-5

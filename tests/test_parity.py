@@ -22,30 +22,15 @@ if absent and os.environ.get("DTVIT_PARITY") != "1":
 
 import make_references as references  # noqa: E402
 import torch  # noqa: E402
-from safetensors.numpy import save_file  # noqa: E402
 
 from data_builder.errors import InputError  # noqa: E402
 from dtvit_jax import convert, pretrained, weight_files, weights  # noqa: E402
 
 
-def save(state, name, path):
-    """The state dict in its publisher's own file format."""
-    if name.startswith("google"):
-        path = path / "w.npz"
-        np.savez(path, **state)
-    elif name in ("timm_vit", "hugging_face_vit"):
-        path = path / "w.safetensors"
-        save_file(state, path)
-    else:
-        path = path / "w.pth"
-        torch.save({name: torch.from_numpy(array) for name, array in state.items()}, path)
-    return path
-
-
 @pytest.mark.parametrize("name", references.REFERENCES)
 def test_equal_to_the_reference_implementation(name, tmp_path):
     reference = references.REFERENCES[name]()
-    path = save(reference.state, name, tmp_path)
+    path = references.save(reference.state, name, tmp_path)
     encoder = load(path, reference.model, image_size=reference.side).encoder
     got = our_answers(encoder, reference.state, reference.side)
     for part, want in reference.answers.items():
@@ -135,7 +120,7 @@ def test_file_names_are_torchvisions_own(name):
 def test_what_goes_out_loads_into_timm(name, tmp_path):
     """No key missing, none unexpected, and timm's model computes the same."""
     reference = references.REFERENCES[name]()
-    path = save(reference.state, name, tmp_path)
+    path = references.save(reference.state, name, tmp_path)
     out = tmp_path / "out.safetensors"
     arguments = [str(path), "--model", "vit_nano16", "--image_size", "48", "--out", str(out)]
     assert convert.main(arguments) == 0
@@ -173,7 +158,7 @@ def test_resnet_trains_as_torchvisions(tmp_path):
     """One training pass: features of batch statistics, and the running ones after it."""
     cnn = references.make_cnn("resnet18")
     state = references.fill(cnn)
-    path = save(state, "resnet18", tmp_path)
+    path = references.save(state, "resnet18", tmp_path)
     encoder = load(path, "resnet18", image_size=64).encoder
     got = encoder(jnp.asarray(pictures(64)), key=jax.random.key(0))
     cnn.fc = torch.nn.Identity()

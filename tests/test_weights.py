@@ -86,11 +86,11 @@ def test_fetches_once_and_records_the_hash(server, tmp_path):
     assert server.requests == [None]
 
 
-def test_no_published_hash_is_called_unverified(server, tmp_path):
+def test_no_published_hash_is_called_unverified(server, tmp_path, capsys):
     weights.fetch(at(server, None), tmp_path / "w.pth")
     text = (tmp_path / "w.pth.sha256").read_text()
     assert text.startswith(SHA256)
-    assert "unverified" in text
+    assert "unverified" in text and "unverified" in capsys.readouterr().err
 
 
 def test_dropped_connections_are_resumed_where_they_broke(server, tmp_path):
