@@ -3,6 +3,7 @@
 #
 #   ./launch.sh              sets up .venv; phantom DICOM, clean, shards, train, evaluate, report
 #   ./launch.sh test ARGS    sets up .venv; runs the tests (ARGS go to pytest)
+#   ./launch.sh parity ARGS  the models beside their publishers' own code, in .venv-parity (PyTorch)
 #   ./launch.sh train ARGS   sets up .venv; python -m dtvit_jax.main ARGS
 #
 # A second call reuses what is there. PYTHON names another interpreter (3.11 or newer); VENV another
@@ -39,6 +40,10 @@ setup() {
 
 cd "$here"
 case "${1:-demo}" in
+parity)
+  venv=${VENV:-$here/.venv-parity}
+  DTVIT_DEVICE=cpu setup dev,parity
+  DTVIT_PARITY=1 exec "$venv/bin/python" -m pytest tests/test_parity.py "${@:2}" ;;
 test)
   setup dev
   exec "$venv/bin/python" -m pytest "${@:2}" ;;
@@ -54,6 +59,6 @@ demo)
   $run dtvit_jax.main --config configs/phantom.py
   $run dtvit_jax.evaluate --workdir runs/phantom ;;
 *)
-  sed -n '2,9s/^# \{0,1\}//p' "$0" >&2
+  sed -n '2,10s/^# \{0,1\}//p' "$0" >&2
   exit 2 ;;
 esac

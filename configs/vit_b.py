@@ -2,6 +2,8 @@
 
     python -m dtvit_jax.main --config configs/vit_b.py --config.data.source=SRC
 
+B/32: --config.model.name=vit_b32 --config.init_from=torchvision/vit_b_32
+
 Not trained yet: no result is claimed.
 """
 

@@ -2,6 +2,8 @@
 
     python -m dtvit_jax.main --config configs/vit_l.py --config.data.source=SRC
 
+L/32: --config.model.name=vit_l32 --config.init_from=torchvision/vit_l_32
+
 Expected result: none is claimed here. The paper reports 0.9988 on slices of subjects that it also
 trained on; this recipe splits by subject, and a full run of it has not been measured yet.
 The paper used one GPU with 24 GB; see --config.accumulation for smaller memories.
@@ -53,7 +55,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.mean = (0.485, 0.456, 0.406)  # section 2.2.3; the published code has 0.5
     config.std = (0.229, 0.224, 0.225)
 
-    config.init_from = "torchvision/vit_l_16"  # section 3.3: ImageNet-1K; or a file, or 'scratch'
+    config.init_from = "torchvision/vit_l_16"  # section 3.3; or a file, a run, or 'scratch'
+    config.init_heads = False  # take both heads too, where init_from is a run
 
     config.loss = loss = ml_collections.ConfigDict()
     loss.hemorrhage = 0.5  # Eq. 5

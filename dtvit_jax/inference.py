@@ -36,7 +36,7 @@ class TrainedRun:
         if data_dir:
             self.config.data.dir = data_dir
         self.history = run_record.read_history(workdir)
-        self._checkpoints = Checkpoints(workdir, self.config.best)
+        self._checkpoints = Checkpoints(workdir, self.config.best, read_only=True)
         self.step = self._checkpoints.best
 
     @functools.cached_property

@@ -27,6 +27,7 @@ class Layout:
         renames: patterns and replacements that bring older names to the ones of `names`.
         names: our name to its own; `#` is the block. Three names are joined (query, key, value).
         options: what the model must be told to compute as the publisher did.
+        prefix: of our own files: what stands before our name, in our own shapes.
     """
 
     name: str
@@ -35,9 +36,12 @@ class Layout:
     names: dict[str, str | tuple[str, str, str]] = dataclasses.field(default_factory=dict)
     renames: tuple[tuple[str, str], ...] = ()
     options: dict[str, str | float] = dataclasses.field(default_factory=dict)
+    prefix: str | None = None
 
     def sources(self, ours: str) -> tuple[str, ...]:
         """The file's names of our parameter `ours`."""
+        if self.prefix is not None:
+            return (self.prefix + ours,)
         if not self.names:
             return (_cnn_name(ours),)
         block = re.search(r"(?<=^blocks\.)\d+", ours)
@@ -57,12 +61,16 @@ class Layout:
 
     def to_ours(self, ours: str, parts: list[np.ndarray]) -> np.ndarray:
         """Our array from the file's: kernels are [in, out] or [rows, columns, in, out]."""
+        if self.prefix is not None:
+            return parts[0]
         if self.name == "google":
             return _join([_from_google(ours, part) for part in parts])
         return _join([_from_torch(ours, part) for part in parts])
 
     def from_ours(self, ours: str, array: np.ndarray, patch: int) -> np.ndarray:
         """The file's array from ours, for layouts whose every parameter has one name."""
+        if self.prefix is not None:
+            return array
         if ours == "patch_embedding.kernel":
             array = array.reshape(patch, patch, -1, array.shape[-1])
         if ours.endswith("kernel"):
@@ -224,7 +232,16 @@ DENSENET = Layout(
 SQUEEZENET = Layout("torchvision", marker=r"features\.3\.squeeze\.weight$", heads=r"classifier\.")
 ALEXNET_VGG = Layout("torchvision", marker=r"features\.0\.weight$", heads=r"classifier\.6\.")
 
-LAYOUTS = (TORCHVISION, TIMM, HUGGING_FACE, GOOGLE, RESNET, DENSENET, SQUEEZENET, ALEXNET_VGG)
+OWN = Layout(
+    "DTViT-JAX",
+    marker=r"hemorrhage\.out\.kernel$",
+    heads=r"(hemorrhage|location)\.",
+    prefix="encoder.",
+)
+OWN_HEADS = dataclasses.replace(OWN, heads=r"encoder\.", prefix="")
+"""The same files, read for what the encoder's reader leaves out."""
+
+LAYOUTS = (OWN, TORCHVISION, TIMM, HUGGING_FACE, GOOGLE, RESNET, DENSENET, SQUEEZENET, ALEXNET_VGG)
 
 
 def recognise(arrays: Arrays) -> Layout | None:

@@ -76,13 +76,13 @@ def read_config(workdir: Path) -> ml_collections.ConfigDict:
     """The config of the run in `workdir`. Raises InputError where there is none."""
     try:
         values = json.loads((workdir / "config.json").read_text())
-    except (OSError, ValueError) as error:
+        for name in PRIVATE:
+            values["data"][name] = ""
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{workdir} holds no run (config.json is missing or damaged): give a --workdir that "
             "python -m dtvit_jax.main has trained in"
         ) from error
-    for name in PRIVATE:
-        values["data"][name] = ""
     return ml_collections.ConfigDict(values, convert_dict=True)
 
 

@@ -1,7 +1,6 @@
 """A config's checks, and the model, task and shards that it describes."""
 
 import functools
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -11,7 +10,7 @@ import numpy as np
 from flax import nnx
 
 from data_builder.errors import InputError
-from dtvit_jax import convert, models
+from dtvit_jax import models
 from dtvit_jax.augment import Augmentation, transform
 from dtvit_jax.losses import LossWeights
 from dtvit_jax.memory import Estimate, estimate
@@ -47,6 +46,8 @@ def check_config(config: ml_collections.ConfigDict) -> None:
             raise InputError(f"config.{name}={config[name]}: give 0 or more")
     if config.eval_every_epochs <= 0:
         raise InputError(f"config.eval_every_epochs={config.eval_every_epochs}: give more than 0")
+    if config.init_heads and config.init_from == "scratch":
+        raise InputError("config.init_heads=True: set --config.init_from to a run's folder")
     if config.best not in FIGURES:
         raise InputError(f"config.best={config.best!r}: it is one of {', '.join(FIGURES)}")
     if config.dtype not in ("auto", "float32", "bfloat16"):
@@ -155,16 +156,21 @@ def step_memory(config: ml_collections.ConfigDict, task: Task, abstract: TrainSt
 
 
 def initial_state(
-    config: ml_collections.ConfigDict, task: Task, placed: TrainState, initial: Path | None
+    config: ml_collections.ConfigDict, task: Task, placed: TrainState, loaded: Any = None
 ) -> TrainState:
-    """The state at step 0, made where `placed` says; the encoder from the file, if any."""
+    """The state at step 0, made where `placed` says.
+
+    `loaded` is what `pretrained.load_into` gave, if anything: parameters and statistics, of which
+    those that are shapes only are made too.
+    """
 
     def create() -> tuple[Any, Any]:
         return split_model(make_model(config))[1:]
 
     params, stats = jax.jit(create, out_shardings=(placed.params, placed.stats))()
-    if initial is not None:
-        params, stats = convert.load_into(initial, config.model.to_dict(), params, stats)
-        params, stats = jax.device_put((params, stats), (placed.params, placed.stats))
+    if loaded is not None:
+        made = (params, stats)
+        both = jax.tree.map(lambda x, y: y if isinstance(y, np.ndarray) else x, made, loaded)
+        params, stats = jax.device_put(both, (placed.params, placed.stats))
     moments = jax.jit(task.optimizer.init, out_shardings=placed.moments)(params)
     return TrainState(jax.device_put(np.int32(0), placed.step), params, stats, moments)

@@ -15,8 +15,8 @@ import jax
 import ml_collections
 
 from data_builder.errors import InputError
-from dtvit_jax import convert, memory, run_record, weights
-from dtvit_jax.checkpoint import Checkpoints
+from dtvit_jax import memory, pretrained, run_record, weights
+from dtvit_jax.checkpoint import Checkpoints, has_checkpoint
 from dtvit_jax.console import TrainingProgress
 from dtvit_jax.input_pipeline import (
     SliceSource,
@@ -60,10 +60,17 @@ def train(config: ml_collections.ConfigDict, workdir: Path, command: str) -> int
 
     initial = None if config.init_from == "scratch" else weights.locate(config.init_from)
     if initial is not None:
-        config.model.update(convert.model_options(initial))
+        told = pretrained.model_options(initial, config.model.name, config.init_heads)
+        config.model.update(told)
     task, abstract = make_task(config, steps)
     need = step_memory(config, task, abstract)
     memory.check(need, config.batch_size // mesh.size, config.accumulation, memory.available())
+    loaded = None
+    if initial is not None and not has_checkpoint(workdir):  # before anything is written
+        given = config.model.to_dict()
+        loaded = pretrained.load_into(
+            initial, given, abstract.params, abstract.stats, config.init_heads
+        )
     run_record.claim_workdir(workdir, config)
     placed = state_sharding(mesh, abstract)
     abstract = jax.tree.map(
@@ -75,7 +82,8 @@ def train(config: ml_collections.ConfigDict, workdir: Path, command: str) -> int
     sums = dict.fromkeys((*SUMS, "steps"), 0.0)
     seconds = 0.0
     if checkpoints.latest is None:
-        state = initial_state(config, task, placed, initial)
+        state = initial_state(config, task, placed, loaded)
+        del loaded
         run = run_record.describe_run(
             command, config, shards.metadata, sum(x.size for x in jax.tree.leaves(abstract.params))
         )

@@ -44,6 +44,8 @@ def read(path: Path) -> tuple[Arrays, dict[str, str]]:
                 return safetensors.numpy.load_file(path), file.metadata() or {}
         if start[:1] == b"\x80":  # a pickle: PyTorch before 1.6
             return _read_torch(path), {}
+        if start[:2] == b"PK":  # a zip archive whose end, with its table of contents, is missing
+            raise InputError(f"{path}: damaged file of weights: its end is missing")
     except (OSError, ValueError, EOFError, struct.error, zipfile.BadZipFile) as error:
         raise InputError(f"{path}: damaged file of weights: {_line(error)}") from error
     except safetensors.SafetensorError as error:
@@ -64,10 +66,10 @@ def _read_torch(path: Path) -> Arrays:
         found = torch.load(path, "cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
         raise InputError(
-            f"{path}: refused: its pickle holds more than weights and could run code"
+            f"{path}: refused: its pickle is damaged, or holds more than weights and could run code"
         ) from error
-    except RuntimeError as error:
-        raise InputError(f"{path}: damaged .pth file: {_line(error)}") from error
+    except Exception as error:  # whatever torch's reader meets in damaged bytes
+        raise InputError(f"{path}: damaged .pth file: {_line(error).split('. ')[0]}") from error
     for wrapper in ("state_dict", "model"):
         if isinstance(found, dict) and isinstance(found.get(wrapper), dict):
             found = found[wrapper]

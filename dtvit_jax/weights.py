@@ -9,6 +9,7 @@ import fcntl
 import hashlib
 import os
 import re
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -151,7 +152,9 @@ def fetch(known: Published, target: Path) -> None:
             time.sleep(0.5 * 2**attempt)
         digest = _check(part, known)
         how = "verified" if known.sha256 else "unverified: its publisher tells no hash"
-        target.with_name(target.name + ".sha256").write_text(f"{digest}  {target.name}  ({how})\n")
+        line = f"{digest}  {target.name}  ({how})"
+        target.with_name(target.name + ".sha256").write_text(line + "\n")
+        print(f"SHA-256 {line}", file=sys.stderr)
         part.replace(target)
         _validator(part).unlink(missing_ok=True)
 

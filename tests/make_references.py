@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from reference_models import draw, pictures
+from safetensors.numpy import save_file
 
 FOLDER = Path(__file__).parent / "references"
 SIZE = {"width": 64, "depth": 2, "heads": 2, "mlp": 128, "patch": 16}
@@ -87,7 +88,7 @@ def torchvision_vit(side: int = 48) -> Reference:
     return Reference("vit_nano16", side, state, answers(vit, side, layers))
 
 
-def make_timm(side: int, act: str = "gelu") -> torch.nn.Module:
+def make_timm(side: int, act: str = "gelu", **options: Any) -> torch.nn.Module:
     import_torchvision()
     import timm
 
@@ -100,6 +101,7 @@ def make_timm(side: int, act: str = "gelu") -> torch.nn.Module:
         mlp_ratio=SIZE["mlp"] / SIZE["width"],
         num_classes=CLASSES,
         act_layer=act,
+        **options,
     )
 
 
@@ -134,8 +136,6 @@ def hugging_face_vit(side: int = 48) -> Reference:
         state = load_file(Path(folder) / "model.safetensors")
         shapes = [array.shape for array in state.values()]
         state = draw(list(state), shapes)
-        from safetensors.numpy import save_file
-
         save_file(state, Path(folder) / "model.safetensors", metadata={"format": "pt"})
         vit = ViTForImageClassification.from_pretrained(folder)
     block = next(n for n, _ in vit.named_modules() if n.endswith(("layer.0", "layers.0")))
@@ -147,7 +147,7 @@ CNNS = {
     "resnet18": {"stem": "maxpool", "block": "layer1"},
     "resnet34": {"stem": "maxpool", "block": "layer1"},
     "resnet50": {"stem": "maxpool", "block": "layer1"},
-    "alexnet": {"stem": "features.2"},
+    "alexnet": {"stem": "features.2", "block": "features.5"},
     "squeezenet1_0": {"stem": "features.2", "block": "features.3"},
     "squeezenet1_1": {"stem": "features.2", "block": "features.3"},
     "densenet121": {"stem": "features.pool0", "block": "features.denseblock1"},
@@ -206,6 +206,20 @@ def google_vit(side: int = 48) -> Reference:
         np.savez(Path(folder) / "vit.npz", **state)
         vit.load_pretrained(str(Path(folder) / "vit.npz"))
     return Reference("vit_nano16", side, state, answers(vit, side, TIMM_LAYERS))
+
+
+def save(state: dict[str, np.ndarray], name: str, folder: Path) -> Path:
+    """The state dict of the reference called `name`, in its publisher's own file format."""
+    if name == "google_vit":
+        path = folder / "w.npz"
+        np.savez(path, **state)
+    elif name in ("timm_vit", "hugging_face_vit"):
+        path = folder / "w.safetensors"
+        save_file(state, path, metadata={"format": "pt"})
+    else:
+        path = folder / "w.pth"
+        torch.save({name: torch.from_numpy(array) for name, array in state.items()}, path)
+    return path
 
 
 REFERENCES: dict[str, Callable[[], Reference]] = {

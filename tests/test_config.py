@@ -1,9 +1,12 @@
 import ast
 import importlib
+import re
 from pathlib import Path
 
 import pytest
 
+from dtvit_jax import weights
+from dtvit_jax.models import NAMES
 from dtvit_jax.run_setup import check_config, make_augmentation, make_task
 
 ROOT = Path(__file__).parents[1]
@@ -42,6 +45,19 @@ def test_every_field_is_read_and_every_recipe_is_whole(recipe):
     make_augmentation(config)
     _, abstract = make_task(config, steps=10)
     assert abstract.params
+
+
+def test_every_model_has_a_recipe_and_every_recipe_a_published_file():
+    configs = [importlib.import_module(f"configs.{name}").get_config() for name in RECIPES]
+    own = {"vit_nano", "vit_micro"}  # for tests and small runs: there are no published weights
+
+    def kinds(names):  # a ViT's patch size is an option
+        return {re.sub(r"^(vit_[a-z]+)\d+", r"\1", name) for name in names} - own
+
+    assert kinds(NAMES) == kinds(config.model.name for config in configs)
+    for config in configs:
+        published = config.init_from == "scratch" or weights.published(config.init_from)
+        assert published, config.init_from
 
 
 def test_the_papers_recipe_is_the_papers():

@@ -4,7 +4,10 @@ tests/make_references.py made the answers; tests/test_parity.py compares with th
 """
 
 import json
+import pickle
 import re
+import sys
+import zipfile
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +26,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from data_builder.errors import InputError
-from dtvit_jax import convert
+from dtvit_jax import convert, pretrained
 
 VITS = ("torchvision_vit", "timm_vit", "hugging_face_vit", "google_vit")
 
@@ -39,7 +42,7 @@ def test_a_vit_answers_as_its_publisher(name, tmp_path):
 
 
 def test_gelu_and_epsilon_are_the_publishers(tmp_path):
-    options = {n: convert.model_options(write_reference(n, tmp_path)[0]) for n in VITS}
+    options = {n: pretrained.about(write_reference(n, tmp_path)[0]) for n in VITS}
     assert options["google_vit"] == {"gelu": "tanh", "norm_epsilon": 1e-6}
     assert options["hugging_face_vit"] == {"gelu": "exact", "norm_epsilon": 1e-12}
     exact = {"gelu": "exact", "norm_epsilon": 1e-6}
@@ -94,14 +97,14 @@ def test_another_models_file_is_named(tmp_path):
         load(path, "vit_nano8", image_size=24)
     save_file({"a": np.zeros(1, np.float32)}, tmp_path / "other.safetensors")
     with pytest.raises(InputError, match="no known layout"):
-        convert.model_options(tmp_path / "other.safetensors")
+        pretrained.about(tmp_path / "other.safetensors")
 
 
 @pytest.mark.parametrize("grid", [3, 4, 12, 14])
 def test_positions_are_resampled_as_timm_does(grid):
     with np.load(FOLDER / "timm_positions.npz") as file:
         before, want = file["before"], file[f"grid{grid}"]
-    got = convert.resample_positions(before, grid * grid + 1)
+    got = pretrained.resample_positions(before, grid * grid + 1)
     np.testing.assert_allclose(got, want, atol=1e-5)
     np.testing.assert_array_equal(got[:, 0], before[:, 0])
 
@@ -109,13 +112,13 @@ def test_positions_are_resampled_as_timm_does(grid):
 def test_another_image_size_loads(tmp_path):
     path, state, _, _ = write_reference("timm_vit", tmp_path)
     encoder = load(path, "vit_nano16", image_size=80).encoder
-    want = convert.resample_positions(state["pos_embed"], 26)
+    want = pretrained.resample_positions(state["pos_embed"], 26)
     np.testing.assert_array_equal(encoder.position_embedding[...], want)
 
 
 def test_positions_that_are_no_square_are_refused():
     with pytest.raises(InputError, match="squares"):
-        convert.resample_positions(np.zeros((1, 9, 4), np.float32), 5)
+        pretrained.resample_positions(np.zeros((1, 9, 4), np.float32), 5)
 
 
 @pytest.mark.parametrize("name", VITS)
@@ -169,24 +172,39 @@ def test_what_is_no_file_of_weights_is_refused(content, says, tmp_path, capsys):
     path = tmp_path / "file.pth"
     path.write_bytes(content)
     with pytest.raises(InputError, match=says):
-        convert.model_options(path)
+        pretrained.about(path)
     arguments = [str(path), "--model", "vit_nano16", "--out", str(tmp_path / "o")]
     assert convert.main(arguments) == 2
     assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_a_truncated_file_is_called_damaged(tmp_path):
-    for name in ("timm_vit", "google_vit"):
-        path, _, _, _ = write_reference(name, tmp_path)
-        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-        with pytest.raises(InputError):
-            convert.model_options(path)
+@pytest.mark.parametrize("name", ["timm_vit", "google_vit"])
+@pytest.mark.parametrize("part", [0.001, 0.5, 0.999])
+def test_a_truncated_file_is_called_damaged(name, part, tmp_path):
+    path, _, _, _ = write_reference(name, tmp_path)
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * part)])
+    with pytest.raises(InputError, match="damaged"):
+        pretrained.about(path)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_pth_without_torch_says_what_to_install(zipped, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "torch", None)  # importing it now fails
+    path = tmp_path / "w.pth"
+    if zipped:
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("archive/data.pkl", b"")
+    else:
+        path.write_bytes(pickle.dumps({"a": 1}))
+    assert convert.main([str(path), "--model", "vit_nano16", "--out", str(tmp_path / "o")]) == 2
+    said = capsys.readouterr().err
+    assert "dtvit-jax[torch]" in said and said.count("\n") == 1
 
 
 def test_pickled_objects_in_an_npz_are_refused(tmp_path):
     np.savez(tmp_path / "bad.npz", cls=np.array([print], dtype=object))
     with pytest.raises(InputError, match=r"bad\.npz"):
-        convert.model_options(tmp_path / "bad.npz")
+        pretrained.about(tmp_path / "bad.npz")
 
 
 def test_where_nothing_can_be_written_it_says_so(tmp_path, capsys):

@@ -8,7 +8,7 @@ from flax import nnx
 from reference_models import assert_equal, load, our_answers, write_reference
 
 from data_builder.errors import InputError
-from dtvit_jax import convert
+from dtvit_jax import convert, layouts, weight_files
 from dtvit_jax.models import count_parameters, create, create_encoder
 from dtvit_jax.models.layers import BatchNorm, adaptive_average_pool, max_pool
 
@@ -37,6 +37,7 @@ def test_a_cnn_answers_as_torchvisions(name, tmp_path):
     path, state, about, want = write_reference(name, tmp_path)
     encoder = load(path, about["model"], image_size=about["side"]).encoder
     got = our_answers(encoder, state, about["side"])
+    assert want.keys() == {"stem", "block", "logits"}
     for part in want:
         assert_equal(got[part][..., :8] if want[part].ndim == 4 else got[part], want[part])
 
@@ -49,7 +50,7 @@ def test_older_densenet_names(tmp_path):
         "features.conv0.weight": np.ones(1),
         "classifier.weight": np.ones(1),
     }
-    layout = convert.layouts.recognise(layout_names)
+    layout = layouts.recognise(layout_names)
     assert set(layout.clean(layout_names)) == {
         "features.denseblock1.denselayer1.norm1.weight",
         "features.denseblock1.denselayer1.conv2.weight",
@@ -62,7 +63,7 @@ def test_a_cnn_goes_out_under_torchvisions_names_and_back(tmp_path):
     out = tmp_path / "out.safetensors"
     arguments = ["--model", "squeezenet1_1", "--image_size", "64", "--out", str(out)]
     assert convert.main([str(path), *arguments]) == 0
-    written, _ = convert.weight_files.read(out)
+    written, _ = weight_files.read(out)
     assert written.keys() == {name for name in state if not name.startswith("classifier")}
     for name, array in written.items():
         np.testing.assert_array_equal(array, state[name])

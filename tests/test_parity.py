@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from made_up_run import save_run
 from reference_models import assert_equal, draw, load, our_answers, pictures
 
 PACKAGES = ("torch", "torchvision", "timm", "transformers")
@@ -21,30 +22,15 @@ if absent and os.environ.get("DTVIT_PARITY") != "1":
 
 import make_references as references  # noqa: E402
 import torch  # noqa: E402
-from safetensors.numpy import save_file  # noqa: E402
 
 from data_builder.errors import InputError  # noqa: E402
-from dtvit_jax import convert, weight_files  # noqa: E402
-
-
-def save(state, name, path):
-    """The state dict in its publisher's own file format."""
-    if name.startswith("google"):
-        path = path / "w.npz"
-        np.savez(path, **state)
-    elif name in ("timm_vit", "hugging_face_vit"):
-        path = path / "w.safetensors"
-        save_file(state, path)
-    else:
-        path = path / "w.pth"
-        torch.save({name: torch.from_numpy(array) for name, array in state.items()}, path)
-    return path
+from dtvit_jax import convert, pretrained, weight_files, weights  # noqa: E402
 
 
 @pytest.mark.parametrize("name", references.REFERENCES)
 def test_equal_to_the_reference_implementation(name, tmp_path):
     reference = references.REFERENCES[name]()
-    path = save(reference.state, name, tmp_path)
+    path = references.save(reference.state, name, tmp_path)
     encoder = load(path, reference.model, image_size=reference.side).encoder
     got = our_answers(encoder, reference.state, reference.side)
     for part, want in reference.answers.items():
@@ -90,22 +76,51 @@ def test_a_pickle_that_runs_code_is_refused(kind, tmp_path):
     else:
         torch.save(state, path, _use_new_zipfile_serialization=kind == "zip")
     with pytest.raises(InputError, match="could run code"):
-        convert.model_options(path)
+        pretrained.about(path)
     assert not proof.exists()
 
 
-def test_a_damaged_pth_is_called_damaged(tmp_path):
-    path = save(references.torchvision_vit().state, "torchvision_vit", tmp_path)
-    path.write_bytes(path.read_bytes()[:5000])
-    with pytest.raises(InputError):
-        convert.model_options(path)
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_damaged_pth_is_called_damaged(zipped, tmp_path):
+    path = tmp_path / "w.pth"
+    tensors = {"conv_proj.weight": torch.zeros(100, 100)}
+    torch.save(tensors, path, _use_new_zipfile_serialization=zipped)
+    whole = path.read_bytes()
+    for length in (2, 50, 120, 300, len(whole) // 2, len(whole) - 10):
+        path.write_bytes(whole[:length])
+        with pytest.raises(InputError, match="damaged") as error:
+            pretrained.about(path)
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [([1], "a list"), ({"a": 3}, "not a tensor"), ({"state_dict": {"a": torch.ones(1)}}, "layout")],
+)
+def test_a_pth_of_something_else_is_named(content, says, tmp_path):
+    torch.save(content, tmp_path / "w.pth")
+    with pytest.raises(InputError, match=says):
+        pretrained.about(tmp_path / "w.pth")
+
+
+@pytest.mark.parametrize("name", sorted(weights.TORCHVISION))
+def test_file_names_are_torchvisions_own(name):
+    """torchvision's Weights enums hold the addresses; the hash is part of the name."""
+    model = name.removesuffix("_swag_e2e").removesuffix("_swag_linear").removesuffix("_v2")
+    enum = references.import_torchvision().models.get_model_weights(model)
+    member = {
+        "e2e": "IMAGENET1K_SWAG_E2E_V1",
+        "ear": "IMAGENET1K_SWAG_LINEAR_V1",
+        "_v2": "IMAGENET1K_V2",
+    }.get(name[-3:], "IMAGENET1K_V1")
+    assert weights.published(f"torchvision/{name}").url == enum[member].url
 
 
 @pytest.mark.parametrize("name", ["torchvision_vit", "google_vit", "hugging_face_vit"])
 def test_what_goes_out_loads_into_timm(name, tmp_path):
     """No key missing, none unexpected, and timm's model computes the same."""
     reference = references.REFERENCES[name]()
-    path = save(reference.state, name, tmp_path)
+    path = references.save(reference.state, name, tmp_path)
     out = tmp_path / "out.safetensors"
     arguments = [str(path), "--model", "vit_nano16", "--image_size", "48", "--out", str(out)]
     assert convert.main(arguments) == 0
@@ -120,11 +135,30 @@ def test_what_goes_out_loads_into_timm(name, tmp_path):
     assert_equal(ours, want)
 
 
+@pytest.mark.parametrize("pooling", ["cls", "mean"])
+def test_a_runs_encoder_loads_into_timm(pooling, tmp_path):
+    """timm's 'avg' pools after the last norm, as ours, where it is told fc_norm=False."""
+    model = {"name": "vit_nano16", "image_size": 48, "channels": 3, "pooling": pooling}
+    save_run(tmp_path / "run", model)
+    out = tmp_path / "out.safetensors"
+    assert convert.main([str(tmp_path / "run"), "--out", str(out)]) == 0
+    timms = {"global_pool": "token"} if pooling == "cls" else {"global_pool": "avg"}
+    vit = references.make_timm(48, fc_norm=False, **timms)
+    vit.reset_classifier(0, timms["global_pool"])
+    state = {k: torch.from_numpy(v) for k, v in weight_files.read(out)[0].items()}
+    found = vit.load_state_dict(state, strict=True)
+    assert not found.missing_keys and not found.unexpected_keys
+    with torch.no_grad():
+        want = vit.eval()(torch.from_numpy(pictures(48)).permute(0, 3, 1, 2)).numpy()
+    ours = load(tmp_path / "run", "vit_nano16", image_size=48, pooling=pooling).encoder
+    assert_equal(ours(jnp.asarray(pictures(48))), want)
+
+
 def test_resnet_trains_as_torchvisions(tmp_path):
     """One training pass: features of batch statistics, and the running ones after it."""
     cnn = references.make_cnn("resnet18")
     state = references.fill(cnn)
-    path = save(state, "resnet18", tmp_path)
+    path = references.save(state, "resnet18", tmp_path)
     encoder = load(path, "resnet18", image_size=64).encoder
     got = encoder(jnp.asarray(pictures(64)), key=jax.random.key(0))
     cnn.fc = torch.nn.Identity()
@@ -145,5 +179,5 @@ def test_positions_are_resampled_as_timm_does():
     for new in (7, 16, 24):
         want = resample_abs_pos_embed(torch.from_numpy(before), [new, new]).numpy()
         np.testing.assert_allclose(
-            convert.resample_positions(before, new * new + 1), want, atol=1e-5
+            pretrained.resample_positions(before, new * new + 1), want, atol=1e-5
         )

@@ -85,7 +85,7 @@ def test_each_step_skips_what_is_done(chain):
 def test_the_other_commands_are_commands(line, monkeypatch):
     words = shlex.split(line)
     if words[0] == "./launch.sh":
-        assert words[1:2] in ([], ["test"], ["train"])
+        assert words[1:2] in ([], ["test"], ["parity"], ["train"])
         if words[1:2] != ["train"]:
             return
         words = ["python", "-m", "dtvit_jax.main", *words[2:]]

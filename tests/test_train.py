@@ -163,6 +163,8 @@ def test_the_best_checkpoint_is_the_one_with_the_best_validation_figure(trained)
         ({"data.source": "nowhere"}, "not a folder"),
         ({"mesh.data": 3}, "devices"),
         ({"init_from": "nowhere.pth"}, "nowhere.pth"),
+        ({"init_from": "."}, "no checkpoints"),
+        ({"init_from": "scratch", "init_heads": True}, r"config\.init_from"),
     ],
 )
 def test_a_bad_value_is_one_line_and_leaves_no_workdir(shards, tmp_path, change, words):
@@ -171,6 +173,32 @@ def test_a_bad_value_is_one_line_and_leaves_no_workdir(shards, tmp_path, change,
     with pytest.raises(InputError, match=words) as error:
         train(config, tmp_path / "run", "")
     assert "\n" not in str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_begins_with_the_weights_of_another(trained, shards, tmp_path):
+    """With the heads it starts at the validation loss that the other run's best step had."""
+    workdir, config = trained
+    rows = [json.loads(line) for line in (workdir / "history.jsonl").read_text().splitlines()]
+    best = min(row["loss"] for row in rows if row["split"] == "validation")
+    new = config.copy_and_resolve_references()
+    new.init_from, new.init_heads = str(workdir), True
+    new.num_epochs, new.num_steps = 0, 1
+    assert train(new, tmp_path / "run", "") == 0
+    start = json.loads((tmp_path / "run" / "history.jsonl").read_text().splitlines()[0])
+    assert (start["step"], start["split"]) == (0, "validation")
+    assert start["loss"] == pytest.approx(best, rel=1e-5)
+
+
+def test_weights_that_do_not_fit_leave_no_workdir(trained, shards, tmp_path):
+    config = tiny.get_config(shards.folder)
+    config.init_from = str(trained[0])
+    config.model.name = "vit_nano16"
+    with pytest.raises(InputError, match=r"patch_embedding\.layers.* in the model|has no|holds"):
+        train(config, tmp_path / "run", "")
+    config.model = {"name": "resnet18", "image_size": 32, "channels": 1, "location_classes": 3}
+    with pytest.raises(InputError, match="weights of a ViT, and resnet18"):
+        train(config, tmp_path / "run", "")
     assert not (tmp_path / "run").exists()
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import http.server
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -16,9 +17,13 @@ SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Serves `content`; breaks off each of the next `drops` replies half-way through its rest."""
+    """Serves `content`; breaks off each of the next `drops` replies half-way through its rest.
+
+    With `silent` set it sends nothing more from there and keeps the connection open.
+    """
 
     content, etag, drops, ranges, requests, status = CONTENT, '"one"', 0, True, None, 200
+    silent = None
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -45,6 +50,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if server.drops:
             server.drops -= 1
             self.wfile.write(rest[: len(rest) // 2])
+            if server.silent:
+                self.wfile.flush()
+                server.silent.wait(20)
             self.close_connection = True
         else:
             self.wfile.write(rest)
@@ -78,11 +86,11 @@ def test_fetches_once_and_records_the_hash(server, tmp_path):
     assert server.requests == [None]
 
 
-def test_no_published_hash_is_called_unverified(server, tmp_path):
+def test_no_published_hash_is_called_unverified(server, tmp_path, capsys):
     weights.fetch(at(server, None), tmp_path / "w.pth")
     text = (tmp_path / "w.pth.sha256").read_text()
     assert text.startswith(SHA256)
-    assert "unverified" in text
+    assert "unverified" in text and "unverified" in capsys.readouterr().err
 
 
 def test_dropped_connections_are_resumed_where_they_broke(server, tmp_path):
@@ -90,6 +98,22 @@ def test_dropped_connections_are_resumed_where_they_broke(server, tmp_path):
     weights.fetch(at(server), tmp_path / "w.pth")
     assert (tmp_path / "w.pth").read_bytes() == CONTENT
     assert server.requests == [None, "bytes=1500000-", "bytes=2250000-", "bytes=2625000-"]
+
+
+def test_a_silent_server_is_given_up_and_asked_for_the_rest(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(weights, "TIMEOUT_SECONDS", 0.3)
+    server.drops, server.silent = 1, threading.Event()
+    started = time.monotonic()
+    weights.fetch(at(server), tmp_path / "w.pth")
+    assert time.monotonic() - started < 10
+    server.silent.set()
+    assert (tmp_path / "w.pth").read_bytes() == CONTENT
+    assert [r for r in server.requests if r] != []
+
+
+def test_progress_is_told(server, tmp_path, capsys):
+    weights.fetch(at(server), tmp_path / "w.pth")
+    assert "fetching w.pth (MiB)" in capsys.readouterr().err
 
 
 def test_a_server_without_ranges_is_asked_for_the_whole_again(server, tmp_path):

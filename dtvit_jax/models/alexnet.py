@@ -55,11 +55,16 @@ class AlexNet(nnx.Module):
             }
         )
 
-    def stem(
+    def feature_maps(
         self, images: Float[Array, "batch rows columns channels"]
-    ) -> Float[Array, "batch new_rows new_columns 64"]:
-        """The first convolution and its pooling."""
-        return max_pool(jax.nn.relu(self.convolutions["0"](images.astype(self.dtype))), 3, 2)
+    ) -> list[Float[Array, "batch _ _ _"]]:
+        """The output of each of the three poolings."""
+        layers = self.convolutions
+        maps = [max_pool(jax.nn.relu(layers["0"](images.astype(self.dtype))), 3, 2)]
+        maps.append(max_pool(jax.nn.relu(layers["3"](maps[-1])), 3, 2))
+        x = jax.nn.relu(layers["6"](maps[-1]))
+        x = jax.nn.relu(layers["8"](x))
+        return [*maps, max_pool(jax.nn.relu(layers["10"](x)), 3, 2)]
 
     def __call__(
         self,
@@ -69,12 +74,8 @@ class AlexNet(nnx.Module):
     ) -> Float[Array, "batch features"]:
         """Features. A `key` means training (dropout)."""
         keys = (None, None) if key is None else tuple(jax.random.split(key))
-        layers, linear = self.convolutions, self.classifier
-        x = self.stem(images)
-        x = max_pool(jax.nn.relu(layers["3"](x)), 3, 2)
-        x = jax.nn.relu(layers["6"](x))
-        x = jax.nn.relu(layers["8"](x))
-        x = max_pool(jax.nn.relu(layers["10"](x)), 3, 2)
-        x = dropout(flatten_as_torch(adaptive_average_pool(x, 6)), self.rate, keys[0])
+        linear = self.classifier
+        x = flatten_as_torch(adaptive_average_pool(self.feature_maps(images)[-1], 6))
+        x = dropout(x, self.rate, keys[0])
         x = dropout(jax.nn.relu(linear["1"](x)), self.rate, keys[1])
         return jax.nn.relu(linear["4"](x))

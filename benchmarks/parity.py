@@ -1,0 +1,110 @@
+"""The models beside their publishers' own code: the largest differences; ViT-L/16 at full size.
+
+    ./launch.sh parity                                        (sets up .venv-parity)
+    .venv-parity/bin/python benchmarks/parity.py
+
+First every family at test size (tests/make_references.py), from its own file format. Then
+torchvision's vit_l_16 at full size, with random weights saved in both kinds of .pth: the command
+`python -m dtvit_jax.convert` turns each into safetensors in a process of its own, whose wall time
+and peak memory are taken; the encoder read back answers two images of 224 pixels, in float32.
+Takes 3 GB of disk in the temporary folder, 8 GB of memory and some minutes.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+sys.path.append(str(Path(__file__).parents[1] / "tests"))
+
+from make_references import REFERENCES, answers, fill, import_torchvision, save
+from reference_models import difference, load, our_answers, pictures
+
+from dtvit_jax import weight_files
+
+SIDE = 224
+HEAD = "| beside | embedding or stem | first block or stage | logits |\n|---|---|---|---|"
+
+
+def convert(src: Path, out: Path) -> tuple[float, float]:
+    """Seconds and peak gigabytes of one call of the command."""
+    command = [sys.executable, "-m", "dtvit_jax.convert", str(src), "--model", "vit_l16"]
+    start = time.perf_counter()
+    process = subprocess.Popen(
+        [*command, "--out", str(out)], env={**os.environ, "JAX_PLATFORMS": "cpu"}
+    )
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0
+    kilobyte = 1 if sys.platform == "darwin" else 1024
+    return time.perf_counter() - start, usage.ru_maxrss * kilobyte / 1e9
+
+
+def row(name: str, got: dict[str, Any], want: dict[str, np.ndarray]) -> str:
+    """A row of the table: the largest difference at each place, and relative to its largest."""
+    cells = [name]
+    for place in want:
+        absolute, relative = difference(got[place], want[place])
+        cells.append(f"{absolute:.1e} ({relative:.1e})")
+    return f"| {' | '.join(cells)} |"
+
+
+def families() -> None:
+    """Every family at test size."""
+    print(HEAD)
+    for name, make in REFERENCES.items():
+        reference = make()
+        with tempfile.TemporaryDirectory() as folder:
+            path = save(reference.state, name, Path(folder))
+            encoder = load(path, reference.model, image_size=reference.side).encoder
+            got = our_answers(encoder, reference.state, reference.side)
+        print(row(name, got, reference.answers), flush=True)
+
+
+def timm_features(path: Path) -> np.ndarray:
+    """timm's vit_large_patch16_224 with the file loaded strictly."""
+    import timm
+
+    vit = timm.create_model("vit_large_patch16_224", num_classes=0)
+    state = {k: torch.from_numpy(v) for k, v in weight_files.read(path)[0].items()}
+    vit.load_state_dict(state, strict=True)
+    with torch.no_grad():
+        return vit.eval()(torch.from_numpy(pictures(SIDE)).permute(0, 3, 1, 2)).numpy()
+
+
+def full_size() -> None:
+    """ViT-L/16 with 1000 classes at 224 pixels."""
+    vit = import_torchvision().models.vit_l_16()
+    state = fill(vit)
+    places = {"embedding": "encoder.dropout", "block": "encoder.layers.encoder_layer_0"}
+    want = answers(vit, SIDE, places)
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "out.safetensors"
+        print("\n| .pth | GB | seconds | peak GB | times the file |\n|---|---|---|---|---|")
+        for kind in ("legacy", "zip"):
+            path = Path(folder) / "vit_l_16.pth"
+            torch.save(vit.state_dict(), path, _use_new_zipfile_serialization=kind == "zip")
+            size = path.stat().st_size / 1e9
+            seconds, peak = convert(path, out)
+            print(f"| {kind} | {size:.2f} | {seconds:.1f} | {peak:.2f} | {peak / size:.2f} |")
+            path.unlink()
+        del vit
+        encoder = load(out, "vit_l16", image_size=SIDE).encoder
+        got = our_answers(encoder, state, SIDE)
+        print(f"\n{HEAD}")
+        print(row("ViT-L/16, torchvision", got, want))
+        del encoder
+        ours = load(out, "vit_l16", image_size=SIDE).encoder(pictures(SIDE))
+        absolute, relative = difference(ours, timm_features(out))
+        print(f"\nfeatures beside timm's with the written file: {absolute:.1e} ({relative:.1e})")
+
+
+if __name__ == "__main__":
+    families()
+    full_size()

@@ -1,0 +1,227 @@
+"""Weights from anywhere into a model: published ones in any known layout, or a run of ours."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Float
+
+from data_builder.errors import InputError
+from dtvit_jax import layouts, run_record, weight_files
+from dtvit_jax.checkpoint import Checkpoints
+from dtvit_jax.weight_files import Arrays
+
+Tree = dict[str, Any]
+
+VIT_DEFAULTS: dict[str, str | float] = {"gelu": "exact", "norm_epsilon": 1e-6, "pooling": "cls"}
+"""What a ViT computes where its config is silent."""
+
+_FIRST_KERNELS = (
+    "patch_embedding.kernel",
+    "patch_embedding.layers.0.kernel",
+    "conv1.kernel",
+    "convolutions.0.kernel",
+    "convolutions.conv0.kernel",
+)
+"""The kernels that see the image: of 3 channels in a file, they are folded for a gray model."""
+
+OPTIONS: dict[str, type] = {
+    "name": str,
+    "image_size": int,
+    "channels": int,
+    "stem": str,
+    "pooling": str,
+    "gelu": str,
+    "norm_epsilon": float,
+    "head": str,
+    "location_classes": int,
+}
+"""What a file of ours says of its model in its header, and a run in its config."""
+
+
+def about(path: Path, name: str = "") -> dict[str, Any]:
+    """What a file or a run tells of its model, as the model's options.
+
+    Published layouts tell `gelu` and `norm_epsilon` of a ViT and nothing of a CNN; files and runs
+    of ours tell all that makes the model. Raises InputError for a file that can't be read, or
+    whose weights can't be those of the model called `name`.
+    """
+    arrays, layout, said = _open(path)
+    if name:
+        _check_kind(path, name, arrays, layout)
+    return {**layout.options, **said}
+
+
+def model_options(path: Path, name: str, heads: bool = False) -> dict[str, str | float]:
+    """What the model `name` must be told to compute as the one these weights were trained in.
+
+    That is `gelu` and `norm_epsilon` of a ViT, and with the heads `pooling`; nothing of a CNN.
+    """
+    told = about(path, name)
+    names = ("gelu", "norm_epsilon", "pooling") if heads else ("gelu", "norm_epsilon")
+    return {option: told[option] for option in names if option in told}
+
+
+def load_into(
+    path: Path, model: Mapping[str, Any], params: Tree, stats: Tree, heads: bool = False
+) -> tuple[Tree, Tree]:
+    """The parameters and statistics of a dual-task model with those of `path` in place.
+
+    Args:
+        path: a file of weights in any known layout, or the folder of a run.
+        model: the model's config: its name, and `gelu`, `norm_epsilon` and `pooling` where not
+            the default.
+        params: the model's parameters as a pure dict (arrays or shapes); the encoder's are
+            replaced by float32 NumPy arrays, the heads' are returned as they are.
+        stats: its batch statistics, likewise; empty for a ViT.
+        heads: replace both heads too, by those of a run or of `convert --all`.
+
+    The one difference that the file may have is its heads, which are else left out. Position
+    embeddings are resampled to the model's grid; a 3-channel kernel is folded for 1 channel.
+
+    Raises:
+        InputError: the file can't be read, a parameter is missing or left over or of another
+            shape (it is named), or the model computes otherwise than the file's.
+    """
+    for option, value in model_options(path, model["name"], heads).items():
+        if model.get(option, VIT_DEFAULTS[option]) != value:
+            raise InputError(
+                f"{path.name}: these weights were made with {option}={value}: set "
+                f"--config.model.{option}={value}"
+            )
+    arrays, layout, _ = _open(path)
+    if heads and layout is not layouts.OWN:
+        raise InputError(
+            f"{path.name}: has no heads of this program: take a run, or a file that convert --all "
+            "wrote, or leave --config.init_heads at False"
+        )
+    wanted = _shapes(params["encoder"]) | _shapes(stats.get("encoder", {}))
+    filled = fit(arrays, layout, wanted, path.name)
+    params = {**params, "encoder": _fill(params["encoder"], filled)}
+    if stats:
+        stats = {**stats, "encoder": _fill(stats["encoder"], filled)}
+    if heads:
+        both = {name: tree for name, tree in params.items() if name != "encoder"}
+        params |= _fill(both, fit(arrays, layouts.OWN_HEADS, _shapes(both), path.name))
+    return params, stats
+
+
+def fit(
+    arrays: Arrays, layout: layouts.Layout, shapes: Mapping[str, tuple[int, ...]], source: str
+) -> Arrays:
+    """Our parameters of `shapes` from a file's arrays, each used once; `source` is for messages."""
+    left = layout.clean(arrays)
+    filled = {}
+    for ours, shape in shapes.items():
+        names = layout.sources(ours)
+        if missing := [name for name in names if name not in left]:
+            raise InputError(
+                f"{source}: has no {missing[0]!r}, which the model's {ours} needs; is it the "
+                "file of another model?"
+            )
+        array = layout.to_ours(ours, [left.pop(name) for name in names])
+        filled[ours] = _shaped(array.astype(np.float32, copy=False), ours, shape, source)
+    if left:
+        raise InputError(
+            f"{source}: holds {min(left)!r}, for which the model has no place ({len(left)} such "
+            "in all); is it the file of another model?"
+        )
+    return filled
+
+
+def _shaped(array: np.ndarray, ours: str, shape: tuple[int, ...], source: str) -> np.ndarray:
+    """`array` in `shape`: channels folded, patches flattened, positions resampled."""
+    was = array.shape
+    if ours == "position_embedding" and array.shape[1:2] != shape[1:2]:
+        array = resample_positions(array, shape[1])
+    if ours == "patch_embedding.kernel" and array.ndim == 4:
+        array = array.reshape(-1, array.shape[-1])
+    gray = (*shape[:-2], 3 * shape[-2], shape[-1]) if len(shape) > 1 else ()
+    if array.shape == gray and ours in _FIRST_KERNELS:
+        # channels come last in a patch, so that three rows of a kernel are one pixel's
+        array = array.reshape(*shape[:-1], 3, shape[-1]).sum(axis=-2)
+    if array.shape != shape:
+        raise InputError(
+            f"{source}: {ours} is {was} there and {shape} in the model; is it the file of "
+            "another model?"
+        )
+    return array
+
+
+def resample_positions(
+    embedding: Float[np.ndarray, "1 tokens width"], tokens: int
+) -> Float[np.ndarray, "1 new_tokens width"]:
+    """Position embeddings for another image size: bicubic with antialiasing, as timm.
+
+    The first token is the class's and is kept; the others form a square grid.
+
+    Raises:
+        InputError: one of the grids is not a square.
+    """
+    old, new = round((embedding.shape[1] - 1) ** 0.5), round((tokens - 1) ** 0.5)
+    if old * old + 1 != embedding.shape[1] or new * new + 1 != tokens:
+        raise InputError(
+            f"position embeddings of {embedding.shape[1]} tokens can't become {tokens}: "
+            "both grids must be squares with one class token"
+        )
+    grid = embedding[:, 1:].reshape(1, old, old, -1)
+    grid = jax.image.resize(grid, (1, new, new, grid.shape[-1]), "cubic", antialias=True)
+    return np.concatenate([embedding[:, :1], np.asarray(grid).reshape(1, new * new, -1)], axis=1)
+
+
+def _check_kind(path: Path, name: str, arrays: Arrays, layout: layouts.Layout) -> None:
+    theirs = bool(layout.names) or "encoder.class_token" in arrays
+    if theirs != name.startswith("vit"):
+        raise InputError(
+            f"{path.name}: weights of a {'ViT' if theirs else 'CNN'}, and {name} is another kind "
+            "of model: check --config.model.name (--model)"
+        )
+
+
+def _open(path: Path) -> tuple[Arrays, layouts.Layout, dict[str, Any]]:
+    """Arrays, their layout, and what is said of their model beside them."""
+    arrays, header = _read_run(path) if path.is_dir() else weight_files.read(path)
+    layout = layouts.recognise(arrays)
+    if layout is None:
+        raise InputError(
+            f"{path}: its {len(arrays)} arrays have names of no known layout; there are "
+            "torchvision, timm, Hugging Face, Google and this program's own"
+        )
+    try:
+        said = {k: kind(header[k]) for k, kind in OPTIONS.items() if k in header}
+    except ValueError as error:
+        raise InputError(f"{path}: its header is damaged: {error}") from error
+    return arrays, layout, said
+
+
+def _read_run(workdir: Path) -> tuple[Arrays, dict[str, str]]:
+    """The best checkpoint of a run under our own names, and the options of its model as text."""
+    if not (workdir / "checkpoints").is_dir():
+        raise InputError(
+            f"{workdir}: a folder, but of no run (it has no checkpoints); give a run's workdir or "
+            "a .safetensors, .npz or .pth file"
+        )
+    config = run_record.read_config(workdir)
+    checkpoints = Checkpoints(workdir, config.best, read_only=True)
+    params, stats = checkpoints.restore_model(checkpoints.best)
+    arrays = flatten(params) | flatten(stats)
+    return arrays, {name: str(config.model[name]) for name in OPTIONS if name in config.model}
+
+
+def _shapes(tree: Tree) -> dict[str, tuple[int, ...]]:
+    return {name: np.shape(leaf) for name, leaf in flatten(tree).items()}
+
+
+def flatten(tree: Tree) -> dict[str, Any]:
+    """A nested dict as {'blocks.0.norm1.scale': leaf}."""
+    flat, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {".".join(str(key.key) for key in path): leaf for path, leaf in flat}
+
+
+def _fill(tree: Tree, filled: Arrays) -> Tree:
+    """`tree` with each leaf taken from `filled`."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: filled[".".join(str(key.key) for key in path)], tree
+    )
