@@ -3,6 +3,7 @@
 import collections
 import concurrent.futures
 import contextlib
+import csv
 import io
 import itertools
 import shutil
@@ -16,7 +17,7 @@ from PIL import Image, UnidentifiedImageError
 
 from data_builder.errors import InputError
 from data_builder.progress import track
-from data_builder.records import LOCATIONS, Record
+from data_builder.records import FACTS, LOCATIONS, Record
 from data_builder.sources import Source
 from data_builder.splits import SPLITS, SplitPlan, confounds, counts, divide, leak
 
@@ -138,13 +139,17 @@ def build(source: Source, data_dir: Path, plan: SplitPlan, size: int = DEFAULT_S
 
 
 def write_splits(folder: Path, records: Sequence[Record], plan: SplitPlan) -> None:
-    """Writes splits.csv, key, subject and side of every slice, where it is not there yet."""
+    """Writes splits.csv, where it is not there yet: key, subject, side and FACTS of every slice."""
     if (folder / "splits.csv").exists():
         return
     side_of = divide(records, plan)
-    lines = [f"{r.key},{r.subject},{side_of[r.key]}\n" for r in records]
     draft = folder / "splits.csv.draft"
-    draft.write_text("key,subject,split\n" + "".join(lines))
+    with draft.open("w", newline="", encoding="utf-8") as file:
+        rows = csv.writer(file, lineterminator="\n")
+        rows.writerow(("key", "subject", "split", *FACTS))
+        for r in records:
+            known = dict(r.facts)
+            rows.writerow((r.key, r.subject, side_of[r.key], *(known.get(f, "") for f in FACTS)))
     draft.replace(folder / "splits.csv")
 
 

@@ -157,17 +157,18 @@ def reliability(
     bins: Mapping[
         str, tuple[Float[np.ndarray, " b"], Float[np.ndarray, " b"], Int[np.ndarray, " b"]]
     ],
+    share: str,
 ) -> Figure:
-    """Share of ICH against the mean p of each bin, a panel each; a dot's area is its rows."""
+    """What came true against the mean p of each bin, a panel each; a dot's area is its rows."""
     figure, axes = _figure(len(bins), width=2.15 * len(bins), height=2.5)
-    for ax, (title, (mean, share, count)) in zip(axes, bins.items(), strict=True):
+    for ax, (title, (mean, came_true, count)) in zip(axes, bins.items(), strict=True):
         ax.plot([0, 1], [0, 1], color=QUIET, lw=0.8, ls=(0, (4, 3)))
-        ax.plot(mean, share, color=BLUE, lw=1)
+        ax.plot(mean, came_true, color=BLUE, lw=1)
         area = 8 + 70 * np.asarray(count) / max(np.max(count, initial=1), 1)
-        ax.scatter(mean, share, s=area, color=BLUE, alpha=0.6, lw=0)
+        ax.scatter(mean, came_true, s=area, color=BLUE, alpha=0.6, lw=0)
         ax.set(xlim=(-0.04, 1.04), ylim=(-0.04, 1.04), title=title)
         ax.set_xlabel("mean p of the bin")
-        ax.set_ylabel("share that is ICH")
+        ax.set_ylabel(share)
         ax.set_aspect("equal")
     return figure
 

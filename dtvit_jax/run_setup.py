@@ -11,7 +11,8 @@ import numpy as np
 from flax import nnx
 
 from data_builder.errors import InputError
-from dtvit_jax import convert, models
+from dtvit_jax import calibration, convert, models
+from dtvit_jax.aggregation import Aggregation
 from dtvit_jax.augment import Augmentation, transform
 from dtvit_jax.losses import LossWeights
 from dtvit_jax.memory import Estimate, estimate
@@ -49,6 +50,13 @@ def check_config(config: ml_collections.ConfigDict) -> None:
         raise InputError(f"config.eval_every_epochs={config.eval_every_epochs}: give more than 0")
     if config.best not in FIGURES:
         raise InputError(f"config.best={config.best!r}: it is one of {', '.join(FIGURES)}")
+    if config.calibration not in calibration.METHODS:
+        raise InputError(
+            f"config.calibration={config.calibration!r}: it is one of "
+            f"{', '.join(calibration.METHODS)}"
+        )
+    if config.aggregation.method != "auto":
+        Aggregation(config.aggregation.method, config.aggregation.k)
     if config.dtype not in ("auto", "float32", "bfloat16"):
         raise InputError(f"config.dtype={config.dtype!r}: it is auto, float32 or bfloat16")
     if config.model.image_size > config.data.size:
