@@ -191,13 +191,15 @@ def svg(figure: Figure, name: str) -> str:
     return re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.DOTALL).rstrip() + "\n"
 
 
-def save(figure: Figure, folder: str | os.PathLike[str], name: str) -> None:
-    """Writes NAME.png (on white, 200 dots an inch) and NAME.svg: same figure, same bytes."""
+def save(figure: Figure, folder: str | os.PathLike[str], name: str) -> str:
+    """Writes NAME.png (on white, 200 dots an inch) and NAME.svg, whose text it returns."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{name}.svg").write_text(svg(figure, name), encoding="utf-8")
+    text = svg(figure, name)
+    (folder / f"{name}.svg").write_text(text, encoding="utf-8")
     with matplotlib.rc_context(_STYLE):
         figure.savefig(folder / f"{name}.png", dpi=200, metadata={"Software": None})
+    return text
 
 
 def _figure(panels: int, *, width: float, height: float) -> tuple[Figure, list[Axes]]:

@@ -116,8 +116,10 @@ def write_report(
     aggregation = Aggregation(how["method"], how["k"])
     subjects, _ = by_subject(predictions, aggregation)
     drawn = draw(predictions, subjects, metrics, list(history), rule)
-    for name, figure in drawn.items():
-        figures.save(figure, out_dir / "figures", name)
+    pictures = {
+        name: Markup(figures.save(figure, out_dir / "figures", name))
+        for name, figure in drawn.items()
+    }
     threshold = metrics["threshold"]
     names, counts = np.unique(predictions.subject, return_counts=True)
     slices = {str(name): int(count) for name, count in zip(names, counts, strict=True)}
@@ -141,7 +143,7 @@ def write_report(
                 "one_against_rest": ONE_AGAINST_REST_ROWS,
                 "combined": COMBINED_ROWS,
             },
-            figures={name: Markup(figures.svg(figure, name)) for name, figure in drawn.items()},
+            figures=pictures,
             mistakes={
                 "hemorrhage": _shown(hemorrhage_mistakes(predictions, threshold), images),
                 "location": _shown(location_mistakes(predictions), images),
