@@ -99,6 +99,7 @@ def paired_difference(
     b: Predictions,
     *,
     aggregation: Aggregation = DEFAULT,
+    aggregation_b: Aggregation | None = None,
     threshold: float = 0.5,
     resamples: int = stats.RESAMPLES,
     seed: int = 0,
@@ -106,18 +107,12 @@ def paired_difference(
     """a - b for every metric, both on the same subjects in each resample.
 
     The form is metrics.json's, with "a", "b" and the two-sided p-value "p" beside value, low and
-    high; p is below 0.05 where the interval leaves 0 out. Raises InputError unless both hold the
-    same slices with the same truths.
+    high; p is below 0.05 where the interval leaves 0 out. aggregation_b: where b's is another.
+    Raises InputError unless both hold the same slices with the same truths.
     """
-    a, b = a.select(np.argsort(a.key)), b.select(np.argsort(b.key))
-    columns = ("key", "subject", "hemorrhage", "location")
-    for column in columns:
-        if not np.array_equal(getattr(a, column), getattr(b, column)):
-            raise InputError(
-                f"the two predictions differ in column {column}; compare them on the same slices"
-            )
+    a, b = on_the_same_slices(a, b)
     subjects_a, tied = by_subject(a, aggregation)
-    subjects_b, _ = by_subject(b, aggregation)
+    subjects_b, _ = by_subject(b, aggregation_b or aggregation)
     result: dict[str, Any] = {"n": cohort.counts(a, subjects_a, tied)}
     both = zip(parts(a, subjects_a), parts(b, subjects_b), strict=True)
     for (level, task, part_a, index, strata), (_, _, part_b, _, _) in both:
@@ -134,6 +129,17 @@ def paired_difference(
                     entries[name][key] = _number(float(value[0]))
         result.setdefault(level, {})[task] = entries
     return result
+
+
+def on_the_same_slices(a: Predictions, b: Predictions) -> tuple[Predictions, Predictions]:
+    """Both in the order of their keys. Raises InputError where slices or truths differ."""
+    a, b = a.select(np.argsort(a.key)), b.select(np.argsort(b.key))
+    for column in ("key", "subject", "hemorrhage", "location"):
+        if not np.array_equal(getattr(a, column), getattr(b, column)):
+            raise InputError(
+                f"the two predictions differ in column {column}; compare them on the same slices"
+            )
+    return a, b
 
 
 def roc_bands(

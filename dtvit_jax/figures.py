@@ -173,6 +173,34 @@ def reliability(
     return figure
 
 
+@matplotlib.rc_context(_STYLE)
+def forest(
+    rows: Sequence[str],
+    panels: Mapping[str, Sequence[tuple[float, float, float] | None]],
+    centre: float | None,
+) -> Figure:
+    """A row a model or pair, a panel a metric: value with its interval. centre: a line there.
+
+    panels: (low, value, high) a row; None where there is no number.
+    """
+    figure, axes = _figure(len(panels), width=8.4, height=0.9 + 0.3 * len(rows))
+    for first, (ax, (title, entries)) in enumerate(zip(axes, panels.items(), strict=True)):
+        if centre is not None:
+            ax.axvline(centre, color=QUIET, lw=0.8, ls=(0, (4, 3)))
+        for row, entry in enumerate(entries):
+            if entry is not None:
+                low, value, high = entry
+                ax.plot([low, high], [row, row], color=BLUE, lw=1.4, solid_capstyle="butt")
+                ax.plot([value], [row], color=BLUE, marker="s", ms=4)
+        ax.set_ylim(len(rows) - 0.5, -0.5)
+        ax.set_yticks(range(len(rows)), rows if first == 0 else [""] * len(rows))
+        ax.tick_params(axis="y", length=0)
+        ax.xaxis.set_major_locator(MaxNLocator(nbins=4))
+        ax.set_title(title)
+        ax.spines["left"].set_visible(False)
+    return figure
+
+
 def svg(figure: Figure, name: str) -> str:
     """The figure as an SVG element for a page: no prolog, no date, ids that start with `name`."""
     buffer = io.StringIO()
