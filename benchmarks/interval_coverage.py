@@ -3,7 +3,7 @@
     python benchmarks/interval_coverage.py --simulations 400
 
 Made-up subjects whose slices share half of their variance; the truth is that of a sample thousands
-of times as large. 'stretched' is what `stats.bootstrap` gives, 'percentile' the plain percentile
+of times as large. 'hull' is what `stats.bootstrap` gives, 'percentile' the plain percentile
 interval over subjects, 'slices' the percentile interval over slices, as most papers have it.
 """
 
@@ -19,6 +19,7 @@ SCENARIOS = (
     ("hemorrhage", (20, 20), 1, 2.5),
     ("location", (14, 10, 6), 4, 1.5),
     ("location", (60, 15, 7), 6, 1.5),
+    ("hemorrhage", (15, 15), 4, 2.5),
 )
 SHOWN = {
     "hemorrhage": ("accuracy", "sensitivity", "f1", "auroc", "average_precision", "log_loss"),
@@ -46,7 +47,7 @@ def sample(
         compute = _location(truth, p)
     return (
         lambda weights: {n: v for n, v in compute(weights).items() if n in SHOWN[task]},
-        (subject),
+        subject,
         strata,
     )
 
@@ -70,7 +71,7 @@ def percentiles(
     return {name: tuple(np.nanquantile(v, [0.025, 0.975])) for name, v in drawn.items()}
 
 
-def stretched(
+def hull(
     statistic: stats.Statistic, row: np.ndarray, strata: np.ndarray, resamples: int, seed: int
 ) -> dict[str, tuple[float, float]]:
     found = stats.bootstrap(statistic, row, strata, resamples, seed)
@@ -78,7 +79,7 @@ def stretched(
 
 
 METHODS: dict[str, Callable[..., dict[str, tuple[float, float]]]] = {
-    "stretched": stretched,
+    "hull": hull,
     "percentile": percentiles,
     "slices": percentiles,
 }

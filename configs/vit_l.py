@@ -75,6 +75,11 @@ def get_config() -> ml_collections.ConfigDict:
     config.weight_decay = 0.01  # section 4.1; on kernels only
     config.clip_norm = 0.0  # of the gradient; 0: none, as published
 
+    config.aggregation = aggregation = ml_collections.ConfigDict()
+    aggregation.method = "mean"  # a subject's score from its slices: or 'noisy_or', or 'auto'
+    aggregation.k = 3  # of the k highest slices, 0: of all; 'auto' chooses both on validation
+    config.calibration = "temperature"  # fitted on validation: or 'isotonic', or 'none'
+
     config.best = "loss"  # the validation figure that chooses the checkpoint to keep
     config.dtype = "auto"  # float32 on a CPU, bfloat16 elsewhere; state is float32
     config.mesh = ml_collections.ConfigDict({"data": -1, "fsdp": 1})  # -1: all devices

@@ -1,40 +1,79 @@
 """From slices to subjects: one score, one location and one truth for each person."""
 
+import dataclasses
+
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 
+from data_builder.errors import InputError
 from data_builder.records import LOCATIONS
 from dtvit_jax.predictions import UNKNOWN, Predictions
 
-TOP = 3
-"""Slices that speak for a subject: a bleed of 10 mm crosses two or three slices of 5 mm."""
+METHODS = ("mean", "noisy_or")
 
 
-def by_subject(predictions: Predictions, top: int | None = TOP) -> tuple[Predictions, list[str]]:
+@dataclasses.dataclass(frozen=True)
+class Aggregation:
+    """How a subject's slices make its score: `method` over its `k` highest slices (0: all).
+
+    'mean': their mean p_hemorrhage (k = 1: the maximum). 'noisy_or': 1 - product of (1 - p), the
+    chance that any of them bleeds if slices erred independently. Three slices by default: a bleed
+    of 10 mm crosses two or three slices of 5 mm. Raises InputError for another method or k < 0.
+    """
+
+    method: str = "mean"
+    k: int = 3
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise InputError(f"aggregation method {self.method!r}: it is {' or '.join(METHODS)}")
+        if self.k < 0:
+            raise InputError(f"aggregation k is {self.k}: give 1 or more, or 0 for all slices")
+
+    def __str__(self) -> str:
+        slices = f"the {self.k} highest slices" if self.k > 1 else "the highest slice"
+        what = {"mean": "mean", "noisy_or": "noisy-or (1 - product of 1 - p)"}[self.method]
+        return f"{what} of {slices if self.k else 'all slices'}"
+
+
+CANDIDATES = (
+    Aggregation("mean", 3),
+    Aggregation("mean", 1),
+    Aggregation("mean", 2),
+    Aggregation("mean", 5),
+    Aggregation("mean", 0),
+    Aggregation("noisy_or", 3),
+    Aggregation("noisy_or", 0),
+)
+"""What 'auto' chooses from, on validation."""
+
+DEFAULT = Aggregation()
+
+
+def by_subject(
+    predictions: Predictions, aggregation: Aggregation = DEFAULT
+) -> tuple[Predictions, list[str]]:
     """One row a subject, sorted by subject, and the subjects whose location truth is a tie.
 
-    Score: the mean p_hemorrhage of the `top` highest slices (1: the maximum; None: all slices;
-    a subject with fewer slices uses them all; equal slices are taken in the order of their keys).
-    Location: the mean of the same slices' location probabilities, weighted by p_hemorrhage.
-    Truth: ICH if any slice is, normal if all are, else unknown; location by the majority of its
-    ICH slices, unknown on a tie. `key` is the subject; study, split and fold are kept where all of
-    its slices agree. Raises ValueError for `top` below 1.
+    Score: as `Aggregation` says (a subject with fewer slices uses them all; equal slices are taken
+    in the order of their keys). Location: the mean of the same slices' location probabilities,
+    weighted by p_hemorrhage. Truth: ICH if any slice is, normal if all are, else unknown; location
+    by the majority of its ICH slices, unknown on a tie. `key` is the subject; study, split and
+    fold are kept where all of its slices agree.
     """
-    if top is not None and top < 1:
-        raise ValueError(f"top must be 1 or more, or None for all slices; it is {top}")
     order = np.lexsort((predictions.key, -predictions.p_hemorrhage, predictions.subject))
     table = predictions.select(order)
     names, starts = np.unique(table.subject, return_index=True)
     groups = np.split(np.arange(len(table)), starts[1:])
     truth = [_hemorrhage(table.hemorrhage[rows]) for rows in groups]
     places = [_majority(table.location[rows]) for rows in groups]
-    tops = [rows[:top] for rows in groups]
+    tops = [rows[: aggregation.k or None] for rows in groups]
     subjects = Predictions(
         key=names,
         subject=names,
         hemorrhage=np.array(truth, np.int8),
         location=np.array([place for place, _ in places], np.int8),
-        p_hemorrhage=np.array([table.p_hemorrhage[rows].mean(dtype=np.float64) for rows in tops]),
+        p_hemorrhage=np.array([_score(table.p_hemorrhage[rows], aggregation) for rows in tops]),
         p_location=np.array([_location(table, rows) for rows in tops]),
         split=np.array([_common(table.split[rows], "") for rows in groups]),
         study=np.array([_common(table.study[rows], "") for rows in groups]),
@@ -47,6 +86,11 @@ def by_subject(predictions: Predictions, top: int | None = TOP) -> tuple[Predict
 def subject_index(predictions: Predictions, subjects: Predictions) -> Int[np.ndarray, " slices"]:
     """For each slice the row of its subject in `subjects` (as `by_subject` sorts them)."""
     return np.searchsorted(subjects.subject, predictions.subject)
+
+
+def _score(p: Float[np.ndarray, " k"], aggregation: Aggregation) -> float:
+    p = p.astype(np.float64)
+    return float(1 - np.prod(1 - p) if aggregation.method == "noisy_or" else p.mean())
 
 
 def _hemorrhage(truth: Int[np.ndarray, " slices"]) -> int:

@@ -24,7 +24,12 @@ def caveats(metrics: Mapping[str, Any], dataset: Mapping[str, Any]) -> list[str]
             "The labels are a subject's label put on each slice that was kept: some slices called "
             "ICH show no bleeding, and a miss on one of them need not be an error."
         )
-    found += [f"A confound: {text}" for text in dataset.get("confounds", [])]
+    groups = metrics.get("subgroups", {})
+    found += [f"A confound: {g['confound']}" for g in groups.values() if g["confound"]]
+    said = tuple(f"'{name}'" for name, g in groups.items() if g["confound"])
+    for text in dataset.get("confounds", []):
+        if not any(name in text for name in said):
+            found.append(f"A confound: {text}")
     found.append(
         "An interval tells how the number would move with other subjects of the same kind. It does "
         "not tell how it would move with another training run, another scanner or another hospital."

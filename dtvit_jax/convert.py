@@ -47,19 +47,11 @@ def save(
     What the model computes goes into the header, so that reading it back gives the same.
 
     Raises:
-        InputError: the file can't be written, or the publisher's names have no place for the stem.
+        InputError: the file can't be written.
     """
     encoder = pretrained.flatten(params["encoder"]) | pretrained.flatten(stats.get("encoder", {}))
     vit = "class_token" in encoder
-    if heads:
-        layout = layouts.OWN
-    elif vit and "patch_embedding.kernel" not in encoder:
-        raise InputError(
-            f"{path}: timm's names have no place for a ViT's convolutional stem: "
-            "add --all to write the whole model under this program's own names"
-        )
-    else:
-        layout = layouts.TIMM if vit else layouts.RESNET
+    layout = layouts.OWN if heads else layouts.TIMM if vit else layouts.RESNET
     patch = int(re.sub(r".*\D", "", model["name"])) if vit else 0
     arrays = {
         layout.sources(name)[0]: layout.from_ours(name, np.asarray(array, np.float32), patch)

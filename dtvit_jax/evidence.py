@@ -1,5 +1,6 @@
 """From predictions to metrics.json: each metric by slice and by subject, with its interval."""
 
+import dataclasses
 import json
 import os
 from collections.abc import Iterator
@@ -12,8 +13,8 @@ from jaxtyping import Bool, Float, Int
 
 from data_builder.errors import InputError
 from data_builder.records import LOCATIONS
-from dtvit_jax import cohort, metrics, stats
-from dtvit_jax.aggregation import TOP, by_subject, subject_index
+from dtvit_jax import cohort, metrics, ranking, stats
+from dtvit_jax.aggregation import DEFAULT, Aggregation, by_subject, subject_index
 from dtvit_jax.predictions import UNKNOWN, Predictions
 from dtvit_jax.proportions import NO_VARIATION, add_exact, add_reasons
 
@@ -26,7 +27,7 @@ NO_ECE_INTERVAL = "no interval: in samples this small it is biased upwards, and 
 def evaluate_predictions(
     predictions: Predictions,
     *,
-    top: int | None = TOP,
+    aggregation: Aggregation = DEFAULT,
     threshold: float = 0.5,
     resamples: int = stats.RESAMPLES,
     seed: int = 0,
@@ -36,27 +37,26 @@ def evaluate_predictions(
     Each metric is {"value", "low", "high"}: the number and its 95% interval over subjects, null
     with a "reason" where it cannot be had. Proportions also have "count" and "of"; subject-level
     ones "exact", the Clopper-Pearson interval (AUROC: "score", Newcombe's). Where no resample
-    moves a number, low and high are those, with the "method" named. See `aggregation.by_subject`
-    for `top`. ICH is called at p >= threshold.
+    moves a number, low and high are those, with the "method" named. ICH is called at
+    p >= threshold.
     """
-    subjects, tied = by_subject(predictions, top)
+    subjects, tied = by_subject(predictions, aggregation)
     result: dict[str, Any] = {
         "positive": POSITIVE,
         "threshold": threshold,
-        "aggregation": {"method": "mean of the highest slices", "top": top},
+        "aggregation": dataclasses.asdict(aggregation) | {"words": str(aggregation)},
         "interval": {
             "level": stats.LEVEL,
-            "method": "BCa bootstrap over subjects, stratified by class, Student-stretched",
+            "method": stats.METHOD,
             "resamples": resamples,
             "seed": seed,
         },
         "n": cohort.counts(predictions, subjects, tied),
         "confusion": {},
     }
-    for level, task, part, index, strata in _parts(predictions, subjects):
+    for level, task, part, index, strata in parts(predictions, subjects):
         statistic = _statistic(part, task, threshold)
-        intervals = stats.bootstrap(statistic, index, strata, resamples, seed)
-        entries = {name: _entry(name, interval) for name, interval in intervals.items()}
+        entries = bootstrap_entries(statistic, index, strata, resamples, seed)
         if task != "combined":
             truth, called = _decisions(part, task, threshold)
             names = TASK_CLASSES[task]
@@ -64,16 +64,42 @@ def evaluate_predictions(
             result["confusion"].setdefault(level, {})[task] = matrix.tolist()
             add_exact(entries, task, truth, called, part.subject, independent=level == "subject")
             add_reasons(entries, level, names, matrix)
+        for entry in entries.values() if task == "combined" else ():
+            if entry["value"] is None:
+                entry["reason"] = "one of the two tasks has no value for it"
         result.setdefault(level, {})[task] = entries
     result["warnings"] = cohort.warnings(predictions, result["n"])
     return result
+
+
+def rates_at(
+    predictions: Predictions,
+    level: str,
+    threshold: float,
+    *,
+    aggregation: Aggregation = DEFAULT,
+    resamples: int = stats.RESAMPLES,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Sensitivity, specificity and the like of one level at one threshold, as in metrics.json."""
+    subjects, _ = by_subject(predictions, aggregation)
+    of = {(p[0], p[1]): p[2:] for p in parts(predictions, subjects)}
+    part, index, strata = of[level, "hemorrhage"]
+    truth, called = _decisions(part, "hemorrhage", threshold)
+    statistic = partial(metrics.hemorrhage_rates, truth == 1, called == 1)
+    entries = bootstrap_entries(statistic, index, strata, resamples, seed)
+    add_exact(entries, "hemorrhage", truth, called, part.subject, independent=level == "subject")
+    names = TASK_CLASSES["hemorrhage"]
+    add_reasons(entries, level, names, metrics.confusion_matrix(truth, called, len(names)))
+    return entries
 
 
 def paired_difference(
     a: Predictions,
     b: Predictions,
     *,
-    top: int | None = TOP,
+    aggregation: Aggregation = DEFAULT,
+    aggregation_b: Aggregation | None = None,
     threshold: float = 0.5,
     resamples: int = stats.RESAMPLES,
     seed: int = 0,
@@ -81,20 +107,14 @@ def paired_difference(
     """a - b for every metric, both on the same subjects in each resample.
 
     The form is metrics.json's, with "a", "b" and the two-sided p-value "p" beside value, low and
-    high; p is below 0.05 where the interval leaves 0 out. Raises InputError unless both hold the
-    same slices with the same truths.
+    high; p is below 0.05 where the interval leaves 0 out. aggregation_b: where b's is another.
+    Raises InputError unless both hold the same slices with the same truths.
     """
-    a, b = a.select(np.argsort(a.key)), b.select(np.argsort(b.key))
-    columns = ("key", "subject", "hemorrhage", "location")
-    for column in columns:
-        if not np.array_equal(getattr(a, column), getattr(b, column)):
-            raise InputError(
-                f"the two predictions differ in column {column}; compare them on the same slices"
-            )
-    subjects_a, tied = by_subject(a, top)
-    subjects_b, _ = by_subject(b, top)
+    a, b = on_the_same_slices(a, b)
+    subjects_a, tied = by_subject(a, aggregation)
+    subjects_b, _ = by_subject(b, aggregation_b or aggregation)
     result: dict[str, Any] = {"n": cohort.counts(a, subjects_a, tied)}
-    both = zip(_parts(a, subjects_a), _parts(b, subjects_b), strict=True)
+    both = zip(parts(a, subjects_a), parts(b, subjects_b), strict=True)
     for (level, task, part_a, index, strata), (_, _, part_b, _, _) in both:
         entries: dict[str, Any] = {}
         if len(part_a) and len(part_a) == len(part_b):
@@ -111,10 +131,21 @@ def paired_difference(
     return result
 
 
+def on_the_same_slices(a: Predictions, b: Predictions) -> tuple[Predictions, Predictions]:
+    """Both in the order of their keys. Raises InputError where slices or truths differ."""
+    a, b = a.select(np.argsort(a.key)), b.select(np.argsort(b.key))
+    for column in ("key", "subject", "hemorrhage", "location"):
+        if not np.array_equal(getattr(a, column), getattr(b, column)):
+            raise InputError(
+                f"the two predictions differ in column {column}; compare them on the same slices"
+            )
+    return a, b
+
+
 def roc_bands(
     predictions: Predictions,
     *,
-    top: int | None = TOP,
+    aggregation: Aggregation = DEFAULT,
     points: int = 201,
     resamples: int = 1000,
     seed: int = 0,
@@ -125,14 +156,14 @@ def roc_bands(
     """
     grid = np.linspace(0, 1, points)
     bands = {}
-    subjects, _ = by_subject(predictions, top)
-    for level, task, part, index, strata in _parts(predictions, subjects):
+    subjects, _ = by_subject(predictions, aggregation)
+    for level, task, part, index, strata in parts(predictions, subjects):
         if task != "hemorrhage" or len(np.unique(part.hemorrhage)) < 2:
             continue
         truth, p = part.hemorrhage == 1, part.p_hemorrhage
-        own = metrics.roc_sensitivity(truth, p, np.ones((1, len(part))), grid)
+        own = ranking.roc_sensitivity(truth, p, np.ones((1, len(part))), grid)
         drawn = [
-            metrics.roc_sensitivity(truth, p, counts[:, index].astype(float), grid)
+            ranking.roc_sensitivity(truth, p, counts[:, index].astype(float), grid)
             for counts in stats.subject_counts(strata, resamples, seed, chunk=100)
         ]
         tails = [(1 - stats.LEVEL) / 2, (1 + stats.LEVEL) / 2]
@@ -152,7 +183,7 @@ def write_metrics(path: str | os.PathLike[str], result: dict[str, Any]) -> None:
 Part = tuple[str, str, Predictions, Int[np.ndarray, " n"], Int[np.ndarray, " subjects"]]
 
 
-def _parts(predictions: Predictions, subjects: Predictions) -> Iterator[Part]:
+def parts(predictions: Predictions, subjects: Predictions) -> Iterator[Part]:
     """Level, task, the rows that count for it, each row's subject and the subjects' strata."""
     strata = stats.strata_of(subjects.hemorrhage, subjects.location)
     indices = (subject_index(predictions, subjects), np.arange(len(subjects)))
@@ -197,6 +228,18 @@ def _decisions(
     if task == "hemorrhage":
         return part.hemorrhage, (part.p_hemorrhage >= threshold).astype(int)
     return part.location, part.p_location.argmax(axis=1)
+
+
+def bootstrap_entries(
+    statistic: stats.Statistic,
+    index: Int[np.ndarray, " n"],
+    strata: Int[np.ndarray, " subjects"],
+    resamples: int,
+    seed: int,
+) -> dict[str, dict[str, Any]]:
+    """Every metric of `statistic` with its interval, as in metrics.json."""
+    intervals = stats.bootstrap(statistic, index, strata, resamples, seed)
+    return {name: _entry(name, interval) for name, interval in intervals.items()}
 
 
 def _number(value: float) -> float | None:

@@ -157,18 +157,47 @@ def reliability(
     bins: Mapping[
         str, tuple[Float[np.ndarray, " b"], Float[np.ndarray, " b"], Int[np.ndarray, " b"]]
     ],
+    share: str,
 ) -> Figure:
-    """Share of ICH against the mean p of each bin, a panel each; a dot's area is its rows."""
+    """What came true against the mean p of each bin, a panel each; a dot's area is its rows."""
     figure, axes = _figure(len(bins), width=2.15 * len(bins), height=2.5)
-    for ax, (title, (mean, share, count)) in zip(axes, bins.items(), strict=True):
+    for ax, (title, (mean, came_true, count)) in zip(axes, bins.items(), strict=True):
         ax.plot([0, 1], [0, 1], color=QUIET, lw=0.8, ls=(0, (4, 3)))
-        ax.plot(mean, share, color=BLUE, lw=1)
+        ax.plot(mean, came_true, color=BLUE, lw=1)
         area = 8 + 70 * np.asarray(count) / max(np.max(count, initial=1), 1)
-        ax.scatter(mean, share, s=area, color=BLUE, alpha=0.6, lw=0)
+        ax.scatter(mean, came_true, s=area, color=BLUE, alpha=0.6, lw=0)
         ax.set(xlim=(-0.04, 1.04), ylim=(-0.04, 1.04), title=title)
         ax.set_xlabel("mean p of the bin")
-        ax.set_ylabel("share that is ICH")
+        ax.set_ylabel(share)
         ax.set_aspect("equal")
+    return figure
+
+
+@matplotlib.rc_context(_STYLE)
+def forest(
+    rows: Sequence[str],
+    panels: Mapping[str, Sequence[tuple[float, float, float] | None]],
+    centre: float | None,
+) -> Figure:
+    """A row a model or pair, a panel a metric: value with its interval. centre: a line there.
+
+    panels: (low, value, high) a row; None where there is no number.
+    """
+    figure, axes = _figure(len(panels), width=8.4, height=0.9 + 0.3 * len(rows))
+    for first, (ax, (title, entries)) in enumerate(zip(axes, panels.items(), strict=True)):
+        if centre is not None:
+            ax.axvline(centre, color=QUIET, lw=0.8, ls=(0, (4, 3)))
+        for row, entry in enumerate(entries):
+            if entry is not None:
+                low, value, high = entry
+                ax.plot([low, high], [row, row], color=BLUE, lw=1.4, solid_capstyle="butt")
+                ax.plot([value], [row], color=BLUE, marker="s", ms=4)
+        ax.set_ylim(len(rows) - 0.5, -0.5)
+        ax.set_yticks(range(len(rows)), rows if first == 0 else [""] * len(rows))
+        ax.tick_params(axis="y", length=0)
+        ax.xaxis.set_major_locator(MaxNLocator(nbins=4))
+        ax.set_title(title)
+        ax.spines["left"].set_visible(False)
     return figure
 
 
@@ -190,13 +219,15 @@ def svg(figure: Figure, name: str) -> str:
     return re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.DOTALL).rstrip() + "\n"
 
 
-def save(figure: Figure, folder: str | os.PathLike[str], name: str) -> None:
-    """Writes NAME.png (on white, 200 dots an inch) and NAME.svg: same figure, same bytes."""
+def save(figure: Figure, folder: str | os.PathLike[str], name: str) -> str:
+    """Writes NAME.png (on white, 200 dots an inch) and NAME.svg, whose text it returns."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{name}.svg").write_text(svg(figure, name), encoding="utf-8")
+    text = svg(figure, name)
+    (folder / f"{name}.svg").write_text(text, encoding="utf-8")
     with matplotlib.rc_context(_STYLE):
         figure.savefig(folder / f"{name}.png", dpi=200, metadata={"Software": None})
+    return text
 
 
 def _figure(panels: int, *, width: float, height: float) -> tuple[Figure, list[Axes]]:

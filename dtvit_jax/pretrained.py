@@ -20,7 +20,6 @@ VIT_DEFAULTS: dict[str, str | float] = {"gelu": "exact", "norm_epsilon": 1e-6, "
 
 _FIRST_KERNELS = (
     "patch_embedding.kernel",
-    "patch_embedding.layers.0.kernel",
     "conv1.kernel",
     "convolutions.0.kernel",
     "convolutions.conv0.kernel",
@@ -31,7 +30,6 @@ OPTIONS: dict[str, type] = {
     "name": str,
     "image_size": int,
     "channels": int,
-    "stem": str,
     "pooling": str,
     "gelu": str,
     "norm_epsilon": float,

@@ -33,7 +33,11 @@ def add_exact(
         entry = entries.get(name, {"value": None})
         if entry["value"] is None:
             continue
-        count, of = int((called[rows] == truth[rows]).sum()), int(rows.sum())
+        right = called == truth
+        if name.startswith("specificity_"):
+            c = LOCATIONS.index(name.partition("_")[2])
+            right = (called == c) == (truth == c)
+        count, of = int(right[rows].sum()), int(rows.sum())
         entry |= {"count": count, "of": of}
         people = _people(subject, rows)
         exact = stats.exact_interval(round(people * count / of), people)
@@ -60,9 +64,10 @@ def _denominators(
     rows = {"accuracy": np.ones(len(truth), bool)}
     if task == "hemorrhage":
         rows |= {"sensitivity": truth == 1, "recall": truth == 1}
-        return rows | {"specificity": truth == 0, "precision": called == 1}
+        return rows | {"specificity": truth == 0, "precision": called == 1, "npv": called == 0}
     for c, name in enumerate(LOCATIONS):
         rows |= {f"recall_{name}": truth == c, f"precision_{name}": called == c}
+        rows |= {f"specificity_{name}": truth != c}
     return rows
 
 
@@ -90,7 +95,10 @@ def add_reasons(
     for name, entry in entries.items():
         if empty:
             entry["reason"] = f"no {level} with a known truth and a prediction for this task"
-        elif entry["value"] is None and name.startswith("precision"):
-            entry["reason"] = f"no {level} was called {name.partition('_')[2] or names[-1]}"
-        elif entry["value"] is None:
+        elif entry["value"] is not None:
+            continue
+        elif name.startswith(("precision", "npv")):
+            called = {"npv": names[0], "precision": names[-1]}
+            entry["reason"] = f"no {level} was called {called.get(name, name.partition('_')[2])}"
+        else:
             entry["reason"] = f"no {level} is truly {' or '.join(absent)}"

@@ -11,19 +11,28 @@ import jinja2
 import numpy as np
 from jaxtyping import UInt8
 from markupsafe import Markup
-from matplotlib.figure import Figure
 from PIL import Image
 
-from data_builder.records import CLASSES, LOCATIONS
+from data_builder.records import CLASSES, FACTS, LOCATIONS
 from dtvit_jax import figures
-from dtvit_jax.aggregation import by_subject
+from dtvit_jax.aggregation import Aggregation, by_subject
 from dtvit_jax.caveats import PHANTOM, RESEARCH, caveats
-from dtvit_jax.evidence import TASK_CLASSES, roc_bands
-from dtvit_jax.metrics import reliability_bins
+from dtvit_jax.checklist import checklist
+from dtvit_jax.decision_rule import DecisionRule
 from dtvit_jax.mistakes import SubjectMistakes, hemorrhage_mistakes, location_mistakes
-from dtvit_jax.predictions import UNKNOWN, Predictions
+from dtvit_jax.predictions import Predictions
+from dtvit_jax.report_figures import draw
+from dtvit_jax.report_rows import (
+    MOST_SLICES,
+    TITLES,
+    anchor,
+    location_rows,
+    outcome_rows,
+    subject_facts,
+)
+from dtvit_jax.subgroups import Facts
 
-SUBJECTS_SHOWN = 8
+SUBJECTS_SHOWN = 6
 SLICES_SHOWN = 4
 PICTURE_PIXELS = 208
 
@@ -41,28 +50,45 @@ HEMORRHAGE_ROWS = (
     ("sensitivity", "Sensitivity, recall (Eq. 8)"),
     ("specificity", "Specificity (Eq. 10, corrected)"),
     ("precision", "Precision (Eq. 7)"),
+    ("npv", "Negative predictive value"),
     ("f1", "F1 (Eq. 9)"),
     ("brier", "Brier score, 0 is best"),
     ("log_loss", "Log loss, 0 is best"),
     ("ece", "Calibration error (ECE), 0 is best"),
 )
+AVERAGED = (
+    ("recall", "Recall"),
+    ("precision", "Precision"),
+    ("specificity", "Specificity"),
+    ("f1", "F1"),
+    ("auroc", "AUROC"),
+    ("average_precision", "Average precision"),
+)
+
+
+def _low(label: str) -> str:
+    return label if label[:2].isupper() or label == "F1" else label.lower()
+
+
 LOCATION_ROWS = (
-    ("accuracy", "Accuracy"),
-    ("macro_recall", "Macro recall"),
-    ("macro_precision", "Macro precision"),
-    ("macro_f1", "Macro F1"),
-    ("weighted_f1", "Weighted F1"),
-    ("macro_specificity", "Macro specificity"),
-    ("macro_auroc", "Macro AUROC, one against the rest"),
-    *((f"recall_{name}", f"Recall, {name}") for name in LOCATIONS),
-    *((f"precision_{name}", f"Precision, {name}") for name in LOCATIONS),
-    *((f"auroc_{name}", f"AUROC, {name} against the rest") for name in LOCATIONS),
+    ("accuracy", "Accuracy (weighted recall)"),
+    ("macro_recall", "Macro recall (balanced accuracy)"),
+    *((f"macro_{name}", f"Macro {_low(label)}") for name, label in AVERAGED[1:]),
+    *((f"weighted_{name}", f"Weighted {_low(label)}") for name, label in AVERAGED[1:]),
+    ("brier", "Brier score, sum over classes, 0 is best"),
     ("log_loss", "Log loss, 0 is best"),
+    ("ece", "Calibration error of the called class, 0 is best"),
+)
+ONE_AGAINST_REST_ROWS = tuple(
+    (f"{name}_{place}", f"{label}, {place}") for place in LOCATIONS for name, label in AVERAGED
 )
 COMBINED_ROWS = (
     ("pooled_accuracy", "Accuracy, decisions of both tasks pooled"),
-    ("mean_accuracy", "Accuracy, mean of both tasks"),
-    ("loss", "Loss, half of each task's, 0 is best"),
+    *(
+        (f"mean_{name}", f"{label}, mean of both tasks")
+        for name, label in (("accuracy", "Accuracy"), *AVERAGED[:4])
+    ),
+    ("loss", "Loss, half of each task's (Eq. 5), 0 is best"),
 )
 
 Images = Callable[[str], UInt8[np.ndarray, "rows columns"] | None]
@@ -75,22 +101,32 @@ def write_report(
     run: Mapping[str, Any],
     history: Iterable[Mapping[str, Any]] = (),
     images: Images | None = None,
+    rule: DecisionRule | None = None,
+    facts: Facts | None = None,
 ) -> Path:
     """Writes out_dir/report.html and out_dir/figures/*.png, *.svg; returns the report's path.
 
-    metrics: of `evaluate_predictions` on the same predictions. run: run.json, with "dataset"; a
-    missing part is 'not stated' (a predictions.csv of another system has none). images: slice key
-    -> 8-bit slice, or None where it cannot be had. The same input gives the same bytes.
+    metrics: of `evaluate_predictions` on the same predictions. run: run.json, with "dataset" and
+    "config"; a missing part is 'not stated' (a predictions.csv of another system has none).
+    images: slice key -> 8-bit slice, or None where it cannot be had. rule: for the reliability
+    after calibration. facts: shown beside the rows. The same input gives the same bytes.
     """
-    out_dir = Path(out_dir)
-    top = metrics["aggregation"]["top"]
-    subjects, _ = by_subject(predictions, top)
-    drawn = _draw(predictions, subjects, metrics, list(history))
-    for name, figure in drawn.items():
-        figures.save(figure, out_dir / "figures", name)
+    out_dir, facts = Path(out_dir), facts or {}
+    how = metrics["aggregation"]
+    aggregation = Aggregation(how["method"], how["k"])
+    subjects, _ = by_subject(predictions, aggregation)
+    drawn = draw(predictions, subjects, metrics, list(history), rule)
+    pictures = {
+        name: Markup(figures.save(figure, out_dir / "figures", name))
+        for name, figure in drawn.items()
+    }
     threshold = metrics["threshold"]
+    names, counts = np.unique(predictions.subject, return_counts=True)
+    slices = {str(name): int(count) for name, count in zip(names, counts, strict=True)}
+    known = {"subject": subject_facts(predictions, facts), "slice": facts}
+    tables = {"subject": subjects, "slice": predictions}
     page = (
-        _environment()
+        environment()
         .get_template("report.html")
         .render(
             run=run,
@@ -104,14 +140,26 @@ def write_report(
             tables={
                 "hemorrhage": HEMORRHAGE_ROWS,
                 "location": LOCATION_ROWS,
+                "one_against_rest": ONE_AGAINST_REST_ROWS,
                 "combined": COMBINED_ROWS,
             },
-            figures={name: Markup(figures.svg(figure, name)) for name, figure in drawn.items()},
+            figures=pictures,
             mistakes={
                 "hemorrhage": _shown(hemorrhage_mistakes(predictions, threshold), images),
                 "location": _shown(location_mistakes(predictions), images),
             },
-            subjects=_subject_rows(subjects, predictions, threshold),
+            outcomes={
+                level: outcome_rows(table, threshold, slices, known[level])
+                for level, table in tables.items()
+            },
+            places={
+                level: location_rows(table, slices, known[level]) for level, table in tables.items()
+            },
+            outcome_titles=TITLES,
+            most_slices=MOST_SLICES,
+            facts=FACTS if facts else (),
+            anchor=anchor,
+            checklist=checklist(metrics, run),
         )
     )
     path = out_dir / "report.html"
@@ -119,41 +167,6 @@ def write_report(
     partial.write_text(page, encoding="utf-8")
     partial.replace(path)
     return path
-
-
-def _draw(
-    predictions: Predictions,
-    subjects: Predictions,
-    metrics: Mapping[str, Any],
-    history: Sequence[Mapping[str, Any]],
-) -> dict[str, Figure]:
-    drawn = {}
-    if history:
-        drawn["curves"] = figures.training_curves(history)
-    for level, tasks in metrics["confusion"].items():
-        for task, matrix in tasks.items():
-            if np.sum(matrix):
-                title = f"{task.capitalize()}, by {level}"
-                names = TASK_CLASSES[task]
-                drawn[f"confusion_{task}_{level}"] = figures.confusion(
-                    np.array(matrix), names, title, f"{level}s"
-                )
-    bands = roc_bands(predictions, top=metrics["aggregation"]["top"])
-    if bands:
-        drawn["roc"] = figures.roc({f"By {level}": bands[level] for level in reversed(bands)})
-    tables = {"By subject": subjects, "By slice": predictions}
-    known = {name: table.select(table.hemorrhage != UNKNOWN) for name, table in tables.items()}
-    if len(known["By subject"]):
-        drawn["subjects"] = figures.subject_scores(known["By subject"], metrics["threshold"])
-    if len(known["By slice"]):
-        drawn["reliability"] = figures.reliability(
-            {
-                name: reliability_bins(table.hemorrhage == 1, table.p_hemorrhage)
-                for name, table in known.items()
-                if len(table)
-            }
-        )
-    return drawn
 
 
 def _shown(found: Sequence[SubjectMistakes], images: Images | None) -> dict[str, Any]:
@@ -168,8 +181,8 @@ def _shown(found: Sequence[SubjectMistakes], images: Images | None) -> dict[str,
         }
         for group in found[:SUBJECTS_SHOWN]
     ]
-    every = [(group.subject, mistake) for group in found for mistake in group.mistakes]
-    return {"shown": shown, "every": every, "subjects": len(found)}
+    wrong = sum(len(group.mistakes) for group in found)
+    return {"shown": shown, "wrong": wrong, "subjects": len(found)}
 
 
 def _picture(key: str, images: Images | None) -> str | None:
@@ -184,56 +197,16 @@ def _picture(key: str, images: Images | None) -> str | None:
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def _subject_rows(
-    subjects: Predictions, predictions: Predictions, threshold: float
-) -> dict[str, list[dict[str, Any]]]:
-    """Every subject by outcome, the most surprising first."""
-    names, counts = np.unique(predictions.subject, return_counts=True)
-    slices = dict(zip(names, counts, strict=True))
-    groups: dict[str, list[dict[str, Any]]] = {
-        "ICH, missed": [],
-        "Normal, called ICH": [],
-        "ICH, found": [],
-        "Normal, left alone": [],
-        "Truth unknown": [],
-    }
-    for row in range(len(subjects)):
-        truth, p = int(subjects.hemorrhage[row]), float(subjects.p_hemorrhage[row])
-        called = p >= threshold
-        known = (
-            ("Normal, called ICH", "ICH, found")
-            if called
-            else ("Normal, left alone", "ICH, missed")
-        )
-        group = "Truth unknown" if truth == UNKNOWN else known[truth]
-        location = int(subjects.location[row])
-        place = subjects.p_location[row]
-        guess = int(np.argmax(place)) if np.isfinite(place).all() else UNKNOWN
-        groups[group].append(
-            {
-                "subject": str(subjects.subject[row]),
-                "slices": int(slices[subjects.subject[row]]),
-                "p": p,
-                "truth": "" if location == UNKNOWN else LOCATIONS[location],
-                "called": "" if guess == UNKNOWN else LOCATIONS[guess],
-                "p_called": None if guess == UNKNOWN else float(place[guess]),
-                "wrong": guess not in (UNKNOWN, location) and location != UNKNOWN,
-            }
-        )
-    for group, rows in groups.items():
-        rows.sort(key=lambda r: (r["p"] if group.startswith("ICH") else -r["p"], r["subject"]))
-    return {group: rows for group, rows in groups.items() if rows}
-
-
-def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
+def environment() -> jinja2.Environment:
+    """The templates, with the filters that pages share."""
+    templates = jinja2.Environment(
         loader=jinja2.PackageLoader("dtvit_jax"),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": _number, "duration": _duration, "count": _count}
-    return environment
+    templates.filters |= {"number": _number, "duration": _duration, "count": _count}
+    return templates
 
 
 def _number(value: float | None, digits: int = 3) -> str:

@@ -16,7 +16,14 @@ from data_builder.errors import InputError
 PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "numpy")
 PRIVATE = ("source", "key")
 """Fields of config.data that name places on the user's disk; they are not written."""
-FREE_TO_CHANGE = ("num_epochs", "num_steps", "eval_batch_size", "mesh")
+FREE_TO_CHANGE = (
+    "num_epochs",
+    "num_steps",
+    "eval_batch_size",
+    "mesh",
+    "aggregation",
+    "calibration",
+)
 """Fields that a continued run may change."""
 
 

@@ -10,7 +10,8 @@ import numpy as np
 from flax import nnx
 
 from data_builder.errors import InputError
-from dtvit_jax import models
+from dtvit_jax import calibration, models
+from dtvit_jax.aggregation import Aggregation
 from dtvit_jax.augment import Augmentation, transform
 from dtvit_jax.losses import LossWeights
 from dtvit_jax.memory import Estimate, estimate
@@ -50,6 +51,13 @@ def check_config(config: ml_collections.ConfigDict) -> None:
         raise InputError("config.init_heads=True: set --config.init_from to a run's folder")
     if config.best not in FIGURES:
         raise InputError(f"config.best={config.best!r}: it is one of {', '.join(FIGURES)}")
+    if config.calibration not in calibration.METHODS:
+        raise InputError(
+            f"config.calibration={config.calibration!r}: it is one of "
+            f"{', '.join(calibration.METHODS)}"
+        )
+    if config.aggregation.method != "auto":
+        Aggregation(config.aggregation.method, config.aggregation.k)
     if config.dtype not in ("auto", "float32", "bfloat16"):
         raise InputError(f"config.dtype={config.dtype!r}: it is auto, float32 or bfloat16")
     for name in ("windows", "mean", "std"):

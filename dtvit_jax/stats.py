@@ -11,6 +11,10 @@ from jaxtyping import Float, Int
 from scipy import optimize
 from scipy import stats as distributions
 
+METHOD = (
+    "bootstrap over subjects, stratified by class: hull of the BCa and the percentile interval, "
+    "both Student-stretched"
+)
 RESAMPLES = 10_000
 LEVEL = 0.95
 _EQUAL = 1e-12
@@ -69,12 +73,13 @@ def bootstrap(
     *,
     difference: bool = False,
 ) -> dict[str, Interval]:
-    """95% intervals of all of a statistic's metrics, over subjects: BCa (Efron 1987) stretched.
+    """95% intervals of all of a statistic's metrics, over subjects.
 
     subject: for each row its place in `strata`, which holds each subject's class; without
-    rows all is nan. The method was chosen by measured coverage (benchmarks/interval_coverage.py):
-    with 6 to 60 subjects a class it holds about 93 to 97%, BCa as it is 91 to 97%, percentiles 86
-    to 95%, and the slice bootstrap, where a subject has several slices, 66 to 83%.
+    rows all is nan. The interval is the hull of BCa's (Efron 1987) and the percentile interval,
+    both stretched as `_jackknife` says: each alone falls short for some metric (BCa for skewed
+    means such as average precision, percentiles near 1). Chosen by measured coverage, see
+    benchmarks/interval_coverage.py.
     difference: the metrics are differences of paired ones, near symmetric about their value; the
     stretched percentile interval then holds its level where BCa takes heavy tails for skewness.
     """
@@ -112,29 +117,33 @@ def _interval(
     *,
     plain: bool,
 ) -> Interval:
-    """BCa, or plain percentiles, either stretched as `_jackknife` says."""
+    """The hull of BCa and percentiles, or (plain) percentiles, stretched as `_jackknife` says."""
     known = drawn[np.isfinite(drawn)]
     undefined = 1 - len(known) / len(drawn)
     none = Interval(value, np.nan, np.nan, undefined, np.nan)
     if not np.isfinite(value) or len(known) == 0 or np.ptp(known) <= _EQUAL:
         return none
     skew, stretch, freedom = _jackknife(left_out, strata)
-    bias = 0.0 if plain else _normal_quantile(known, value)
-    skew = 0.0 if plain else skew
-    z = bias + np.array([-1, 1]) * stretch * distributions.t.ppf((1 + LEVEL) / 2, freedom)
-    room = 1 - skew * z
-    ends = np.where(room > 0, bias + z / np.where(room > 0, room, 1), np.sign(z) * np.inf)
-    low, high = np.quantile(known, distributions.norm.cdf(ends))
+    z = np.array([-1, 1]) * stretch * distributions.t.ppf((1 + LEVEL) / 2, freedom)
+    low, high = np.quantile(known, distributions.norm.cdf(z))
+    if not plain:
+        ends = np.quantile(known, distributions.norm.cdf(_bca(z, _bias(known, value), skew)))
+        low, high = min(low, ends[0]), max(high, ends[1])
     if high - low <= _EQUAL:
         return none
-    # The p-value is that of the widest such interval that leaves 0 out.
-    reach = _normal_quantile(known, 0.0) - bias
-    score = reach / max(1 + skew * reach, 1e-3) - bias
-    p = 2 * distributions.t.sf(abs(score) / stretch, freedom)
+    # The p-value is that of the widest percentile interval that leaves 0 out.
+    p = 2 * distributions.t.sf(abs(_bias(known, 0.0)) / stretch, freedom)
     return Interval(value, float(low), float(high), undefined, float(p))
 
 
-def _normal_quantile(drawn: Float[np.ndarray, " r"], value: float) -> float:
+def _bca(z: Float[np.ndarray, " 2"], bias: float, skew: float) -> Float[np.ndarray, " 2"]:
+    """The ends, in normal quantiles, corrected for bias and acceleration."""
+    z = bias + z
+    room = 1 - skew * z
+    return np.where(room > 0, bias + z / np.where(room > 0, room, 1), np.sign(z) * np.inf)
+
+
+def _bias(drawn: Float[np.ndarray, " r"], value: float) -> float:
     """The normal quantile of the share of `drawn` below `value`, equal ones counting half."""
     below = (drawn < value - _EQUAL).mean() + (np.abs(drawn - value) <= _EQUAL).mean() / 2
     least = 1 / (len(drawn) + 1)

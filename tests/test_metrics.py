@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.calibration import calibration_curve
 
-from dtvit_jax import metrics
+from dtvit_jax import metrics, ranking
 
 RNG = np.random.default_rng(0)
 N = 200
@@ -28,6 +28,7 @@ HEMORRHAGE = {
     "specificity": lambda c, w: reference.recall_score(TRUTH, c, sample_weight=w, pos_label=0),
     "f1": lambda c, w: reference.f1_score(TRUTH, c, sample_weight=w),
     "balanced_accuracy": lambda c, w: reference.balanced_accuracy_score(TRUTH, c, sample_weight=w),
+    "npv": lambda c, w: reference.precision_score(TRUTH, c, sample_weight=w, pos_label=0),
     "auroc": lambda c, w: reference.roc_auc_score(TRUTH, P, sample_weight=w),
     "average_precision": lambda c, w: reference.average_precision_score(TRUTH, P, sample_weight=w),
     "brier": lambda c, w: reference.brier_score_loss(TRUTH, P, sample_weight=w),
@@ -39,8 +40,30 @@ LOCATIONS = {
     "macro_precision": lambda w: one_class_macro(reference.precision_score, w, average="macro"),
     "macro_f1": lambda w: one_class_macro(reference.f1_score, w, average="macro"),
     "weighted_f1": lambda w: one_class_macro(reference.f1_score, w, average="weighted"),
+    "weighted_precision": lambda w: one_class_macro(
+        reference.precision_score, w, average="weighted"
+    ),
+    "f1_lobar": lambda w: one_class_macro(reference.f1_score, w, average=None)[1],
+    "specificity_lobar": lambda w: reference.recall_score(
+        LOCATION != 1, P_LOCATION.argmax(1) != 1, sample_weight=w
+    ),
     "macro_auroc": lambda w: reference.roc_auc_score(
         LOCATION, P_LOCATION, sample_weight=w, multi_class="ovr"
+    ),
+    "weighted_auroc": lambda w: reference.roc_auc_score(
+        LOCATION, P_LOCATION, sample_weight=w, multi_class="ovr", average="weighted"
+    ),
+    "macro_average_precision": lambda w: reference.average_precision_score(
+        np.eye(3)[LOCATION], P_LOCATION, sample_weight=w
+    ),
+    "weighted_average_precision": lambda w: np.average(
+        reference.average_precision_score(
+            np.eye(3)[LOCATION], P_LOCATION, sample_weight=w, average=None
+        ),
+        weights=np.bincount(LOCATION, w),
+    ),
+    "brier": lambda w: reference.brier_score_loss(
+        np.eye(3)[LOCATION].argmax(1), P_LOCATION, sample_weight=w, scale_by_half=False
     ),
     "log_loss": lambda w: reference.log_loss(LOCATION, P_LOCATION, sample_weight=w),
     "recall_lobar": lambda w: one_class_macro(reference.recall_score, w, average=None)[1],
@@ -117,7 +140,7 @@ def test_the_papers_equations_by_hand_with_eq_10_upright():
 
 def test_roc_sensitivity_is_scikit_learns_curve_read_between_thresholds():
     grid = np.linspace(0.01, 0.99, 37)
-    got = metrics.roc_sensitivity(TRUTH == 1, P, WEIGHTS, grid)
+    got = ranking.roc_sensitivity(TRUTH == 1, P, WEIGHTS, grid)
     for row, w in zip(got, WEIGHTS, strict=True):
         fpr, tpr, _ = reference.roc_curve(TRUTH, P, sample_weight=w, drop_intermediate=False)
         np.testing.assert_allclose(row, np.interp(grid, fpr, tpr), atol=1e-12)
@@ -134,9 +157,24 @@ def test_both_tasks_pooled_by_hand():
     )
     assert got["pooled_accuracy"][0] == pytest.approx(4 / 6)
     assert got["mean_accuracy"][0] == pytest.approx((3 / 4 + 1 / 2) / 2)
+    assert np.isnan(got["mean_recall"][0])  # no slice is lobar
     first = -np.log([0.8, 0.4, 0.9, 0.9]).mean()
     second = -np.log([0.5, 0.25]).mean()
     assert got["loss"][0] == pytest.approx(0.5 * first + 0.5 * second)
+
+
+def test_the_other_columns_of_table_4_are_means_of_both_tasks():
+    weights = np.ones((1, N))
+    location = np.where(TRUTH == 1, LOCATION, -1)
+    got = metrics.combined_metrics(TRUTH, P, location, P_LOCATION, weights)
+    place, called = LOCATION[TRUTH == 1], P_LOCATION[TRUTH == 1].argmax(1)
+    for name, score in (
+        ("precision", reference.precision_score),
+        ("recall", reference.recall_score),
+        ("f1", reference.f1_score),
+    ):
+        both = score(TRUTH, P >= 0.5), score(place, called, average="macro")
+        assert got[f"mean_{name}"][0] == pytest.approx(np.mean(both)), name
 
 
 def test_confusion_matrix_has_the_truth_in_rows():
@@ -170,7 +208,7 @@ def test_auroc_keeps_under_a_monotone_map_and_mirrors_under_negation(scores, see
     score = np.array(scores) / 8
     truth = np.random.default_rng(seed).integers(2, size=len(score)).astype(bool)
     ones = np.ones((1, len(score)))
-    area = metrics.auroc(truth, score, ones)
-    np.testing.assert_allclose(metrics.auroc(truth, np.exp(3 * score), ones), area)
-    np.testing.assert_allclose(metrics.auroc(truth, -score, ones), 1 - area)
-    np.testing.assert_allclose(metrics.auroc(~truth, score, ones), 1 - area)
+    area = ranking.auroc(truth, score, ones)
+    np.testing.assert_allclose(ranking.auroc(truth, np.exp(3 * score), ones), area)
+    np.testing.assert_allclose(ranking.auroc(truth, -score, ones), 1 - area)
+    np.testing.assert_allclose(ranking.auroc(~truth, score, ones), 1 - area)

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from made_up_predictions import make, replaced
 
 from data_builder.errors import InputError
-from dtvit_jax.aggregation import by_subject
+from dtvit_jax.aggregation import Aggregation, by_subject
 from dtvit_jax.predictions import COLUMNS, Predictions, read_csv, write_csv
 
 HEADER = ",".join(COLUMNS)
@@ -29,6 +29,7 @@ def table(*rows):
 
 
 EVEN = (1 / 3, 1 / 3, 1 / 3)
+HOWS = [("mean", 1), ("mean", 3), ("noisy_or", 0)]
 
 
 @pytest.mark.parametrize("kind", [np.float32, np.float64])
@@ -132,8 +133,14 @@ def test_columns_of_different_lengths_are_refused():
 
 def test_a_subject_is_scored_by_its_highest_slices():
     rows = [("s", 1, 0, p, EVEN) for p in (0.1, 0.9, 0.5, 0.7)]
-    scores = {top: by_subject(table(*rows), top)[0].p_hemorrhage[0] for top in (1, 3, 9, None)}
-    assert scores == pytest.approx({1: 0.9, 3: 0.7, 9: 0.55, None: 0.55})
+
+    def score(method, k):
+        return by_subject(table(*rows), Aggregation(method, k))[0].p_hemorrhage[0]
+
+    means = {k: score("mean", k) for k in (1, 3, 9, 0)}
+    assert means == pytest.approx({1: 0.9, 3: 0.7, 9: 0.55, 0: 0.55})
+    assert score("noisy_or", 2) == pytest.approx(1 - 0.1 * 0.3)
+    assert score("noisy_or", 0) == pytest.approx(1 - 0.9 * 0.1 * 0.5 * 0.3)
 
 
 def test_a_subjects_location_is_weighted_by_p_hemorrhage_over_the_same_slices():
@@ -144,7 +151,7 @@ def test_a_subjects_location_is_weighted_by_p_hemorrhage_over_the_same_slices():
         ("t", 0, -1, 0.0, (1, 0, 0)),  # all weights 0: the plain mean
         ("t", 0, -1, 0.0, (0, 0, 1)),
     ]
-    subjects, _ = by_subject(table(*rows), 2)
+    subjects, _ = by_subject(table(*rows), Aggregation("mean", 2))
     np.testing.assert_allclose(subjects.p_location, [[0.75, 0.25, 0], [0.5, 0, 0.5]])
 
 
@@ -168,18 +175,19 @@ def test_a_subjects_truth_follows_from_its_slices(slices, truth, location, tied)
     assert ties == (["s"] if tied else [])
 
 
-@given(st.randoms(use_true_random=False), st.sampled_from([1, 3, None]))
-def test_the_order_of_slices_does_not_matter_even_among_equals(random, top):
+@given(st.randoms(use_true_random=False), st.sampled_from(HOWS))
+def test_the_order_of_slices_does_not_matter_even_among_equals(random, how):
     p = make(subjects=6, slices=5)
     p = replaced(p, p_hemorrhage=np.round(p.p_hemorrhage, 1))
     order = list(range(len(p)))
     random.shuffle(order)
-    first, _ = by_subject(p, top)
-    second, _ = by_subject(p.select(np.array(order)), top)
+    first, _ = by_subject(p, Aggregation(*how))
+    second, _ = by_subject(p.select(np.array(order)), Aggregation(*how))
     for name, column in vars(first).items():
         np.testing.assert_array_equal(getattr(second, name), column)
 
 
-def test_top_below_one_is_refused():
-    with pytest.raises(ValueError, match="top"):
-        by_subject(make(), 0)
+@pytest.mark.parametrize(("how", "says"), [(("mean", -1), "k is -1"), (("vote", 3), "mean or")])
+def test_an_aggregation_that_makes_no_sense_is_refused(how, says):
+    with pytest.raises(InputError, match=says):
+        Aggregation(*how)

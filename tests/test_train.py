@@ -152,7 +152,7 @@ def test_the_best_checkpoint_is_the_one_with_the_best_validation_figure(trained)
         ({"model.image_size": 64}, "above the shards'"),
         ({"model.name": "vit_giant"}, "no such model"),
         ({"best": "auc"}, r"config\.best"),
-        ({"windows": ((0, 255),)}, r"config\.windows has 1 parts"),
+        ({"model.channels": 3, "windows": ((0, 255),)}, r"config\.windows has 1 parts"),
         ({"windows": ((0, 255), (9, 9), (0, 255))}, "low to high"),
         ({"schedule": "step"}, r"config\.schedule"),
         ({"dtype": "int8"}, r"config\.dtype"),
@@ -194,7 +194,7 @@ def test_weights_that_do_not_fit_leave_no_workdir(trained, shards, tmp_path):
     config = tiny.get_config(shards.folder)
     config.init_from = str(trained[0])
     config.model.name = "vit_nano16"
-    with pytest.raises(InputError, match=r"patch_embedding\.layers.* in the model|has no|holds"):
+    with pytest.raises(InputError, match="file of another model"):
         train(config, tmp_path / "run", "")
     config.model = {"name": "resnet18", "image_size": 32, "channels": 1, "location_classes": 3}
     with pytest.raises(InputError, match="weights of a ViT, and resnet18"):

@@ -14,6 +14,7 @@ def get_config(data_dir: Path | str = "") -> ml_collections.ConfigDict:
     config.data.folds = 0
     config.model.name = "vit_nano8"
     config.model.image_size = 32
+    config.model.channels = 1
     config.batch_size = 8
     config.eval_batch_size = 8
     config.num_epochs = 10

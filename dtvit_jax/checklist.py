@@ -1,0 +1,181 @@
+"""A reporting checklist in the manner of CLAIM 2024: what the run knows, 'not stated' for the rest.
+
+The items follow the Checklist for Artificial Intelligence in Medical Imaging (Tejani et al.,
+Radiology: Artificial Intelligence 2024;6(4):e240300) in this project's own, shorter words, by its
+sections. It is an aid for writing, not a certificate.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+NOT_STATED = "not stated"
+Item = tuple[str, str, str]
+
+
+def checklist(metrics: Mapping[str, Any], record: Mapping[str, Any]) -> list[Item]:
+    """(section, item, answer) in order. record: run.json with "dataset" and "config"; may be {}."""
+    dataset = record.get("dataset") or {}
+    return [
+        (section, item, answer or NOT_STATED)
+        for section, items in (
+            ("Study", _study(record)),
+            ("Data", _data(metrics, dataset, record.get("config") or {})),
+            ("Ground truth", _truth(dataset)),
+            ("Partitions", _partitions(dataset)),
+            ("Model and training", _training(record)),
+            ("Evaluation", _evaluation(metrics, dataset)),
+            ("Results", _results(metrics, dataset)),
+            ("Other", _other(record)),
+        )
+        for item, answer in items
+    ]
+
+
+def _study(record: Mapping[str, Any]) -> list[tuple[str, str]]:
+    model = record.get("model")
+    said = f"Dual-task classifier ({model}) of head CT slices" if model else ""
+    return [
+        ("Identified as a study of AI, with the kind of model", said),
+        ("Aim and clinical role", ""),
+        ("Prospective or retrospective", ""),
+        ("Ethics approval and consent", ""),
+    ]
+
+
+def _data(
+    metrics: Mapping[str, Any], dataset: Mapping[str, Any], config: Mapping[str, Any]
+) -> list[tuple[str, str]]:
+    cleaning = dataset.get("cleaning")
+    size = dataset.get("size")
+    steps = [f"cleaning: {cleaning}" if cleaning else "", f"resized to {size} px" if size else ""]
+    crop = (config.get("model") or {}).get("image_size")
+    steps += [f"centre crop {crop} px, normalised" if crop else ""]
+    return [
+        ("Source of the data", dataset.get("name", "")),
+        ("Who was included, and who not", ""),
+        ("Preparation of the images", "; ".join(step for step in steps if step)),
+        ("Selection of a part of the images", ""),
+        ("Removal of identity", "keyed pseudonyms" if dataset.get("digest") else ""),
+        ("Missing data", _unknown(metrics)),
+        ("Scanner and protocol", _known_groups(metrics, ("scanner", "thickness_mm"))),
+        ("Sex, age and other traits of the subjects", _known_groups(metrics, ("sex",))),
+    ]
+
+
+def _unknown(metrics: Mapping[str, Any]) -> str:
+    count = metrics["n"]["slices_by_class"].get("unknown", 0)
+    return f"{count} of {metrics['n']['slices']} judged slices have no known truth"
+
+
+def _known_groups(metrics: Mapping[str, Any], names: tuple[str, ...]) -> str:
+    found = metrics.get("subgroups") or {}
+    parts = [
+        f"{name}: "
+        + ", ".join(f"{g['value']} ({g['n']['subjects']})" for g in found[name]["groups"])
+        for name in names
+        if name in found
+    ]
+    return "; ".join(parts) + (" (subjects judged)" if parts else "")
+
+
+def _truth(dataset: Mapping[str, Any]) -> list[tuple[str, str]]:
+    published = dataset.get("source_kind") == "published"
+    made_up = "the phantom's own geometry" if dataset.get("phantom") else ""
+    level = "a subject's label put on each slice that was kept" if published else made_up
+    return [
+        ("Definition of the reference standard", level),
+        ("Who set it, with what training", ""),
+        ("Agreement between readers", ""),
+    ]
+
+
+def _partitions(dataset: Mapping[str, Any]) -> list[tuple[str, str]]:
+    counts = dataset.get("counts") or {}
+    sizes = ", ".join(
+        f"{side} {sum(c['slices'].values())} slices of {sum(c['subjects'].values())} subjects"
+        for side, c in counts.items()
+    )
+    leak = dataset.get("leak") or {}
+    split = dataset.get("split")
+    disjoint = ""
+    if leak.get("with_sibling_in_training"):
+        disjoint = (
+            f"no: {leak['with_sibling_in_training']} of {leak['test_slices']} test slices have a "
+            "sibling of the same subject in training"
+        )
+    elif split:
+        disjoint = f"by {split}" + (", disjoint in subjects" if split == "subject" else "")
+    return [
+        ("How the data were divided", f"{sizes}; seed {dataset.get('seed')}" if sizes else ""),
+        ("Are the parts disjoint, and at what level", disjoint),
+        ("Sample size and how it was set", ""),
+    ]
+
+
+def _training(record: Mapping[str, Any]) -> list[tuple[str, str]]:
+    config, versions = record.get("config") or {}, record.get("versions") or {}
+    parameters = record.get("parameters")
+    augment = {k: v for k, v in (config.get("augment") or {}).items() if v}
+    hyper = [
+        f"{name} {config[name]:g}"
+        for name in ("learning_rate", "weight_decay", "batch_size", "num_epochs")
+        if config.get(name)
+    ]
+    start = config.get("init_from")
+    return [
+        ("Model", f"{record['model']}, {parameters:,} parameters" if parameters else ""),
+        ("Software", ", ".join(f"{n} {v}" for n, v in versions.items())),
+        ("Initial weights", {"scratch": "random"}.get(str(start), str(start)) if start else ""),
+        ("Augmentation", ", ".join(f"{k} {v:g}" for k, v in augment.items())),
+        ("Hyperparameters", ", ".join(hyper)),
+        ("How the final model was chosen", _choice(config)),
+        ("Hardware and time", _hardware(record)),
+    ]
+
+
+def _choice(config: Mapping[str, Any]) -> str:
+    return f"checkpoint of the best validation {config['best']}" if config.get("best") else ""
+
+
+def _hardware(record: Mapping[str, Any]) -> str:
+    seconds = record.get("train_seconds")
+    time = f", {seconds:.0f} s of training" if seconds is not None else ""
+    return f"{record['device']}{time}" if record.get("device") else ""
+
+
+def _evaluation(metrics: Mapping[str, Any], dataset: Mapping[str, Any]) -> list[tuple[str, str]]:
+    interval, rule = metrics["interval"], metrics.get("decision_rule")
+    fitted = f"on {rule['fitted_on']['subjects']} validation subjects" if rule else ""
+    groups = ", ".join(metrics.get("subgroups") or {})
+    thresholds = f"0.5, and operating points fitted {fitted}" if rule else "0.5"
+    return [
+        ("Metrics", f"positive class {metrics['positive']}; see the tables"),
+        ("Uncertainty", f"95%: {interval['method']}, {interval['resamples']} resamples"),
+        ("Unit of analysis", f"subject ({metrics['aggregation']['words']}) and slice"),
+        ("Thresholds and how they were set", thresholds),
+        ("Calibration", f"fitted {fitted}" if rule else ""),
+        ("Robustness and subgroups", f"by {groups}" if groups else ""),
+        ("Explanation of single answers", ""),
+        ("Test on data from elsewhere", "no: made-up heads" if dataset.get("phantom") else ""),
+    ]
+
+
+def _results(metrics: Mapping[str, Any], dataset: Mapping[str, Any]) -> list[tuple[str, str]]:
+    n = metrics["n"]
+    classes = ", ".join(f"{name} {count}" for name, count in n["subjects_by_class"].items())
+    return [
+        ("Subjects judged, by class", f"{n['subjects']} ({classes})"),
+        ("Performance with uncertainty", "in this report, by subject and by slice"),
+        ("Analysis of failures", "every wrong slice is listed, the worst as pictures"),
+        ("Confounds", "; ".join(dataset.get("confounds") or [])),
+    ]
+
+
+def _other(record: Mapping[str, Any]) -> list[tuple[str, str]]:
+    commit = record.get("git_commit")
+    return [
+        ("Limitations", "see 'What these numbers do not say'"),
+        ("Code", f"dtvit-jax, commit {commit}" if commit else ""),
+        ("Registration, protocol", ""),
+        ("Funding and interests", ""),
+    ]

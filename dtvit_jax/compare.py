@@ -1,0 +1,157 @@
+"""Compares runs on the same subjects: paired tests, intervals of differences, a table in words.
+
+A RUN is a workdir of python -m dtvit_jax.main that was evaluated, a folder with a predictions.csv,
+or such a file, of any system; NAME=RUN gives it a name. comparison.html, comparison.json and
+figures/ go to --out.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+from data_builder.errors import InputError
+from dtvit_jax import figures
+from dtvit_jax.aggregation import DEFAULT, Aggregation
+from dtvit_jax.caveats import RESEARCH
+from dtvit_jax.comparison import compare
+from dtvit_jax.evidence import write_metrics
+from dtvit_jax.predictions import read_csv
+from dtvit_jax.report import environment
+
+EXAMPLE = "python -m dtvit_jax.compare vit=runs/vit_b cnn=runs/resnet18 --out runs/vit_or_cnn"
+SHOWN = (
+    ("hemorrhage", "auroc", "AUROC, ICH"),
+    ("hemorrhage", "accuracy", "Accuracy, ICH"),
+    ("location", "accuracy", "Accuracy, location"),
+    ("location", "macro_recall", "Macro recall, location"),
+)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    top = argparse.ArgumentParser(
+        prog="python -m dtvit_jax.compare", description=__doc__, epilog=f"example: {EXAMPLE}"
+    )
+    top.add_argument("runs", nargs="+", metavar="RUN", help="workdir, folder or predictions.csv")
+    top.add_argument("--out", type=Path, required=True, help="folder to write")
+    top.add_argument("--split", choices=("train", "validation", "test"), default="test")
+    top.add_argument(
+        "--threshold", type=float, default=0.5, help="ICH is called at it or above (default 0.5)"
+    )
+    return top
+
+
+def find_run(given: str, split: str) -> tuple[str, Path]:
+    """A run's name and its predictions.csv. Raises InputError where there is none."""
+    name, equals, rest = given.partition("=")
+    place = Path(rest if equals else given)
+    for path in (place, place / split / "predictions.csv", place / "predictions.csv"):
+        if path.is_file():
+            return name if equals else _name(place), path
+    raise InputError(
+        f"{place}: no predictions.csv for the split {split}: run python -m dtvit_jax.evaluate "
+        f"--workdir {place} --split {split} first"
+    )
+
+
+def _name(place: Path) -> str:
+    place = place.parent if place.name == "predictions.csv" else place
+    return place.resolve().name if place.suffix != ".csv" else place.stem
+
+
+def aggregation_beside(path: Path) -> Aggregation:
+    """How that evaluation made subjects of slices; the default where it does not say."""
+    try:
+        how = json.loads((path.parent / "metrics.json").read_text())["aggregation"]
+        return Aggregation(str(how["method"]), int(how["k"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return DEFAULT
+
+
+def write_comparison(out: Path, result: dict[str, Any]) -> Path:
+    """Writes comparison.html, .json and figures/; returns the page's path. Raises InputError."""
+    drawn = draw(result)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        pictures = {
+            name: Markup(figures.save(figure, out / "figures", name))
+            for name, figure in drawn.items()
+        }
+        page = (
+            environment()
+            .get_template("comparison.html")
+            .render(result=result, figures=pictures, shown=SHOWN, research=RESEARCH)
+        )
+        draft = out / "comparison.html.part"
+        draft.write_text(page, encoding="utf-8")
+        draft.replace(out / "comparison.html")
+        write_metrics(out / "comparison.json", result)
+    except OSError as error:
+        raise InputError(f"cannot write to {out}: {error.strerror}: give another --out") from error
+    return out / "comparison.html"
+
+
+def draw(result: dict[str, Any]) -> dict[str, Figure]:
+    """Forest plots by subject: each run's figures, and each pair's differences."""
+
+    def entry(found: dict[str, Any]) -> tuple[float, float, float] | None:
+        if not found or found["value"] is None:
+            return None
+        low, high = found["low"], found["high"]
+        value = found["value"]
+        return (value, value, value) if low is None else (low, value, high)
+
+    runs, pairs = result["runs"], result["pairs"]
+    return {
+        "runs": figures.forest(
+            list(runs),
+            {
+                label: [entry(run["subject"].get(task, {}).get(name)) for run in runs.values()]
+                for task, name, label in SHOWN
+            },
+            None,
+        ),
+        "differences": figures.forest(
+            [f"{pair['a']} - {pair['b']}" for pair in pairs],
+            {
+                label: [entry(pair["subject"].get(task, {}).get(name)) for pair in pairs]
+                for task, name, label in SHOWN
+            },
+            0.0,
+        ),
+    }
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Bad input is one line and status 2."""
+    args = parser().parse_args(argv)
+    try:
+        if not 0 < args.threshold < 1:
+            raise InputError(f"--threshold {args.threshold}: give a probability between 0 and 1")
+        found = [find_run(given, args.split) for given in args.runs]
+        names = [name for name, _ in found]
+        for name in names:
+            if names.count(name) > 1:
+                raise InputError(f"two runs are called {name}: give each a name, as {name}2=RUN")
+        runs = {name: read_csv(path) for name, path in found}
+        how = {name: aggregation_beside(path) for name, path in found}
+        result = compare(runs, how, threshold=args.threshold)
+        page = write_comparison(args.out, result)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    for pair in result["pairs"]:
+        print(f"{pair['a']} and {pair['b']}:")
+        for sentence in pair["sentences"]:
+            print(f"  {sentence}")
+    print(f"comparison: {page}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
