@@ -11,6 +11,7 @@ Takes 3 GB of disk in the temporary folder, 8 GB of memory and some minutes.
 """
 
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -42,18 +43,20 @@ sys.exit(status)
 """
 
 
-def convert(src: Path, out: Path) -> tuple[float, float]:
-    """Seconds and peak gigabytes (Linux's VmHWM) of one call of the command.
+def convert(src: Path, out: Path) -> tuple[float, float, float]:
+    """Seconds, CPU seconds and peak gigabytes (Linux's VmHWM) of one call of the command.
 
     A child's ru_maxrss would be no less than its parent's, which is large here.
     """
     arguments = [str(src), "--model", "vit_l16", "--out", str(out)]
     command = [sys.executable, "-c", MEASURED, *arguments]
-    start = time.perf_counter()
+    start, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
     environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
     done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
     kibibytes = int(done.stdout.split("VmHWM:")[1].split()[0])
-    return time.perf_counter() - start, kibibytes * 1024 / 1e9
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    processor = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return time.perf_counter() - start, processor, kibibytes * 1024 / 1e9
 
 
 def row(name: str, got: dict[str, Any], want: dict[str, np.ndarray]) -> str:
@@ -96,13 +99,15 @@ def full_size() -> None:
     want = answers(vit, SIDE, places)
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "out.safetensors"
-        print("| .pth | GB | seconds | peak GB | times the file |\n|---|---|---|---|---|")
+        print("| .pth | GB | seconds | CPU seconds | peak GB | times the file |")
+        print("|---|---|---|---|---|---|")
         for kind in ("legacy", "zip"):
             path = Path(folder) / "vit_l_16.pth"
             torch.save(vit.state_dict(), path, _use_new_zipfile_serialization=kind == "zip")
             size = path.stat().st_size / 1e9
-            seconds, peak = convert(path, out)
-            print(f"| {kind} | {size:.2f} | {seconds:.1f} | {peak:.2f} | {peak / size:.2f} |")
+            seconds, processor, peak = convert(path, out)
+            took = f"{seconds:.1f} | {processor:.1f}"
+            print(f"| {kind} | {size:.2f} | {took} | {peak:.2f} | {peak / size:.2f} |")
             path.unlink()
         del vit
         encoder = load(out, "vit_l16", image_size=SIDE).encoder
