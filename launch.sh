@@ -40,18 +40,13 @@ setup() {
 
 cd "$here"
 case "${1:-demo}" in
-parity)
-  venv=${VENV:-$here/.venv-parity}
-  DTVIT_DEVICE=cpu setup dev,parity
+parity) venv=${VENV:-$here/.venv-parity} DTVIT_DEVICE=cpu; setup dev,parity
   DTVIT_PARITY=1 exec "$venv/bin/python" -m pytest tests/test_parity.py "${@:2}" ;;
-test)
-  setup dev
+test) setup dev
   exec "$venv/bin/python" -m pytest "${@:2}" ;;
-train)
-  setup ""
+train) setup ""
   exec "$venv/bin/python" -m dtvit_jax.main "${@:2}" ;;
-demo)
-  setup ""
+demo) setup ""
   run="$venv/bin/python -m"
   $run data_builder phantom --out data/phantom/scans
   $run data_builder clean data/phantom/scans --out data/phantom/cleaned --key public

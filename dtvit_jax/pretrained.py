@@ -46,10 +46,10 @@ def about(path: Path, name: str = "") -> dict[str, Any]:
     of ours tell all that makes the model. Raises InputError for a file that can't be read, or
     whose weights can't be those of the model called `name`.
     """
-    arrays, layout, said = _open(path)
+    arrays, layout, told = _open(path)
     if name:
         _check_kind(path, name, arrays, layout)
-    return {**layout.options, **said}
+    return told
 
 
 def model_options(path: Path, name: str, heads: bool = False) -> dict[str, str | float]:
@@ -57,9 +57,7 @@ def model_options(path: Path, name: str, heads: bool = False) -> dict[str, str |
 
     That is `gelu` and `norm_epsilon` of a ViT, and with the heads `pooling`; nothing of a CNN.
     """
-    told = about(path, name)
-    names = ("gelu", "norm_epsilon", "pooling") if heads else ("gelu", "norm_epsilon")
-    return {option: told[option] for option in names if option in told}
+    return _computing(about(path, name), heads)
 
 
 def load_into(
@@ -83,13 +81,14 @@ def load_into(
         InputError: the file can't be read, a parameter is missing or left over or of another
             shape (it is named), or the model computes otherwise than the file's.
     """
-    for option, value in model_options(path, model["name"], heads).items():
+    arrays, layout, told = _open(path)
+    _check_kind(path, model["name"], arrays, layout)
+    for option, value in _computing(told, heads).items():
         if model.get(option, VIT_DEFAULTS[option]) != value:
             raise InputError(
                 f"{path.name}: these weights were made with {option}={value}: set "
                 f"--config.model.{option}={value}"
             )
-    arrays, layout, _ = _open(path)
     if heads and layout is not layouts.OWN:
         raise InputError(
             f"{path.name}: has no heads of this program: take a run, or a file that convert --all "
@@ -169,6 +168,11 @@ def resample_positions(
     return np.concatenate([embedding[:, :1], np.asarray(grid).reshape(1, new * new, -1)], axis=1)
 
 
+def _computing(told: dict[str, Any], heads: bool) -> dict[str, str | float]:
+    names = ("gelu", "norm_epsilon", "pooling") if heads else ("gelu", "norm_epsilon")
+    return {option: told[option] for option in names if option in told}
+
+
 def _check_kind(path: Path, name: str, arrays: Arrays, layout: layouts.Layout) -> None:
     theirs = bool(layout.names) or "encoder.class_token" in arrays
     if theirs != name.startswith("vit"):
@@ -179,7 +183,7 @@ def _check_kind(path: Path, name: str, arrays: Arrays, layout: layouts.Layout) -
 
 
 def _open(path: Path) -> tuple[Arrays, layouts.Layout, dict[str, Any]]:
-    """Arrays, their layout, and what is said of their model beside them."""
+    """Arrays, their layout, and what it or the file's header tells of their model."""
     arrays, header = _read_run(path) if path.is_dir() else weight_files.read(path)
     layout = layouts.recognise(arrays)
     if layout is None:
@@ -191,7 +195,7 @@ def _open(path: Path) -> tuple[Arrays, layouts.Layout, dict[str, Any]]:
         said = {k: kind(header[k]) for k, kind in OPTIONS.items() if k in header}
     except ValueError as error:
         raise InputError(f"{path}: its header is damaged: {error}") from error
-    return arrays, layout, said
+    return arrays, layout, {**layout.options, **said}
 
 
 def _read_run(workdir: Path) -> tuple[Arrays, dict[str, str]]:

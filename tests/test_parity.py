@@ -139,7 +139,7 @@ def test_what_goes_out_loads_into_timm(name, tmp_path):
 def test_a_runs_encoder_loads_into_timm(pooling, tmp_path):
     """timm's 'avg' pools after the last norm, as ours, where it is told fc_norm=False."""
     model = {"name": "vit_nano16", "image_size": 48, "channels": 3, "pooling": pooling}
-    save_run(tmp_path / "run", model)
+    save_run(tmp_path / "run", {**model, "location_classes": 3})
     out = tmp_path / "out.safetensors"
     assert convert.main([str(tmp_path / "run"), "--out", str(out)]) == 0
     timms = {"global_pool": "token"} if pooling == "cls" else {"global_pool": "avg"}
