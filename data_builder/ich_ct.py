@@ -21,7 +21,7 @@ from tensorflow_datasets.core.split_builder import SplitBuilder
 from data_builder import beam
 from data_builder.ahead import in_order
 from data_builder.audit import audit, confounds
-from data_builder.content import Contents, read_contents
+from data_builder.content import Likeness, read_likeness
 from data_builder.earlier import ASIDE
 from data_builder.errors import InputError
 from data_builder.groups import shown_contents
@@ -169,11 +169,11 @@ def build(
         return folder
     through = {} if beam_options is None else beam.settings(beam_options)
     divide(source.records, plan)  # its refusals come before anything is read or made
-    contents = read_contents(source.records)
+    alike = read_likeness(source.records)
     earlier = earlier_division(data_dir, plan, source.records)
-    shown = shown_contents(source.records, contents)
+    shown = shown_contents(source.records, alike)
     division = divide(source.records, plan, shown, earlier)
-    metadata = describe(source, plan, size, division, contents)
+    metadata = describe(source, plan, size, division, alike)
     _tell_of_growth(metadata, earlier is not None)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -186,7 +186,7 @@ def build(
             builder = IchCt(
                 records=source.records,
                 division=division,
-                shown=contents.counts.tolist(),
+                shown=alike.counts.tolist(),
                 metadata=metadata,
                 name=name,
                 data_dir=data_dir,
@@ -203,14 +203,14 @@ def build(
 
 
 def describe(
-    source: Source, plan: SplitPlan, size: int, division: Division, contents: Contents
+    source: Source, plan: SplitPlan, size: int, division: Division, alike: Likeness
 ) -> dict:
     """What every later report says of the data: counts, leaks, confounds, settings.
 
     Raises InputError where a split by subject leaks.
     """
     records, side_of = source.records, division.side_of
-    found = audit(records, side_of, contents)
+    found = audit(records, side_of, alike)
     if plan.by == "subject" and found.leaks:
         raise InputError(
             f"this split by subject leaks: {'; '.join(found.leaks)}: build into a new --data_dir, "
