@@ -17,12 +17,13 @@ from data_builder.content import (
     likeness,
     read_likeness,
 )
-from data_builder.earlier import ASIDE, read_splits
+from data_builder.earlier import ASIDE
 from data_builder.errors import InputError
 from data_builder.groups import by_subject, shown_contents
 from data_builder.records import CLASSES, FACTS, LOCATIONS, Record
 from data_builder.shards import damaged_shards, data_sets, is_data_set, open_data_set
 from data_builder.sources import open_source
+from data_builder.split_file import read_splits
 from data_builder.splits import SPLITS, SplitPlan, counts, divide, leak
 from data_builder.subjects import Pseudonyms, load_key
 

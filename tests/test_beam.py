@@ -4,7 +4,7 @@ import importlib.util
 
 import pytest
 
-from data_builder import beam, ich_ct
+from data_builder import beam, examples, ich_ct
 from data_builder.__main__ import main
 from data_builder.errors import InputError
 from data_builder.shards import damaged_shards, data_sets
@@ -50,7 +50,7 @@ def test_a_slice_that_breaks_in_a_worker_leaves_nothing_whole(published, tmp_pat
     def broken(*_args, **_kwargs):
         raise InputError("slice sli-x is not a readable image")
 
-    monkeypatch.setattr(ich_ct, "encode", broken)
+    monkeypatch.setattr(examples, "encode", broken)
     with pytest.raises(Exception, match="not a readable image"):
         ich_ct.build(source, tmp_path, SplitPlan(), 36, [])
     assert data_sets(tmp_path) == []
