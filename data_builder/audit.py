@@ -4,7 +4,7 @@ import dataclasses
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 
-from data_builder.content import NEAR, Contents, near_pairs
+from data_builder.content import NEAR, Likeness
 from data_builder.earlier import ASIDE
 from data_builder.records import FACTS, Record
 
@@ -57,26 +57,25 @@ class Findings:
         }
 
 
-def audit(records: Sequence[Record], side_of: Mapping[str, str], contents: Contents) -> Findings:
+def audit(records: Sequence[Record], side_of: Mapping[str, str], alike: Likeness) -> Findings:
     """What `records` share across sides and labels, slices that are set aside left out.
 
     Slices with too little tissue count for subjects, not as copies.
     """
-    rows = [i for i, r in enumerate(records) if side_of.get(r.key, ASIDE) != ASIDE]
-    contents = Contents(contents.tissue[rows], contents.picture[rows])
-    records = [records[i] for i in rows]
     sides = defaultdict(set)
     same = defaultdict(list)
-    for record, counts in zip(records, contents.counts, strict=True):
+    for record, counts in zip(records, alike.counts, strict=True):
+        if side_of[record.key] == ASIDE:
+            continue
         sides[record.subject].add(side_of[record.key])
         if counts:
             same[record.digest].append(record)
     copies = [found for _, found in sorted(same.items()) if len(found) > 1]
-    pairs, distances = near_pairs(contents, [r.subject for r in records])
     near = [
         (records[i], records[j], float(distance))
-        for (i, j), distance in zip(pairs, distances, strict=True)
+        for (i, j), distance in zip(alike.pairs, alike.distances, strict=True)
         if records[i].digest != records[j].digest
+        and ASIDE not in (side_of[records[i].key], side_of[records[j].key])
     ]
     return Findings(
         both_sides=sorted(subject for subject, found in sides.items() if len(found) > 1),
@@ -94,7 +93,7 @@ def audit(records: Sequence[Record], side_of: Mapping[str, str], contents: Conte
         + [[one.key, other.key] for one, other, _ in near if one.stratum != other.stratum],
         shared_identical=sum(len({r.subject for r in found}) > 1 for found in copies),
         shared_near=len(near),
-        too_empty=int((~contents.counts).sum()),
+        too_empty=int((~alike.counts).sum()),
     )
 
 

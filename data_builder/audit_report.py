@@ -9,13 +9,21 @@ import numpy as np
 
 from data_builder.ahead import in_order
 from data_builder.audit import Findings, audit, confounds, facts_by_label
-from data_builder.content import NEAR, Contents, contents_of, read_contents
-from data_builder.earlier import ASIDE, read_splits
+from data_builder.content import (
+    NEAR,
+    Contents,
+    Likeness,
+    contents_of,
+    likeness,
+    read_likeness,
+)
+from data_builder.earlier import ASIDE
 from data_builder.errors import InputError
 from data_builder.groups import by_subject, shown_contents
 from data_builder.records import CLASSES, FACTS, LOCATIONS, Record
 from data_builder.shards import damaged_shards, data_sets, is_data_set, open_data_set
 from data_builder.sources import open_source
+from data_builder.split_file import read_splits
 from data_builder.splits import SPLITS, SplitPlan, counts, divide, leak
 from data_builder.subjects import Pseudonyms, load_key
 
@@ -41,14 +49,14 @@ def audit_path(path: Path, plan: SplitPlan, key: str | None, splits: Path | None
         text = "\n\n".join(report.text for report in reports)
         return Report(text, max(report.status for report in reports))
     source = open_source(path, Pseudonyms(load_key(key)))
-    contents = read_contents(source.records)
+    alike = read_likeness(source.records)
     if splits is None:
-        side_of = divide(source.records, plan, shown_contents(source.records, contents)).side_of
+        side_of = divide(source.records, plan, shown_contents(source.records, alike)).side_of
         title = f"{source.kind} folder, as it would be split ({plan.name})"
     else:
         side_of = _sides_in(splits, source.records)
         title = f"{source.kind} folder, as {splits.name} splits it"
-    return _report(title, source.records, side_of, contents, confounds(source.records))
+    return _report(title, source.records, side_of, alike, confounds(source.records))
 
 
 def _sides_in(path: Path, records: Sequence[Record]) -> dict[str, str]:
@@ -82,7 +90,9 @@ def _data_set(folder: Path) -> Report:
         rows = in_order(stored.__getitem__, range(len(stored)), f"reading {side}")
         part = contents_of(_images(rows, side, records, side_of, facts), len(stored))
         pictures.append(part)
-    return _report(str(folder), records, side_of, _joined(pictures), confounds(records))
+    return _report(
+        str(folder), records, side_of, likeness(_joined(pictures), records), confounds(records)
+    )
 
 
 def _images(
@@ -122,10 +132,10 @@ def _report(
     title: str,
     records: Sequence[Record],
     side_of: dict[str, str],
-    contents: Contents,
+    alike: Likeness,
     confounded: Sequence[str],
 ) -> Report:
-    found = audit(records, side_of, contents)
+    found = audit(records, side_of, alike)
     test = leak(records, side_of)
     aside = {r.subject for r in records if side_of[r.key] == ASIDE}
     lines = [

@@ -100,6 +100,25 @@ def near_pairs(
     return np.concatenate(pairs), np.concatenate(distances)
 
 
+@dataclasses.dataclass(frozen=True)
+class Likeness:
+    """Which slices show enough to be compared, and `near_pairs` of them, by the records' order."""
+
+    counts: Bool[np.ndarray, " n"]
+    pairs: Int[np.ndarray, "pairs 2"]
+    distances: Float[np.ndarray, " pairs"]
+
+
+def likeness(contents: Contents, records: Sequence[Record]) -> Likeness:
+    """What the `contents` of `records` have in common."""
+    return Likeness(contents.counts, *near_pairs(contents, [r.subject for r in records]))
+
+
+def read_likeness(records: Sequence[Record]) -> Likeness:
+    """`likeness` of the records' images. Raises InputError for one that cannot be read."""
+    return likeness(read_contents(records), records)
+
+
 def distances_between(
     one: UInt8[np.ndarray, "pairs 32 32"], other: UInt8[np.ndarray, "pairs 32 32"]
 ) -> Float[np.ndarray, " pairs"]:

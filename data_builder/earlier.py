@@ -1,15 +1,12 @@
 """A data set that grows: who was placed before keeps the place, newcomers fill what lacks most."""
 
-import csv
 import dataclasses
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from scipy.cluster.hierarchy import DisjointSet
 
-from data_builder.errors import InputError
 from data_builder.groups import Shown
 
 ASIDE = "aside"
@@ -44,18 +41,6 @@ class Earlier:
                 if n == most:
                     same[subject].add(owner)
         return same
-
-
-def read_splits(path: Path) -> list[dict[str, str]]:
-    """The rows of a splits.csv. Raises InputError where it is missing or none."""
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path} can't be read as CSV: build the data set again") from error
-    if not rows or not {"key", "split"} <= rows[0].keys():
-        raise InputError(f"{path} has no rows with the columns key and split: give another")
-    return rows
 
 
 def place(

@@ -5,25 +5,24 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from scipy.cluster.hierarchy import DisjointSet
 
-from data_builder.content import Contents, near_pairs
+from data_builder.content import Likeness
 from data_builder.records import LOCATIONS, Record
 
 Shown = dict[str, set[str]]
 """Subject -> names of what its slices show: their digests, and a name for each near pair."""
 
 
-def shown_contents(records: Sequence[Record], contents: Contents | None = None) -> Shown:
+def shown_contents(records: Sequence[Record], alike: Likeness | None = None) -> Shown:
     """What each subject shows; slices with too little tissue show nothing (content.LEAST_TISSUE).
 
-    Without `contents` every slice counts, and only equal digests are the same.
+    Without `alike` every slice counts, and only equal digests are the same.
     """
     shown: Shown = {record.subject: set() for record in records}
     for i, record in enumerate(records):
-        if contents is None or contents.counts[i]:
+        if alike is None or alike.counts[i]:
             shown[record.subject].add(record.digest)
-    if contents is not None:
-        pairs, _ = near_pairs(contents, [record.subject for record in records])
-        for pair in pairs:
+    if alike is not None:
+        for pair in alike.pairs:
             name = " ~ ".join(records[i].digest for i in pair)
             for i in pair:
                 shown[records[i].subject].add(name)

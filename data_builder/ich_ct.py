@@ -1,7 +1,6 @@
 """The shards: a TFDS data set `ich_ct` in ArrayRecord, written and read without TensorFlow."""
 
 import contextlib
-import csv
 import fcntl
 import functools
 import hashlib
@@ -12,23 +11,22 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core.split_builder import SplitBuilder
 
 from data_builder import beam
-from data_builder.ahead import in_order
 from data_builder.audit import audit, confounds
-from data_builder.content import Contents, read_contents
+from data_builder.content import Likeness, read_likeness
 from data_builder.earlier import ASIDE
 from data_builder.errors import InputError
+from data_builder.examples import examples
 from data_builder.groups import shown_contents
-from data_builder.images import open_gray, resize
-from data_builder.records import FACTS, LOCATIONS, Record
+from data_builder.records import Record
 from data_builder.shards import UNFINISHED, VERSION, earlier_division, write_checksums
 from data_builder.sources import Source
+from data_builder.split_file import write_splits
 from data_builder.splits import SPLITS, Division, SplitPlan, counts, divide, leak
 
 DEFAULT_SIZE = 256
@@ -169,11 +167,11 @@ def build(
         return folder
     through = {} if beam_options is None else beam.settings(beam_options)
     divide(source.records, plan)  # its refusals come before anything is read or made
-    contents = read_contents(source.records)
+    alike = read_likeness(source.records)
     earlier = earlier_division(data_dir, plan, source.records)
-    shown = shown_contents(source.records, contents)
+    shown = shown_contents(source.records, alike)
     division = divide(source.records, plan, shown, earlier)
-    metadata = describe(source, plan, size, division, contents)
+    metadata = describe(source, plan, size, division, alike)
     _tell_of_growth(metadata, earlier is not None)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -186,7 +184,7 @@ def build(
             builder = IchCt(
                 records=source.records,
                 division=division,
-                shown=contents.counts.tolist(),
+                shown=alike.counts.tolist(),
                 metadata=metadata,
                 name=name,
                 data_dir=data_dir,
@@ -203,14 +201,14 @@ def build(
 
 
 def describe(
-    source: Source, plan: SplitPlan, size: int, division: Division, contents: Contents
+    source: Source, plan: SplitPlan, size: int, division: Division, alike: Likeness
 ) -> dict:
     """What every later report says of the data: counts, leaks, confounds, settings.
 
     Raises InputError where a split by subject leaks.
     """
     records, side_of = source.records, division.side_of
-    found = audit(records, side_of, contents)
+    found = audit(records, side_of, alike)
     if plan.by == "subject" and found.leaks:
         raise InputError(
             f"this split by subject leaks: {'; '.join(found.leaks)}: build into a new --data_dir, "
@@ -252,54 +250,3 @@ def _one_at_a_time(path: Path) -> Iterator[None]:
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
-
-
-def write_splits(
-    path: Path, records: Sequence[Record], division: Division, shown: Sequence[bool]
-) -> None:
-    """Writes splits.csv: key, subject, side, FACTS, fold and content digest of every slice.
-
-    The digest is empty where the slice shows too little to tell a subject by (`shown` is False).
-    """
-    with path.open("w", newline="", encoding="utf-8") as file:
-        rows = csv.writer(file, lineterminator="\n")
-        rows.writerow(("key", "subject", "split", *FACTS, "fold", "digest"))
-        for record, shows in zip(records, shown, strict=True):
-            facts = dict(record.facts)
-            fold = division.fold_of[record.key]
-            rows.writerow(
-                (
-                    record.key,
-                    record.subject,
-                    division.side_of[record.key],
-                    *(facts.get(name, "") for name in FACTS),
-                    "" if fold < 0 else fold,
-                    record.digest if shows else "",
-                )
-            )
-
-
-def examples(records: Sequence[Record], size: int, what: str) -> Iterator[tuple[str, dict]]:
-    """Keys and features of `records`, in order; `what` names them in the progress."""
-    for example in in_order(functools.partial(_example, size=size), records, what):
-        yield example["key"], example
-
-
-def _example(record: Record, size: int) -> dict[str, Any]:
-    return {
-        "key": record.key,
-        "image": encode(record, size),
-        "hemorrhage": record.hemorrhage,
-        "location": LOCATIONS.index(record.location) if record.hemorrhage else -1,
-        "subject": record.subject,
-        "study": record.study,
-        "position_mm": record.position_mm,
-        "digest": record.digest,
-    }
-
-
-def encode(record: Record, size: int) -> bytes:
-    """PNG of the slice at size x size: gray, longest side fitted, black around (the air of CT)."""
-    buffer = io.BytesIO()
-    resize(open_gray(record), size).save(buffer, "PNG", compress_level=3)
-    return buffer.getvalue()

@@ -9,9 +9,10 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from data_builder.earlier import ASIDE, Earlier, read_splits
+from data_builder.earlier import ASIDE, Earlier
 from data_builder.errors import InputError
 from data_builder.records import Record
+from data_builder.split_file import read_splits
 from data_builder.splits import SplitPlan
 
 VERSION = "1.1.0"

@@ -11,7 +11,7 @@ from PIL import Image
 from data_builder.__main__ import main
 from data_builder.audit import audit, confounds
 from data_builder.audit_report import table_1
-from data_builder.content import read_contents
+from data_builder.content import read_likeness
 from data_builder.errors import InputError
 from data_builder.ich_ct import build
 from data_builder.records import Record
@@ -125,7 +125,7 @@ def test_slices_with_little_tissue_are_no_copies(tmp_path):
         Image.new("L", (96, 96)).save(folder / place / f"{name}.png")
     source = open_source(folder, Pseudonyms(PUBLIC_KEY))
     sides = {r.key: "train" if r.hemorrhage else "test" for r in source.records}
-    found = audit(source.records, sides, read_contents(source.records))
+    found = audit(source.records, sides, read_likeness(source.records))
     assert found.too_empty == 2 and found.leaks == [] and found.two_labels == []
 
 

@@ -1,11 +1,10 @@
 """Apache Beam builds what this process builds. Skipped where the extra 'beam' is not installed."""
 
 import importlib.util
-import shlex
 
 import pytest
 
-from data_builder import beam, ich_ct
+from data_builder import beam, examples, ich_ct
 from data_builder.__main__ import main
 from data_builder.errors import InputError
 from data_builder.shards import damaged_shards, data_sets
@@ -20,14 +19,11 @@ needs_beam = pytest.mark.skipif(
 
 
 @needs_beam
-@pytest.mark.parametrize(
-    "options", ["", "--direct_num_workers=2 --direct_running_mode=multi_processing"]
-)
-def test_beam_builds_the_same_records(published, tmp_path, monkeypatch, options):
+def test_beam_builds_the_same_records(published, tmp_path, monkeypatch):
     monkeypatch.setattr(ich_ct, "SHARD_BYTES", 9000)  # several shards a side
     source = open_source(published, Pseudonyms(PUBLIC_KEY))
     here = ich_ct.build(source, tmp_path / "here", SplitPlan(), 36)
-    there = ich_ct.build(source, tmp_path / "there", SplitPlan(), 36, shlex.split(options))
+    there = ich_ct.build(source, tmp_path / "there", SplitPlan(), 36, [])
 
     def records(folder):
         from dtvit_jax.input_pipeline import Shards
@@ -54,7 +50,7 @@ def test_a_slice_that_breaks_in_a_worker_leaves_nothing_whole(published, tmp_pat
     def broken(*_args, **_kwargs):
         raise InputError("slice sli-x is not a readable image")
 
-    monkeypatch.setattr(ich_ct, "encode", broken)
+    monkeypatch.setattr(examples, "encode", broken)
     with pytest.raises(Exception, match="not a readable image"):
         ich_ct.build(source, tmp_path, SplitPlan(), 36, [])
     assert data_sets(tmp_path) == []
