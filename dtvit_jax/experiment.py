@@ -13,6 +13,7 @@ import csv
 import dataclasses
 import importlib.util
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -96,14 +97,28 @@ def run_cell(config: ml_collections.ConfigDict, cell: Cell, out: Path) -> Predic
     """Trains and predicts the test side of one cell. Raises InputError where it can't."""
     if cell.row == BASELINE:
         return run_baseline(config, cell)
-    done = subprocess.run(command(config, cell, out), stdout=subprocess.DEVNULL)
-    if done.returncode in STOPPED:
+    status = train(command(config, cell, out))
+    if status in STOPPED:
         raise KeyboardInterrupt
-    if done.returncode:
-        raise InputError(f"training ended with status {done.returncode}; its message is above")
+    if status:
+        raise InputError(f"training ended with status {status}; its message is above")
     from dtvit_jax.inference import TrainedRun
 
     return TrainedRun(out / cell.folder).predict("test")
+
+
+def train(words: list[str]) -> int:
+    """Runs a training command and returns its status; passes signals on, so that it can save."""
+    with subprocess.Popen(words, stdout=subprocess.DEVNULL) as process:
+        before = signal.signal(signal.SIGTERM, lambda number, frame: process.terminate())
+        try:
+            while True:
+                try:
+                    return process.wait()
+                except KeyboardInterrupt:
+                    process.send_signal(signal.SIGINT)
+        finally:
+            signal.signal(signal.SIGTERM, before)
 
 
 def run_baseline(config: ml_collections.ConfigDict, cell: Cell) -> Predictions:

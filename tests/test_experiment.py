@@ -1,5 +1,9 @@
 import json
+import os
+import signal
 import sys
+import threading
+import time
 from pathlib import Path
 
 import ml_collections
@@ -157,6 +161,27 @@ def test_a_cell_that_fails_is_listed_and_the_rest_is_done(tmp_path):
     assert "good,subject,0,1,no memory" in (tmp_path / "failed.csv").read_text()
     assert json.loads((tmp_path / "table.json").read_text())["done"] == 3
     assert run(grid(), tmp_path, predicted) == 0 and not (tmp_path / "failed.csv").exists()
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_is_passed_on_and_the_training_is_waited_for(tmp_path, number, status):
+    """A child that takes a moment to save, as training does."""
+    child = (
+        "import pathlib, signal, sys, time\n"
+        "def save(number, frame):\n"
+        "    time.sleep(0.5); pathlib.Path(sys.argv[1], 'saved').touch(); sys.exit(128 + number)\n"
+        "signal.signal(signal.SIGTERM, save); signal.signal(signal.SIGINT, save)\n"
+        "pathlib.Path(sys.argv[1], 'up').touch(); time.sleep(60)\n"
+    )
+
+    def stop():
+        while not (tmp_path / "up").exists():
+            time.sleep(0.02)
+        os.kill(os.getpid(), number)
+
+    threading.Thread(target=stop, daemon=True).start()
+    assert experiment.train([sys.executable, "-c", child, str(tmp_path)]) == status
+    assert (tmp_path / "saved").exists()
 
 
 @pytest.mark.parametrize(
