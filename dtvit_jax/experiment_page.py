@@ -106,10 +106,12 @@ def verdict(difference: Mapping[str, Any]) -> str:
     """What the paired difference from the baseline allows to say of the ICH figure."""
     found = beats(difference, "ICH AUROC")
     if found is None:
-        return "no paired interval yet"
+        return "no paired interval"
     if found:
         return "above acquisition and slice selection"
-    return "not distinguishable from acquisition and slice selection"
+    below = difference["ICH AUROC"]["high"] < 0
+    end = ", and below them" if below else ""
+    return f"not distinguishable from acquisition and slice selection{end}"
 
 
 def cell_in_words(entry: Mapping[str, Any] | None, sign: bool = False) -> str:
@@ -118,9 +120,9 @@ def cell_in_words(entry: Mapping[str, Any] | None, sign: bool = False) -> str:
         return "none"
     form = "{:+.3f}" if sign else "{:.3f}"
     said = form.format(entry["value"])
-    if entry["low"] is not None:
-        said += f" ({form.format(entry['low'])} to {form.format(entry['high'])})"
-    return said
+    if entry["low"] is None:
+        return f"{said} (no interval: nothing varied)"
+    return f"{said} ({form.format(entry['low'])} to {form.format(entry['high'])})"
 
 
 def draw(done: Done, out: Path) -> dict[str, Any]:

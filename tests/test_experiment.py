@@ -123,6 +123,10 @@ def test_the_table_says_what_beats_the_baseline_what_leaks_and_that_weights_were
     against = table["splits"]["subject"]["against"]
     assert against["good"]["verdict"] == "above acquisition and slice selection"
     assert against["bad"]["verdict"].startswith("not distinguishable")
+    lower = {"ICH AUROC": {"value": -0.2, "low": -0.3, "high": -0.1}}
+    assert experiment_page.verdict(lower).endswith("and below them")
+    even = {"ICH AUROC": {"value": 0.0, "low": None, "high": None}}
+    assert experiment_page.verdict(even) == "no paired interval"
     leak = table["leak"]["bad"]["slice"]["ICH AUROC"]
     assert leak["value"] > 0 and leak["low"] > 0
     area = table["splits"]["subject"]["rows"]["good"]["subject"]["ICH AUROC"]
