@@ -255,5 +255,5 @@ def _main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     define_flags(flags.FLAGS)
-    logging.set_verbosity(logging.WARNING)
+    logging.set_verbosity(logging.ERROR)
     app.run(_main, flags_parser=parse)
