@@ -11,6 +11,7 @@ import argparse
 import dataclasses
 import json
 import sys
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +98,8 @@ def evaluate_run(args: argparse.Namespace, out: Path) -> Path:
     choices = Choices.of(args, run.config)
     model = {"checkpoint_step": run.step, "dataset_digest": run.record["dataset"]["digest"]}
     of = {"form": FORM, "split": args.split, **model, "choices": repr(choices)}
-    of |= {"facts": bool(args.facts)}
+    if args.facts:
+        of |= {"facts": zlib.crc32(args.facts.read_bytes()) if args.facts.is_file() else None}
     report = out / "report.html"
     if report.is_file() and _evaluated(out / "metrics.json") == of:
         return report
@@ -118,7 +120,10 @@ def evaluate_run(args: argparse.Namespace, out: Path) -> Path:
     known = args.facts or run.shards.folder / "splits.csv"
     facts = read_facts(known) if known.exists() or args.facts else {}
     record = {**run.record, "checkpoint_step": run.step, "config": run.config.to_dict()}
-    return write_evaluation(out, predictions, rule, facts, record, run.history, image, of)
+    fitted_here = args.split == "validation"
+    return write_evaluation(
+        out, predictions, rule, facts, record, run.history, image, of, fitted_here=fitted_here
+    )
 
 
 def _rule_of(workdir: Path, model: dict[str, Any], choices: Choices) -> DecisionRule | None:
@@ -183,14 +188,16 @@ def write_evaluation(
     image: Images | None = None,
     of: dict | None = None,
     aggregation: Aggregation = DEFAULT,
+    fitted_here: bool = False,
 ) -> Path:
     """Computes and writes all of it into `out`; returns the report's path.
 
-    aggregation: where there is no rule. Raises InputError where `out` cannot be written.
+    aggregation: where there is no rule. fitted_here: the rule was fitted on these very slices, so
+    they are not judged by it. Raises InputError where `out` cannot be written.
     """
     how = rule.aggregation if rule else aggregation
     metrics = evaluate_predictions(predictions, aggregation=how)
-    if rule is not None and set(predictions.split.tolist()) == {"validation"}:
+    if rule is not None and fitted_here:
         metrics["decision_rule"] = {"fitted_here": True, "fitted_on": rule.raw["fitted_on"]}
         metrics["decision_rule"]["aggregation"] = rule.raw["aggregation"]
     elif rule is not None:

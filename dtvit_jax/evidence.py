@@ -55,7 +55,7 @@ def evaluate_predictions(
         "confusion": {},
     }
     for level, task, part, index, strata in parts(predictions, subjects):
-        statistic = _statistic(part, task, threshold)
+        statistic = statistic_of(part, task, threshold)
         entries = bootstrap_entries(statistic, index, strata, resamples, seed)
         if task != "combined":
             truth, called = _decisions(part, task, threshold)
@@ -118,7 +118,7 @@ def paired_difference(
     for (level, task, part_a, index, strata), (_, _, part_b, _, _) in both:
         entries: dict[str, Any] = {}
         if len(part_a) and len(part_a) == len(part_b):
-            first, second = (_statistic(part, task, threshold) for part in (part_a, part_b))
+            first, second = (statistic_of(part, task, threshold) for part in (part_a, part_b))
             paired = partial(_difference, first, second)
             intervals = stats.bootstrap(paired, index, strata, resamples, seed, difference=True)
             for name, interval in intervals.items():
@@ -203,7 +203,8 @@ def has_location(table: Predictions) -> Bool[np.ndarray, " n"]:
     return (table.location != UNKNOWN) & np.isfinite(table.p_location).all(axis=1)
 
 
-def _statistic(part: Predictions, task: str, threshold: float) -> stats.Statistic:
+def statistic_of(part: Predictions, task: str, threshold: float) -> stats.Statistic:
+    """All metrics of a task over the rows of `part` (as `parts` gives it)."""
     truth, p = part.hemorrhage.astype(int), part.p_hemorrhage.astype(np.float64)
     location, p_location = part.location.astype(int), part.p_location.astype(np.float64)
     if task == "hemorrhage":

@@ -44,7 +44,7 @@ def _main(argv: list[str]) -> None:
         sys.exit(2)
 
 
-def _parse(argv: list[str]) -> list[str]:
+def parse(argv: list[str]) -> list[str]:
     """absl's parser, with one line and status 2 for an unknown field or a value of another type."""
     try:
         left = flags.FLAGS(argv)
@@ -61,4 +61,4 @@ def _parse(argv: list[str]) -> list[str]:
 if __name__ == "__main__":
     define_flags(flags.FLAGS)
     logging.set_verbosity(logging.WARNING)
-    app.run(_main, flags_parser=_parse)
+    app.run(_main, flags_parser=parse)

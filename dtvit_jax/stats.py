@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 from jaxtyping import Float, Int
-from scipy import optimize
+from scipy import optimize, special
 from scipy import stats as distributions
 
 METHOD = (
@@ -124,16 +124,22 @@ def _interval(
     if not np.isfinite(value) or len(known) == 0 or np.ptp(known) <= _EQUAL:
         return none
     skew, stretch, freedom = _jackknife(left_out, strata)
-    z = np.array([-1, 1]) * stretch * distributions.t.ppf((1 + LEVEL) / 2, freedom)
-    low, high = np.quantile(known, distributions.norm.cdf(z))
+    z = np.array([-1, 1]) * stretch * _student_quantile(freedom)
+    low, high = np.quantile(known, special.ndtr(z))
     if not plain:
-        ends = np.quantile(known, distributions.norm.cdf(_bca(z, _bias(known, value), skew)))
+        ends = np.quantile(known, special.ndtr(_bca(z, _bias(known, value), skew)))
         low, high = min(low, ends[0]), max(high, ends[1])
     if high - low <= _EQUAL:
         return none
     # The p-value is that of the widest percentile interval that leaves 0 out.
-    p = 2 * distributions.t.sf(abs(_bias(known, 0.0)) / stretch, freedom)
+    score = -abs(_bias(known, 0.0)) / stretch
+    p = 2 * (special.stdtr(freedom, score) if np.isfinite(freedom) else special.ndtr(score))
     return Interval(value, float(low), float(high), undefined, float(p))
+
+
+def _student_quantile(freedom: float) -> float:
+    tail = (1 + LEVEL) / 2
+    return float(special.stdtrit(freedom, tail) if np.isfinite(freedom) else special.ndtri(tail))
 
 
 def _bca(z: Float[np.ndarray, " 2"], bias: float, skew: float) -> Float[np.ndarray, " 2"]:
@@ -147,7 +153,7 @@ def _bias(drawn: Float[np.ndarray, " r"], value: float) -> float:
     """The normal quantile of the share of `drawn` below `value`, equal ones counting half."""
     below = (drawn < value - _EQUAL).mean() + (np.abs(drawn - value) <= _EQUAL).mean() / 2
     least = 1 / (len(drawn) + 1)
-    return float(distributions.norm.ppf(np.clip(below, least, 1 - least)))
+    return float(special.ndtri(np.clip(below, least, 1 - least)))
 
 
 def _jackknife(

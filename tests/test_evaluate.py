@@ -121,6 +121,13 @@ def test_its_validation_slices_may_be_a_second_file_or_rows_of_the_first(tmp_pat
         found.append(json.loads((out / "metrics.json").read_text()))
         assert decision_rule.read(out).raw["fitted_on"]["slices"] == len(validation)
     assert found[0] == found[1] and found[0]["n"]["slices"] == len(test)
+    page = Page((tmp_path / "both" / "report.html").read_text()).text
+    for point in found[0]["operating_points"]:
+        if point["threshold"] is not None:
+            assert f"{point['threshold']:.3f}" in page
+            assert f"{point['here']['sensitivity']['value']:.3f}" in page
+    after = found[0]["calibration"]["slice"]["hemorrhage"]["isotonic"]["log_loss"]["value"]
+    assert f"{after:.3f}" in page and "59 ICH subjects or more" in page
 
 
 @pytest.mark.parametrize(

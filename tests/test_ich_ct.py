@@ -92,7 +92,9 @@ def test_an_image_that_is_none_is_refused_by_key_and_leaves_nothing_whole(tmp_pa
     assert not list((tmp_path / "data").rglob("dataset_info.json"))
     Image.new("L", (96, 96)).save(victim)
     folder = prepare(folder, tmp_path / "data", SplitPlan(), 36, "public")
-    assert (folder / "splits.csv").is_file()
+    lines = (folder / "splits.csv").read_text().splitlines()
+    assert lines[0] == "key,subject,split,sex,year,scanner,thickness_mm"
+    assert {line.split(",")[4] for line in lines[1:]} == {"", "2020"}  # in ICH files' names alone
     assert not list((tmp_path / "data").rglob("*incomplete*"))
 
 
