@@ -23,9 +23,11 @@ from pydicom.uid import (
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
+    JPEGExtended12Bit,
     RLELossless,
 )
 
+from data_builder import jpeg12
 from data_builder.ct_header import (
     Header,
     Reason,
@@ -42,6 +44,13 @@ AIR = -1000.0
 
 _LARGEST_SIDE = 8192
 _PREFERRED = ("pylibjpeg", "pyjpegls", "pydicom", "pillow", "gdcm")
+# Of the standard's transfer syntaxes those that pydicom 3's dictionary is too old for.
+_LATER_SYNTAXES = {
+    "1.2.840.10008.1.2.4.110": "JPEG XL Lossless",
+    "1.2.840.10008.1.2.4.111": "JPEG XL JPEG Recompression",
+    "1.2.840.10008.1.2.4.112": "JPEG XL",
+    "1.2.840.10008.1.2.8.1": "Deflated Image Frame Compression",
+}
 # The first bytes of a file without preamble: group 0002 or 0008, in either byte order.
 _BARE_STARTS = (b"\x02\x00", b"\x08\x00", b"\x00\x08")
 
@@ -206,7 +215,8 @@ def _transfer_syntax(dataset: Dataset) -> UID:
         return native if little else ExplicitVRBigEndian
     syntax = UID(declared)
     # A name that is not in the standard's dictionary may be anything: it is not repeated.
-    name = syntax.name if syntax.name != syntax else "an unknown one"
+    known = _LATER_SYNTAXES.get(declared, "an unknown one")
+    name = syntax.name if syntax.name != syntax else known
     try:
         decoder = get_decoder(syntax)
     except NotImplementedError:
@@ -251,6 +261,10 @@ def _decode(dataset: Dataset, frames: int) -> Iterator[np.ndarray]:
     dataset.file_meta.TransferSyntaxUID = syntax
     decoder = get_decoder(syntax)
     plugin = next((name for name in _PREFERRED if name in decoder.available_plugins), "")
+    if syntax == JPEGExtended12Bit and dataset.BitsAllocated > 8:
+        plugin = jpeg12.PLUGIN
+        if plugin not in decoder.available_plugins:
+            decoder.add_plugin(plugin, (jpeg12.__name__, "decode_frame"))
     try:
         for stored, _ in decoder.iter_array(
             dataset,
