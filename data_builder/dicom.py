@@ -9,7 +9,7 @@ import warnings
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import gdcm
 import numpy as np
@@ -17,7 +17,9 @@ import pydicom
 from jaxtyping import Float32
 from pydicom.dataset import Dataset
 from pydicom.encaps import generate_fragments
+from pydicom.filereader import read_partial
 from pydicom.pixels import apply_modality_lut, get_decoder
+from pydicom.tag import BaseTag
 from pydicom.uid import (
     UID,
     ExplicitVRBigEndian,
@@ -77,7 +79,7 @@ def read_slices(source: Path | str | bytes) -> list[CtSlice]:
     except Refusal:
         raise
     except MemoryError:
-        raise Refusal(Reason.DECODER_FAILED, "it needs more memory than there is") from None
+        raise Refusal(Reason.DECODER_FAILED, "it needs more memory than a file gets") from None
     except Exception as error:  # pydicom raises many kinds on a file that is not as it says
         kind = type(error).__name__
         raise Refusal(Reason.IMPOSSIBLE_HEADER, f"it can't be parsed ({kind})") from None
@@ -95,7 +97,11 @@ def _read(path: Path) -> bytes:
 
 
 def _looks_like_dicom(start: bytes) -> bool:
-    return start[128:132] == b"DICM" or start[:2] in _BARE_STARTS
+    return _has_preamble(start) or start[:2] in _BARE_STARTS
+
+
+def _has_preamble(start: bytes) -> bool:
+    return start[128:132] == b"DICM"
 
 
 @contextlib.contextmanager
@@ -133,17 +139,46 @@ def _parse(data: bytes) -> Dataset:
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         try:
-            dataset = pydicom.dcmread(io.BytesIO(data), force=True)
+            dataset = read_partial(io.BytesIO(data), stop_when=_AfterPixels(), force=True)
         except zlib.error:
             raise Refusal(Reason.TRUNCATED, "its deflated part does not inflate") from None
         except (EOFError, struct.error, OSError):
             raise Refusal(Reason.TRUNCATED, "it ends within an element") from None
-    # pydicom drops all it has read and only warns where the file ends within an element.
-    if any("in file" in str(warning.message) for warning in said):
+    # pydicom drops all it has read and only warns where the file ends within an element, or keeps
+    # what there is of its value.
+    tags = list(dataset.keys())  # going over the set itself would parse each element
+    short = any(_is_short(dataset.get_item(tag)) for tag in tags)
+    if short or any("in file" in str(warning.message) for warning in said):
         raise Refusal(Reason.TRUNCATED, "it ends within an element")
     if not {"SOPClassUID", "Modality", "StudyInstanceUID"} & {e.keyword for e in _top(dataset)}:
-        raise Refusal(Reason.NOT_DICOM, "it holds none of the elements that an image has")
+        if not _has_preamble(data):
+            raise Refusal(Reason.NOT_DICOM, "it holds none of the elements that an image has")
+        if not len(dataset):
+            raise Refusal(Reason.TRUNCATED, "it ends before its first element")
+        if "DirectoryRecordSequence" in dataset:
+            raise Refusal(Reason.NO_PIXELS, "it is the directory of a medium (DICOMDIR)")
+        detail = "the elements that an image has are missing or can't be read"
+        raise Refusal(Reason.IMPOSSIBLE_HEADER, detail)
     return dataset
+
+
+class _AfterPixels:
+    """Tells pydicom to stop behind Pixel Data: what may follow is padding, at times without end."""
+
+    def __init__(self) -> None:
+        self._reached = False
+
+    def __call__(self, tag: BaseTag, vr: str | None, length: int) -> bool:
+        over, self._reached = self._reached, tag == 0x7FE00010
+        return over
+
+
+def _is_short(element: Any) -> bool:
+    """Whether there is less of an element's value than its length says; Pixel Data: see below."""
+    length = getattr(element, "length", 0xFFFFFFFF)
+    if length == 0xFFFFFFFF or element.tag == 0x7FE00010:
+        return False
+    return len(element.value or b"") < length
 
 
 def _top(dataset: Dataset) -> Iterator[pydicom.DataElement]:

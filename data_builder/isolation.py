@@ -1,11 +1,13 @@
 """Work on many items in processes, where an item that kills or hangs its process costs only itself.
 
 A pool of `concurrent.futures` breaks as a whole when one worker dies, and can't stop a hung one.
+A worker whose master was killed ends with its item, and at the latest when that one's time is up.
 """
 
 import contextlib
 import multiprocessing
 import os
+import resource
 import signal
 import sys
 import time
@@ -17,6 +19,10 @@ from typing import Any, NamedTuple, TypeVar
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+MEMORY = 4 << 30
+"""Bytes that a worker may use: a file that would take more gets a MemoryError, not the machine."""
+
+_LATER_SECONDS = 5.0  # a worker kills itself so long after its master should have
 _TRIES = 2  # a worker may be killed for what others do (memory): the second death is the item's
 
 
@@ -66,13 +72,23 @@ class _Worker:
 def _serve(pipe: Connection, work: Callable) -> None:
     """A worker's life: silent (libraries print what stands in files), deaf to Ctrl-C."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    _, most = resource.getrlimit(resource.RLIMIT_DATA)
+    least = MEMORY if most == resource.RLIM_INFINITY else min(MEMORY, most)
+    with contextlib.suppress(ValueError, OSError):  # not every system lets it be set
+        resource.setrlimit(resource.RLIMIT_DATA, (least, most))
     silence = os.open(os.devnull, os.O_WRONLY)
     os.dup2(silence, 1)
     os.dup2(silence, 2)
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
         pipe.send("ready")
         while True:
-            pipe.send(work(pipe.recv()))
+            item, seconds = pipe.recv()
+            # A decoder that hangs lets no Python run: the system ends the process.
+            signal.setitimer(signal.ITIMER_REAL, seconds + _LATER_SECONDS)
+            outcome = work(item)
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            pipe.send(outcome)
 
 
 def each(
@@ -101,9 +117,10 @@ def each(
             for worker in workers:
                 if worker.turn is None and todo:
                     worker.turn = todo.popleft()
-                    worker.deadline = time.monotonic() + seconds(worker.turn.item)
+                    patience = seconds(worker.turn.item)
+                    worker.deadline = time.monotonic() + patience
                     with contextlib.suppress(OSError):  # a dead worker is found below
-                        worker.pipe.send(worker.turn.item)
+                        worker.pipe.send((worker.turn.item, patience))
             busy = [worker for worker in workers if worker.turn]
             nearest = min(worker.deadline for worker in busy)
             ready = wait([w.pipe for w in busy], max(0.0, nearest - time.monotonic()))
