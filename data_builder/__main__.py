@@ -99,7 +99,7 @@ def run(args: argparse.Namespace) -> int:
     path = lookup_path(args.key)
     found = Lookup(path).find(args.pseudonym) if path and path.exists() else []
     if not found:
-        raise InputError(f"{args.pseudonym} is not in the lookup of this key: give its --key")
+        raise InputError("that pseudonym is not in the lookup of this key: give its --key")
     print("\n".join(found))
     return 0
 
@@ -107,7 +107,10 @@ def run(args: argparse.Namespace) -> int:
 def main(argv: list[str] | None = None) -> int:
     """Bad input is one line and status 2; Ctrl-C is status 130 and the next run goes on."""
     try:
-        return run(parser().parse_args(argv))
+        args, more = parser().parse_known_args(argv)
+        if more:  # argparse would repeat them, and a path may hold a name
+            raise InputError("the command line has a word too many: quote a path with spaces")
+        return run(args)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -16,12 +16,15 @@ from collections.abc import Callable, Iterable, Iterator
 from multiprocessing.connection import Connection, wait
 from typing import Any, NamedTuple, TypeVar
 
+import psutil
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 MEMORY = 4 << 30
 """Bytes that a worker may use: a file that would take more gets a MemoryError, not the machine."""
 
+_BUSY = 4  # times as long as its seconds an item may take where others use the processor
 _LATER_SECONDS = 5.0  # a worker kills itself so long after its master should have
 _TRIES = 2  # a worker may be killed for what others do (memory): the second death is the item's
 
@@ -42,7 +45,10 @@ class _Turn(NamedTuple):
 
 
 class _Worker:
-    """One process, the turn it works on, and until when it may."""
+    """One process, the turn it works on, and until when it may.
+
+    `seconds` are the turn's; `spent` is the processor time that the process had used before it.
+    """
 
     def __init__(self, context: Any, work: Callable) -> None:
         self.pipe, end = context.Pipe()
@@ -50,7 +56,7 @@ class _Worker:
         self.process.start()
         end.close()
         self.turn: _Turn | None = None
-        self.deadline = 0.0
+        self.seconds = self.spent = self.deadline = self.last = 0.0
 
     def ready(self) -> "_Worker":
         """Waits until the process serves."""
@@ -62,6 +68,29 @@ class _Worker:
                 "`if __name__ == '__main__':` around its work"
             ) from None
         return self
+
+    def begin(self, turn: _Turn, seconds: float) -> None:
+        """Gives the process its turn; a dead one is found when its answer is due."""
+        self.turn, self.seconds, self.spent = turn, seconds, self._used()
+        self.deadline = time.monotonic() + seconds
+        self.last = self.deadline + (_BUSY - 1) * seconds
+        with contextlib.suppress(OSError):
+            self.pipe.send((turn.item, _BUSY * seconds))
+
+    def is_late(self) -> bool:
+        """Whether the turn's time is up: where others use the processor, its own use counts."""
+        now = time.monotonic()
+        if now <= self.deadline:
+            return False
+        left = self.seconds - (self._used() - self.spent)
+        self.deadline = min(now + max(left, 0.1), self.last)
+        return left <= 0 or now >= self.last
+
+    def _used(self) -> float:
+        with contextlib.suppress(psutil.Error):
+            times = psutil.Process(self.process.pid).cpu_times()
+            return times.user + times.system
+        return 0.0
 
     def stop(self) -> None:
         self.pipe.close()
@@ -99,9 +128,9 @@ def each(
 ) -> Iterator[tuple[Item, Result | Lost]]:
     """Yields each item with its result, as they come, or with `Lost`.
 
-    `work` is a function of a module, and must not raise. It is given `seconds(item)`, after which
-    its process is killed; a process that dies by itself gets the item a second time. Closing the
-    iterator stops all workers.
+    `work` is a function of a module, and must not raise. It is given `seconds(item)`, of the clock
+    or, on a busy machine, of the processor, and then its process is killed; a process that dies
+    by itself gets the item a second time. Closing the iterator stops all workers.
     """
     method = "spawn" if sys.platform in ("win32", "darwin") else "forkserver"
     context = multiprocessing.get_context(method)
@@ -116,18 +145,14 @@ def each(
         while todo or any(worker.turn for worker in workers):
             for worker in workers:
                 if worker.turn is None and todo:
-                    worker.turn = todo.popleft()
-                    patience = seconds(worker.turn.item)
-                    worker.deadline = time.monotonic() + patience
-                    with contextlib.suppress(OSError):  # a dead worker is found below
-                        worker.pipe.send((worker.turn.item, patience))
+                    following = todo.popleft()
+                    worker.begin(following, seconds(following.item))
             busy = [worker for worker in workers if worker.turn]
             nearest = min(worker.deadline for worker in busy)
             ready = wait([w.pipe for w in busy], max(0.0, nearest - time.monotonic()))
             for worker in busy:
-                late = time.monotonic() > worker.deadline
                 turn = worker.turn
-                if turn is None or (worker.pipe not in ready and not late):
+                if turn is None or (worker.pipe not in ready and not worker.is_late()):
                     continue
                 outcome = _receive(worker) if worker.pipe in ready else Lost("hung")
                 worker.turn = None
