@@ -62,7 +62,8 @@ class _Worker:
         """Waits until the process serves."""
         try:
             self.pipe.recv()
-        except (EOFError, OSError):
+            self._process = psutil.Process(self.process.pid)
+        except (EOFError, OSError, psutil.Error):
             raise RuntimeError(
                 "a worker process can't start: a script that starts them needs "
                 "`if __name__ == '__main__':` around its work"
@@ -88,7 +89,7 @@ class _Worker:
 
     def _used(self) -> float:
         with contextlib.suppress(psutil.Error):
-            times = psutil.Process(self.process.pid).cpu_times()
+            times = self._process.cpu_times()
             return times.user + times.system
         return 0.0
 
@@ -138,16 +139,21 @@ def each(
         context.set_forkserver_preload([work.__module__])
     todo = deque(_Turn(item, 1) for item in items)
     workers: list[_Worker] = []
+    done: list[tuple[Item, Result | Lost]] = []
     try:
         workers.extend(_Worker(context, work) for _ in range(min(jobs, len(todo))))
         for worker in workers:
             worker.ready()
-        while todo or any(worker.turn for worker in workers):
+        while True:
             for worker in workers:
                 if worker.turn is None and todo:
                     following = todo.popleft()
                     worker.begin(following, seconds(following.item))
+            yield from done  # while the workers are at the next ones
             busy = [worker for worker in workers if worker.turn]
+            if not busy:
+                return
+            done = []
             nearest = min(worker.deadline for worker in busy)
             ready = wait([w.pipe for w in busy], max(0.0, nearest - time.monotonic()))
             for worker in busy:
@@ -162,7 +168,7 @@ def each(
                     if outcome.cause == "crashed" and turn.tried < _TRIES:
                         todo.append(_Turn(turn.item, turn.tried + 1))
                         continue
-                yield turn.item, outcome
+                done.append((turn.item, outcome))
     finally:
         for worker in workers:
             worker.stop()
