@@ -44,8 +44,15 @@ def parser() -> argparse.ArgumentParser:
     clean = command("clean", "DICOM to cleaned 8-bit slices, manifest.csv and refused.csv.")
     clean.add_argument("src", type=Path, metavar="SRC", help="folder of DICOM, any layout")
     clean.add_argument("--out", type=Path, required=True, help="folder to write")
-    clean.add_argument("--mode", choices=("robust", "paper"), default="robust")
-    clean.add_argument("--format", choices=("png", "jpg"), default="png")
+    clean.add_argument(
+        "--mode",
+        choices=("robust", "paper"),
+        default="robust",
+        help="robust (default): a fixed window, the holder removed; paper: the published steps",
+    )
+    clean.add_argument(
+        "--format", choices=("png", "jpg"), default="png", help="png (default) is lossless"
+    )
     jobs(clean)
     key(clean)
 

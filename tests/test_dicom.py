@@ -1,6 +1,7 @@
 """A file becomes its HU to the digit, or is refused with the reason that fits."""
 
 import io
+import struct
 from pathlib import Path
 
 import gdcm
@@ -342,6 +343,34 @@ def test_a_file_cut_anywhere_in_its_pixels_is_truncated(syntax):
     for share in (0.1, 0.5, 0.9, 1.0):
         cut = whole[: first + int(share * (last - first))]
         assert refusal_of(cut).reason == Reason.TRUNCATED
+
+
+def test_what_follows_the_pixels_and_pixels_of_an_icon_do_no_harm():
+    icon = Dataset()
+    icon.Rows = icon.Columns = 2
+    icon.PixelData = bytes(4)
+    icon["PixelData"].VR = "OB"
+    ds = ct(IconImageSequence=[icon])
+    whole = encoded(ds)
+    for tail in (b"", bytes(3_000_000), b"\xfc\xff\xfc\xffOB\0\0\x04\0\0\0abcd", b"rubbish"):
+        np.testing.assert_array_equal(read_slices(whole + tail)[0].hu, head_hu())
+
+
+@pytest.mark.parametrize("keyword", ["SOPClassUID", "PatientID", "StudyInstanceUID"])
+def test_an_element_that_claims_the_rest_of_the_file_is_truncated_not_foreign(keyword):
+    whole, tag = encoded(ct()), ct()[keyword].tag
+    start = whole.rindex(struct.pack("<HH", tag.group, tag.elem))
+    long = whole[: start + 4] + b"UT\0\0\xfe\xff\xff\x00" + whole[start + 8 :]
+    assert refusal_of(long).reason == Reason.TRUNCATED
+
+
+def test_a_directory_of_a_medium_and_a_file_cut_in_its_first_bytes_are_called_so():
+    whole = encoded(ct())
+    assert refusal_of(whole[:140]).reason == Reason.TRUNCATED
+    directory = Dataset()
+    directory.DirectoryRecordSequence = [Dataset()]
+    directory.file_meta = ct().file_meta
+    assert refusal_of(encoded(directory)).reason == Reason.NO_PIXELS
 
 
 def test_two_images_where_the_header_says_one():
