@@ -103,10 +103,7 @@ def _serve(pipe: Connection, work: Callable) -> None:
     """A worker's life: silent (libraries print what stands in files), deaf to Ctrl-C."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    _, most = resource.getrlimit(resource.RLIMIT_DATA)
-    least = MEMORY if most == resource.RLIM_INFINITY else min(MEMORY, most)
-    with contextlib.suppress(ValueError, OSError):  # not every system lets it be set
-        resource.setrlimit(resource.RLIMIT_DATA, (least, most))
+    _limit_memory()
     silence = os.open(os.devnull, os.O_WRONLY)
     os.dup2(silence, 1)
     os.dup2(silence, 2)
@@ -119,6 +116,15 @@ def _serve(pipe: Connection, work: Callable) -> None:
             outcome = work(item)
             signal.setitimer(signal.ITIMER_REAL, 0)
             pipe.send(outcome)
+
+
+def _limit_memory() -> None:
+    """Lets this process have MEMORY more than it holds: libraries reserve some for each core."""
+    _, most = resource.getrlimit(resource.RLIMIT_DATA)
+    wanted = MEMORY + getattr(psutil.Process().memory_info(), "data", 0)
+    limit = wanted if most == resource.RLIM_INFINITY else min(wanted, most)
+    with contextlib.suppress(ValueError, OSError):  # not every system lets it be set
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, most))
 
 
 def each(

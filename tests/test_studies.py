@@ -405,7 +405,7 @@ def test_an_item_that_wants_all_memory_does_not_get_it():
 def greedy(item):
     """Takes more memory than a file gets, where its item is 1."""
     try:
-        np.ones(isolation.MEMORY // 8 + 1 if item else 9)
+        np.empty(isolation.MEMORY // 6 if item else 9)
     except MemoryError as error:
         return MemoryError.__name__ if isinstance(error, MemoryError) else ""
     return "as much as it likes"
