@@ -146,8 +146,7 @@ def _parse(data: bytes) -> Dataset:
             raise Refusal(Reason.TRUNCATED, "it ends within an element") from None
     # pydicom drops all it has read and only warns where the file ends within an element, or keeps
     # what there is of its value.
-    tags = list(dataset.keys())  # going over the set itself would parse each element
-    short = any(_is_short(dataset.get_item(tag)) for tag in tags)
+    short = any(map(_is_short, dataset.values()))
     if short or any("in file" in str(warning.message) for warning in said):
         raise Refusal(Reason.TRUNCATED, "it ends within an element")
     if not {"SOPClassUID", "Modality", "StudyInstanceUID"} & {e.keyword for e in _top(dataset)}:
@@ -169,16 +168,16 @@ class _AfterPixels:
         self._reached = False
 
     def __call__(self, tag: BaseTag, vr: str | None, length: int) -> bool:
-        over, self._reached = self._reached, tag == 0x7FE00010
+        over, self._reached = self._reached, int(tag) == 0x7FE00010
         return over
 
 
 def _is_short(element: Any) -> bool:
     """Whether there is less of an element's value than its length says; Pixel Data: see below."""
     length = getattr(element, "length", 0xFFFFFFFF)
-    if length == 0xFFFFFFFF or element.tag == 0x7FE00010:
+    if length == 0xFFFFFFFF or len(element.value or b"") >= length:
         return False
-    return len(element.value or b"") < length
+    return element.tag != 0x7FE00010
 
 
 def _top(dataset: Dataset) -> Iterator[pydicom.DataElement]:
