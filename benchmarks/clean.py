@@ -2,15 +2,19 @@
 
 Each round does the same files in every way, in turn, so that a busy machine slows all alike; what
 is printed are medians over rounds, and for ratios the median and range of each round's own ratio.
+Processor seconds (user and system, of all processes) tell a busy machine from more work.
 
-    python benchmarks/clean.py [--slices 120] [--rounds 7] [--src FOLDER_OF_DICOM]
+    python benchmarks/clean.py [--slices 120] [--rounds 7] [--subjects 24] [--src FOLDER_OF_DICOM]
 """
 
 import argparse
+import os
+import resource
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from multiprocessing import forkserver
 from pathlib import Path
 
 import cv2
@@ -45,11 +49,11 @@ def paper_steps(path: Path, out: Path) -> None:
     cv2.imwrite(str(out / f"{path.stem}.jpg"), gray)
 
 
-def seconds(work: Callable[[], object]) -> float:
-    """Wall time of one call."""
-    start = time.perf_counter()
+def seconds(work: Callable[[], object]) -> tuple[float, float]:
+    """Wall and processor time of one call."""
+    start, used = time.perf_counter(), processor()
     work()
-    return time.perf_counter() - start
+    return time.perf_counter() - start, processor() - used
 
 
 def one_by_one(src: Path, paths: list[Path], mode: str, image_format: str) -> None:
@@ -69,9 +73,16 @@ def reference(paths: list[Path]) -> None:
 
 
 def folder(src: Path, jobs: int) -> None:
-    """Cleans a folder with so many processes, start and tables included."""
+    """Cleans a folder with so many processes, their start and the tables included."""
     with tempfile.TemporaryDirectory() as out:
         clean_folder(src, Path(out), jobs=jobs, key="public")
+        forkserver._forkserver._stop()  # its children's time counts once it has ended
+
+
+def processor() -> float:
+    """User and system seconds of this process and of all that it started and that ended."""
+    uses = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(use.ru_utime + use.ru_stime for use in uses)
 
 
 def spread(values: list[float], digits: int) -> str:
@@ -84,6 +95,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--slices", type=int, default=120, help="that each way does in a round")
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--subjects", type=int, default=24, help="of the phantoms in the folder")
     parser.add_argument("--src", type=Path, help="folder of DICOM (default: phantoms are made)")
     args = parser.parse_args()
     cv2.setNumThreads(1)
@@ -91,7 +103,7 @@ def main() -> None:
         src = args.src
         if src is None:
             src = Path(made)
-            write_studies(src, subjects=12, seed=3, jobs=None)
+            write_studies(src, subjects=args.subjects, seed=3, jobs=None)
         paths = [src / path for path in walk(src) if path.suffix == ".dcm"]
         some = paths[:: max(1, len(paths) // args.slices)][: args.slices]
         ways: dict[str, Callable[[], object]] = {
@@ -105,25 +117,30 @@ def main() -> None:
             "clean, 2 jobs": lambda: folder(src, 2),
         }
         times: dict[str, list[float]] = {name: [] for name in ways | folders}
+        used: dict[str, list[float]] = {name: [] for name in ways | folders}
         for turn in range(args.rounds + 1):
             for name, work in (ways | folders).items():
-                took = seconds(work)
+                took, worked = seconds(work)
                 if turn:  # the first round warms caches
                     times[name].append(took)
-        first = times[next(iter(ways))]
+                    used[name].append(worked)
+        print(f"load average {os.getloadavg()[0]:.1f} at the end, {os.cpu_count()} cores")
         print(f"{len(some)} slices, {args.rounds} rounds; median (lowest to highest)\n")
-        print("| way | ms a slice, reading and writing | times as fast as the first |")
-        print("|---|---|---|")
-        for name in ways:
-            ratios = [a / b for a, b in zip(first, times[name], strict=True)]
-            per_slice = [1000 * took / len(some) for took in times[name]]
-            print(f"| {name} | {spread(per_slice, 1)} | {spread(ratios, 2)} |")
-        print(f"\n| {len(paths)} slices as a folder | seconds | times as fast as with 1 job |")
-        print("|---|---|---|")
-        one = times["clean, 1 job"]
-        for name in folders:
-            ratios = [a / b for a, b in zip(one, times[name], strict=True)]
-            print(f"| {name} | {spread(times[name], 2)} | {spread(ratios, 2)} |")
+        print("| way | ms a slice | processor ms a slice | times as fast as the first |")
+        print("|---|---|---|---|")
+        show(ways, times, used, 1000 / len(some), 1)
+        print(f"\n| {len(paths)} slices as a folder | s | processor s | times as fast as 1 job |")
+        print("|---|---|---|---|")
+        show(folders, times, used, 1.0, 2)
+
+
+def show(names: Iterable[str], times: dict, used: dict, scale: float, digits: int) -> None:
+    """A row for each way; ratios are of wall times, to the first way."""
+    first = times[next(iter(names))]
+    for name in names:
+        ratios = [a / b for a, b in zip(first, times[name], strict=True)]
+        wall, cpu = ([scale * value for value in kind[name]] for kind in (times, used))
+        print(f"| {name} | {spread(wall, digits)} | {spread(cpu, digits)} | {spread(ratios, 2)} |")
 
 
 if __name__ == "__main__":

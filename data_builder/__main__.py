@@ -52,8 +52,15 @@ def parser() -> argparse.ArgumentParser:
     clean = command("clean", "DICOM to cleaned 8-bit slices, manifest.csv and refused.csv.")
     clean.add_argument("src", type=Path, metavar="SRC", help="folder of DICOM, any layout")
     clean.add_argument("--out", type=Path, required=True, help="folder to write")
-    clean.add_argument("--mode", choices=("robust", "paper"), default="robust")
-    clean.add_argument("--format", choices=("png", "jpg"), default="png")
+    clean.add_argument(
+        "--mode",
+        choices=("robust", "paper"),
+        default="robust",
+        help="robust (default): a fixed window, the holder removed; paper: the published steps",
+    )
+    clean.add_argument(
+        "--format", choices=("png", "jpg"), default="png", help="png (default) is lossless"
+    )
     jobs(clean)
     key(clean)
 
@@ -132,7 +139,7 @@ def run(args: argparse.Namespace) -> int:
     path = lookup_path(args.key)
     found = Lookup(path).find(args.pseudonym) if path and path.exists() else []
     if not found:
-        raise InputError(f"{args.pseudonym} is not in the lookup of this key: give its --key")
+        raise InputError("that pseudonym is not in the lookup of this key: give its --key")
     print("\n".join(found))
     return 0
 
@@ -140,7 +147,10 @@ def run(args: argparse.Namespace) -> int:
 def main(argv: list[str] | None = None) -> int:
     """Bad input is one line and status 2; Ctrl-C is status 130 and the next run goes on."""
     try:
-        return run(parser().parse_args(argv))
+        args, more = parser().parse_known_args(argv)
+        if more:  # argparse would repeat them, and a path may hold a name
+            raise InputError("the command line has a word too many: quote a path with spaces")
+        return run(args)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

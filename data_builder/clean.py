@@ -12,7 +12,7 @@ from data_builder.holder import holder_mask
 
 Mode = Literal["robust", "paper"]
 MODES: tuple[Mode, ...] = ("robust", "paper")
-VERSION = 1
+VERSION = 2
 """Raised by every change that alters a pixel of any cleaned slice."""
 
 WINDOW = (0.0, 80.0)

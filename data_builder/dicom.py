@@ -9,7 +9,7 @@ import warnings
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import gdcm
 import numpy as np
@@ -17,15 +17,19 @@ import pydicom
 from jaxtyping import Float32
 from pydicom.dataset import Dataset
 from pydicom.encaps import generate_fragments
+from pydicom.filereader import read_partial
 from pydicom.pixels import apply_modality_lut, get_decoder
+from pydicom.tag import BaseTag
 from pydicom.uid import (
     UID,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
+    JPEGExtended12Bit,
     RLELossless,
 )
 
+from data_builder import jpeg12
 from data_builder.ct_header import (
     Header,
     Reason,
@@ -42,6 +46,13 @@ AIR = -1000.0
 
 _LARGEST_SIDE = 8192
 _PREFERRED = ("pylibjpeg", "pyjpegls", "pydicom", "pillow", "gdcm")
+# Of the standard's transfer syntaxes those that pydicom 3's dictionary is too old for.
+_LATER_SYNTAXES = {
+    "1.2.840.10008.1.2.4.110": "JPEG XL Lossless",
+    "1.2.840.10008.1.2.4.111": "JPEG XL JPEG Recompression",
+    "1.2.840.10008.1.2.4.112": "JPEG XL",
+    "1.2.840.10008.1.2.8.1": "Deflated Image Frame Compression",
+}
 # The first bytes of a file without preamble: group 0002 or 0008, in either byte order.
 _BARE_STARTS = (b"\x02\x00", b"\x08\x00", b"\x00\x08")
 
@@ -68,7 +79,7 @@ def read_slices(source: Path | str | bytes) -> list[CtSlice]:
     except Refusal:
         raise
     except MemoryError:
-        raise Refusal(Reason.DECODER_FAILED, "it needs more memory than there is") from None
+        raise Refusal(Reason.DECODER_FAILED, "it needs more memory than a file gets") from None
     except Exception as error:  # pydicom raises many kinds on a file that is not as it says
         kind = type(error).__name__
         raise Refusal(Reason.IMPOSSIBLE_HEADER, f"it can't be parsed ({kind})") from None
@@ -86,7 +97,11 @@ def _read(path: Path) -> bytes:
 
 
 def _looks_like_dicom(start: bytes) -> bool:
-    return start[128:132] == b"DICM" or start[:2] in _BARE_STARTS
+    return _has_preamble(start) or start[:2] in _BARE_STARTS
+
+
+def _has_preamble(start: bytes) -> bool:
+    return start[128:132] == b"DICM"
 
 
 @contextlib.contextmanager
@@ -124,17 +139,45 @@ def _parse(data: bytes) -> Dataset:
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         try:
-            dataset = pydicom.dcmread(io.BytesIO(data), force=True)
+            dataset = read_partial(io.BytesIO(data), stop_when=_AfterPixels(), force=True)
         except zlib.error:
             raise Refusal(Reason.TRUNCATED, "its deflated part does not inflate") from None
         except (EOFError, struct.error, OSError):
             raise Refusal(Reason.TRUNCATED, "it ends within an element") from None
-    # pydicom drops all it has read and only warns where the file ends within an element.
-    if any("in file" in str(warning.message) for warning in said):
+    # pydicom drops all it has read and only warns where the file ends within an element, or keeps
+    # what there is of its value.
+    short = any(map(_is_short, dataset.values()))
+    if short or any("in file" in str(warning.message) for warning in said):
         raise Refusal(Reason.TRUNCATED, "it ends within an element")
     if not {"SOPClassUID", "Modality", "StudyInstanceUID"} & {e.keyword for e in _top(dataset)}:
-        raise Refusal(Reason.NOT_DICOM, "it holds none of the elements that an image has")
+        if not _has_preamble(data):
+            raise Refusal(Reason.NOT_DICOM, "it holds none of the elements that an image has")
+        if not len(dataset):
+            raise Refusal(Reason.TRUNCATED, "it ends before its first element")
+        if "DirectoryRecordSequence" in dataset:
+            raise Refusal(Reason.NO_PIXELS, "it is the directory of a medium (DICOMDIR)")
+        detail = "the elements that an image has are missing or can't be read"
+        raise Refusal(Reason.IMPOSSIBLE_HEADER, detail)
     return dataset
+
+
+class _AfterPixels:
+    """Tells pydicom to stop behind Pixel Data: what may follow is padding, at times without end."""
+
+    def __init__(self) -> None:
+        self._reached = False
+
+    def __call__(self, tag: BaseTag, vr: str | None, length: int) -> bool:
+        over, self._reached = self._reached, int(tag) == 0x7FE00010
+        return over
+
+
+def _is_short(element: Any) -> bool:
+    """Whether there is less of an element's value than its length says; Pixel Data: see below."""
+    length = getattr(element, "length", 0xFFFFFFFF)
+    if length == 0xFFFFFFFF or len(element.value or b"") >= length:
+        return False
+    return element.tag != 0x7FE00010
 
 
 def _top(dataset: Dataset) -> Iterator[pydicom.DataElement]:
@@ -206,7 +249,8 @@ def _transfer_syntax(dataset: Dataset) -> UID:
         return native if little else ExplicitVRBigEndian
     syntax = UID(declared)
     # A name that is not in the standard's dictionary may be anything: it is not repeated.
-    name = syntax.name if syntax.name != syntax else "an unknown one"
+    known = _LATER_SYNTAXES.get(declared, "an unknown one")
+    name = syntax.name if syntax.name != syntax else known
     try:
         decoder = get_decoder(syntax)
     except NotImplementedError:
@@ -251,6 +295,10 @@ def _decode(dataset: Dataset, frames: int) -> Iterator[np.ndarray]:
     dataset.file_meta.TransferSyntaxUID = syntax
     decoder = get_decoder(syntax)
     plugin = next((name for name in _PREFERRED if name in decoder.available_plugins), "")
+    if syntax == JPEGExtended12Bit and dataset.BitsAllocated > 8:
+        plugin = jpeg12.PLUGIN
+        if plugin not in decoder.available_plugins:
+            decoder.add_plugin(plugin, (jpeg12.__name__, "decode_frame"))
     try:
         for stored, _ in decoder.iter_array(
             dataset,

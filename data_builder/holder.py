@@ -17,6 +17,8 @@ from jaxtyping import Bool, Float32, UInt8
 RAYS = 600
 _THICKEST_MM = 10.0  # a double shell, cut obliquely
 _SHORTEST_MM = 45.0  # longer than an ear is wide
+_SHORT_MM = 20.0  # of a piece whose gray value tells it from an ear
+_ALIKE_HU = 30.0
 _ENDS_MM = 25.0  # of a shell, that tell its direction
 _FARTHEST_MM = 140.0  # that a shell is followed out of sight
 _OFF_CURVE_MM = 1.7
@@ -142,11 +144,20 @@ def _free_shells(rays: _Rays) -> list[_Shell]:
     short = [piece for piece in pieces if piece.length_mm < _SHORTEST_MM]
     fresh = shells
     while fresh:
-        carried = [any(_goes_on(rays, shell, piece) for shell in fresh) for piece in short]
+        carried = [
+            any(_is_like(shell, piece) or _goes_on(rays, shell, piece) for shell in fresh)
+            for piece in short
+        ]
         fresh = [piece for piece, on in zip(short, carried, strict=True) if on]
         short = [piece for piece, on in zip(short, carried, strict=True) if not on]
         shells = shells + fresh
     return sorted(shells, key=lambda shell: int(shell.rays[0]))
+
+
+def _is_like(shell: _Shell, piece: _Shell) -> bool:
+    """Whether the piece, though short, is of the shell's make: no part of a head is so bright."""
+    alike = 0.7 < piece.thickness / shell.thickness < 1.5 and abs(shell.hu - piece.hu) < _ALIKE_HU
+    return piece.length_mm >= _SHORT_MM and shell.hu > _SKIN_HU + 2 * _ALIKE_HU and alike
 
 
 def _goes_on(rays: _Rays, shell: _Shell, piece: _Shell) -> bool:
@@ -160,6 +171,8 @@ def _goes_on(rays: _Rays, shell: _Shell, piece: _Shell) -> bool:
     if not alike or bridge is None:
         return False
     gap = np.arange(int(first.rays[-1]) + 1, int(second.rays[0]))
+    if not len(gap):
+        return True
     off = np.abs(rays.outline[gap] - rays.steps(bridge.points, gap)) * rays.pixel_mm
     return bridge.length_mm < _EAR_MM or bool(np.mean(off < _HUGGED_MM) > _MOSTLY)
 
@@ -168,6 +181,8 @@ def _pieces(rays: _Rays) -> list[_Shell]:
     """Thin parts beyond the head's outline, where they are as thick as their surroundings."""
     steps = np.arange(rays.tissue.shape[1], dtype=np.int16)[None]
     thin = _usual_runs(rays.tissue * (steps > rays.outline.astype(np.int16)[:, None]))
+    # What joins two shells on one ray alone, as the tip of an ear does, is cut.
+    thin = cv2.morphologyEx(thin, cv2.MORPH_OPEN, np.ones((2, 1), np.uint8))
     contours, _ = cv2.findContours(thin, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     pieces = []
     for contour in contours:
@@ -233,6 +248,8 @@ def _draw_hidden(mask: np.ndarray, rays: _Rays, shell: _Shell, shells: list[_She
         bridge = _bridge(rays, one, other)
         if bridge is not None:
             gap = np.arange(int(one.rays[-1]) + 1, int(other.rays[0]))
+            if not len(gap):  # the next one starts where this one ends
+                continue
             outer = _hidden(rays, gap, rays.steps(bridge.points, gap), shell)
             for run in _runs(np.isfinite(outer)):
                 _draw_layer(mask, rays, gap[run], outer[run], shell)

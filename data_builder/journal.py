@@ -1,7 +1,6 @@
 """The record of finished files that a run leaves behind, so that the next one goes on from it."""
 
 import contextlib
-import dataclasses
 import fcntl
 import json
 import os
@@ -121,5 +120,4 @@ class Journal:
 
 
 def _line(result: FileResult) -> str:
-    told = dataclasses.asdict(dataclasses.replace(result, meanings=[]))
-    return json.dumps(told, sort_keys=True) + "\n"
+    return json.dumps(vars(result) | {"meanings": []}, sort_keys=True) + "\n"

@@ -83,7 +83,7 @@ def clean_folder(
     pseudonyms = Pseudonyms(key_bytes)
     files = {pseudonyms.file(str(path)): path for path in walk(src)}
     if not files:
-        raise InputError(f"the source {src.name!r} is empty: give a folder with DICOM files")
+        raise InputError("the source SRC is empty: give a folder with DICOM files")
     labels = read_labels(src, [p for p in files.values() if p.name == LABELS], pseudonyms)
     settings = {
         "mode": mode,
@@ -128,19 +128,19 @@ def clean_folder(
         print(f"warning: and {len(unmatched) - WARNINGS_SHOWN} more lines", file=sys.stderr)
     if not tables.manifest:
         raise InputError(
-            f"the source {src.name!r} holds no CT slice that can be used: refused.csv tells the "
-            f"reason for each of {len(files)} files"
+            "the source SRC holds no CT slice that can be used: refused.csv tells the reason for "
+            f"each of {len(files)} files"
         )
     return _summary(tables, own, len(tasks) - len(own) - len(new), unmatched)
 
 
 def _check_places(src: Path, out: Path, lookup: Path | None) -> None:
     if not src.is_dir():
-        raise InputError(f"the source {src.name!r} is not a folder: give one that exists")
+        raise InputError("the source SRC is not a folder: give one that exists")
     if out.resolve().is_relative_to(src.resolve()):
         raise InputError("--out lies inside the source: give a folder apart from it")
     if out.exists() and not out.is_dir():
-        raise InputError(f"--out {out.name!r} is a file: give a folder")
+        raise InputError("--out is a file: give a folder")
     if lookup and lookup.resolve().is_relative_to(out.resolve()):
         raise InputError("the key lies inside --out, which is to be shared: keep it elsewhere")
 

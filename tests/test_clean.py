@@ -59,14 +59,17 @@ def test_robust_mode_keeps_the_head_and_drops_the_holder(capsys):
             f"\n{len(table)} slices: recall {recall.mean():.4f}, IoU {iou.mean():.4f}, "
             f"holder left {100 * left.mean():.4f}% of the image; the worst:"
         )
-        for number, *scores in table[np.argsort(iou)[:5]]:
+        worst = dict.fromkeys(
+            [*np.argsort(iou)[:4], *np.argsort(recall)[:2], *np.argsort(-left)[:4]]
+        )
+        for number, *scores in table[list(worst)]:
             print(
                 f"  slice {number:.0f}: recall {scores[0]:.4f}, IoU {scores[1]:.4f}, "
                 f"holder left {100 * scores[2]:.3f}%"
             )
     assert recall.mean() >= 0.995 and iou.mean() >= 0.98 and left.mean() <= 0.001
     # No slice is lost: what is wrong stays at an edge.
-    assert recall.min() >= 0.97 and left.max() <= 0.01
+    assert recall.min() >= 0.98 and iou.min() >= 0.85 and left.max() <= 0.005
 
 
 def paper_reference(hu):
@@ -154,6 +157,35 @@ def test_a_holder_that_the_head_lies_on_goes():
     mask = head_mask(holder)
     assert (mask & laid).mean() < 0.001
     assert mask[head].mean() > 0.99
+
+
+@given(st.data())
+@settings(max_examples=60, deadline=None)
+def test_shells_of_any_kind_anywhere_cost_no_head(data):
+    rows, columns = 128, 128  # of 1.9 mm
+    image, head = disc(rows, columns, (64, 64), data.draw(st.integers(30, 44)))
+    for _ in range(data.draw(st.integers(1, 5))):
+        middle = (64 + data.draw(st.integers(-12, 12)), 64 + data.draw(st.integers(-12, 12)))
+        radius, thickness = data.draw(st.integers(44, 70)), data.draw(st.integers(1, 4))
+        start, length = data.draw(st.integers(-180, 180)), data.draw(st.integers(3, 200))
+        hu = data.draw(st.integers(-300, 500))
+        shell(image, middle, radius, thickness, start, start + length, hu)
+    mask = head_mask(image, spacing_mm=(1.9, 1.9))
+    assert (mask & head).sum() > 0.93 * head.sum()
+
+
+def test_a_short_piece_of_a_holders_make_goes_with_it():
+    image, head = disc()
+    clear = shell(image, (256, 256), 190, 6, 60, 250).copy()
+    arm = np.zeros(head.shape, np.uint8)
+    cv2.line(arm, (419, 255), (419, 165), 1, 6)  # 42 mm, and its lower end on the scalp
+    arm = (arm > 0) & ~head
+    image[arm] = 200.0
+    mask = head_mask(image)
+    assert mask[arm].mean() < 0.35 and mask[head].mean() > 0.99
+    skin = clear.copy()
+    skin[arm] = 30.0  # as an ear is
+    assert head_mask(skin)[arm].mean() > 0.95
 
 
 def test_a_holder_cut_by_the_edge_of_the_field_goes():

@@ -395,3 +395,17 @@ def test_an_item_that_kills_or_hangs_its_worker_costs_only_itself():
     assert {item for item in found if isinstance(found[item], isolation.Lost)} == {3, 4}
     assert (found[3].cause, found[4].cause) == ("crashed", "hung")
     assert all(found[item] == item * item for item in (0, 1, 2, 5, 6, 7))
+
+
+def test_an_item_that_wants_all_memory_does_not_get_it():
+    found = dict(isolation.each([0, 1], greedy, 1, lambda _: 60.0))
+    assert found == {0: "as much as it likes", 1: "MemoryError"}
+
+
+def greedy(item):
+    """Takes more memory than a file gets, where its item is 1."""
+    try:
+        np.empty(isolation.MEMORY // 6 if item else 9)
+    except MemoryError as error:
+        return MemoryError.__name__ if isinstance(error, MemoryError) else ""
+    return "as much as it likes"
