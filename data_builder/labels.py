@@ -138,7 +138,7 @@ class Labels:
         if label.slice.isdigit():
             number = int(label.slice)
             return [f"{folder} {number}", f"{study} {number}"]
-        return [self._pseudonyms.slice(label.slice)]
+        return [self._pseudonyms.slice(label.slice), label.slice]
 
     def of(self, place: Place) -> Verdict:
         """What all rows together say of a slice. Raises InputError where two disagree."""
