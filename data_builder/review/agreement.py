@@ -5,12 +5,14 @@ are alike, so intervals resample subjects, with all their slices.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Int
 
 RESAMPLES = 2000
+
+_Share = Callable[[np.ndarray], np.ndarray]  # [batch, ...] of sums -> [batch]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,10 +38,10 @@ def cohen(
     tables = np.zeros((count, classes, classes))
     np.add.at(tables, (group, np.asarray(one, int), np.asarray(other, int)), 1)
 
-    def observed(total: Float[np.ndarray, "*batch c c"]) -> Float[np.ndarray, "*batch"]:
+    def observed(total: np.ndarray) -> np.ndarray:
         return np.trace(total, axis1=-2, axis2=-1) / total.sum((-2, -1))
 
-    def expected(total: Float[np.ndarray, "*batch c c"]) -> Float[np.ndarray, "*batch"]:
+    def expected(total: np.ndarray) -> np.ndarray:
         slices = total.sum((-2, -1))
         return (total.sum(-1) * total.sum(-2)).sum(-1) / slices**2
 
@@ -57,10 +59,10 @@ def fleiss(
     sums = np.zeros((count, classes + 2))  # agreement, slices, votes for each class
     np.add.at(sums, group, np.column_stack([alike, np.ones(len(alike)), votes]))
 
-    def observed(total: Float[np.ndarray, "*batch k"]) -> Float[np.ndarray, "*batch"]:
+    def observed(total: np.ndarray) -> np.ndarray:
         return total[..., 0] / total[..., 1]
 
-    def expected(total: Float[np.ndarray, "*batch k"]) -> Float[np.ndarray, "*batch"]:
+    def expected(total: np.ndarray) -> np.ndarray:
         shares = total[..., 2:] / (readers * total[..., 1:2])
         return (shares**2).sum(-1)
 
@@ -72,13 +74,15 @@ def _groups(subjects: Sequence[str]) -> tuple[np.ndarray, int]:
     return group, len(names)
 
 
-def _kappa(by_subject: np.ndarray, observed, expected, slices: int, seed: int) -> Kappa:
+def _kappa(
+    by_subject: np.ndarray, observed: _Share, expected: _Share, slices: int, seed: int
+) -> Kappa:
     """Kappa of sums over subjects, and its percentile interval over subjects drawn anew."""
     subjects = len(by_subject)
     if not slices:
         return Kappa(None, None, None, None, 0, 0)
-    total = by_subject.sum(0)
-    agreed, chance = float(observed(total)), float(expected(total))
+    total = by_subject.sum(0, keepdims=True)
+    agreed, chance = float(observed(total)[0]), float(expected(total)[0])
     if chance >= 1:
         return Kappa(None, None, None, agreed, slices, subjects)
     value, low, high = (agreed - chance) / (1 - chance), None, None

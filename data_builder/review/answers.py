@@ -161,7 +161,9 @@ class Answers:
                 {"reader": name, "outcome": outcome, "unsure": unsure}
                 for name, outcome, unsure in one.said
             ]
-            found.append({"study": one.study, "keys": one.keys, "said": said})
+            keys = self.folder.studies[one.study]
+            first, last = keys.index(one.keys[0]), keys.index(one.keys[-1])
+            found.append({"study": one.study, "first": first, "last": last, "said": said})
         return found
 
     def agreement(self, reader: str) -> dict[str, Any]:
