@@ -2,7 +2,7 @@
 
 import concurrent.futures
 import csv
-import json
+import shutil
 import socket
 import sqlite3
 import uuid
@@ -17,7 +17,6 @@ from sklearn.metrics import cohen_kappa_score
 
 from data_builder.__main__ import main
 from data_builder.errors import InputError
-from data_builder.phantom import write_studies
 from data_builder.records import LOCATIONS
 from data_builder.review.agreement import cohen, fleiss
 from data_builder.review.export import export
@@ -28,7 +27,6 @@ from data_builder.review.readings import LABELS, Reading, conclude, read, runs
 from data_builder.review.store import Change, Store
 from data_builder.review.suggestions import Looked, features, suggest
 from data_builder.sources import open_source
-from data_builder.studies import clean_folder
 from data_builder.subjects import PUBLIC_KEY, Pseudonyms
 
 A, B = "sli-0000-0000", "sli-0000-0001"
@@ -234,16 +232,6 @@ def test_what_was_said_after_looking_does_not_count_for_agreement(folder, store)
 # Suggestions.
 
 
-@pytest.fixture(scope="module")
-def phantoms(tmp_path_factory):
-    """Two made-up studies as DICOM, and cleaned without their labels."""
-    place = tmp_path_factory.mktemp("phantoms")
-    write_studies(place / "scans", 2, 0, None)
-    labels = (place / "scans" / "labels.csv").rename(place / "labels.csv")
-    clean_folder(place / "scans", place / "cleaned", key="public", jobs=2)
-    return place / "scans", place / "cleaned", labels
-
-
 def looked(folder, study):
     found = []
     for key in folder.studies[study]:
@@ -317,14 +305,17 @@ def test_what_is_exported_is_what_was_decided(folder, store, tmp_path):
 
 
 def test_phantom_labels_come_in_by_folder_name_and_go_out_again(phantoms, tmp_path, capsys):
-    scans, cleaned, labels = phantoms
+    scans, made, labels = phantoms
+    cleaned = shutil.copytree(made, tmp_path / "cleaned")
     given = ["review", str(cleaned), "--key", "public"]
-    assert main([*given, "--labels", str(labels)]) == 0  # by SOP Instance UID
+    assert main([*given, "--labels", str(labels)]) == 2  # folders' names are not known
+    given += ["--dicom", str(scans)]
+    capsys.readouterr()
+    assert main([*given, "--labels", str(labels)]) == 0
     assert "decisions taken in" in capsys.readouterr().out
     by_study = tmp_path / "labels.csv"
     by_study.write_text("study,hemorrhage,location\nphantom-0001-1,0,\n")
-    told = ["--dicom", str(scans), "--labels", str(by_study), "--reader", "AB"]
-    assert main([*given, *told]) == 0
+    assert main([*given, "--labels", str(by_study), "--reader", "AB"]) == 0
     by_key = tmp_path / "keys.csv"
     first = next(iter(Folder(cleaned).rows))
     by_key.write_text(f"study,slice,keep,hemorrhage,location\n,{first},0,,\n")
@@ -534,10 +525,11 @@ def test_readers_are_blind_until_they_ask_and_it_is_recorded(served):
     assert told["state"] == {"stu-0003": {"label": "deep"}}
 
 
-def test_hounsfield_units_reach_the_page_as_they_are_in_the_scan(phantoms):
+def test_hounsfield_units_reach_the_page_as_they_are_in_the_scan(phantoms, tmp_path):
     from data_builder.dicom import read_slices
 
-    scans, cleaned, _ = phantoms
+    scans, made, _ = phantoms
+    cleaned = shutil.copytree(made, tmp_path / "cleaned")
     server = Served(cleaned, "--dicom", str(scans), "--key", "public")
     try:
         names = Pseudonyms(PUBLIC_KEY)
@@ -571,7 +563,8 @@ def test_bad_arguments_are_one_line_and_status_2(tmp_path, folder, capsys):
         said = capsys.readouterr()
         assert words in said.err and said.err.count("\n") == 1, said.err
     taken.close()
-    (folder.own / "decisions.sqlite").write_text("no database at all, but some text")
-    assert main(["review", cleaned]) == 2
+    other = write_folder(tmp_path / "other")
+    (other / "review").mkdir()
+    (other / "review" / "decisions.sqlite").write_text("no database at all, but some text\n" * 99)
+    assert main(["review", str(other)]) == 2
     assert "can't be opened" in capsys.readouterr().err
-    json.loads((folder.path / "cleaning.json").read_text())
