@@ -1,7 +1,7 @@
 """How fast the review page is on 50,000 slices, in a real browser on the same machine.
 
-Makes a folder of 50,000 rows over a few made-up heads (hard links), in which the reader has labelled
-every slice and a second reader half of them, and measures in the page:
+Makes a folder of 50,000 rows over a few made-up heads (hard links), in which the reader has
+labelled every slice and a second reader half of them, and measures in the page:
 
 - open: from navigation to the first slice drawn, the list of all studies included;
 - next slice: from the key to the picture drawn, by arrow key, through one study after the other;
@@ -105,7 +105,7 @@ def serve(command: list[str]) -> subprocess.Popen:
 def opened(page: Page, url: str) -> float:
     """Milliseconds from navigation to the first slice drawn."""
     page.goto(url)
-    page.wait_for_function("window.drawn.length > 0")
+    page.wait_for_selector("#slice[data-key]")
     return page.evaluate("window.drawn[0]")
 
 
