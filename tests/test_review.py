@@ -21,7 +21,7 @@ from data_builder.records import LOCATIONS
 from data_builder.review.agreement import cohen, fleiss
 from data_builder.review.export import export
 from data_builder.review.folder import Folder
-from data_builder.review.outcome import agreement, disputes
+from data_builder.review.outcome import Progress, agreement, disputes
 from data_builder.review.predictions import order_of, read_predictions
 from data_builder.review.readings import LABELS, Reading, conclude, read, runs
 from data_builder.review.store import Change, Store
@@ -568,3 +568,20 @@ def test_bad_arguments_are_one_line_and_status_2(tmp_path, folder, capsys):
     (other / "review" / "decisions.sqlite").write_text("no database at all, but some text\n" * 99)
     assert main(["review", str(other)]) == 2
     assert "can't be opened" in capsys.readouterr().err
+
+
+def test_progress_keeps_in_step_with_other_processes(folder, store):
+    progress = Progress(folder, store)
+    assert progress.of("AB") == dict.fromkeys(folder.studies, (0, 0))
+    other = Store(folder.own / "decisions.sqlite")
+    other.append("AB", name(), [Change("stu-0001", "label", "deep"), Change(A, "keep", "0")])
+    other.append("AB", name(), [Change(B, "label", "ich"), Change(B, "unsure", "1")])
+    other.append("CD", name(), [Change("stu-0002", "label", "deep")])
+    assert progress.of("AB") == {"stu-0000": (1, 1), "stu-0001": (6, 0), "stu-0002": (0, 0)}
+    other.undo("AB", name())
+    other.undo("AB", name())
+    assert (
+        progress.of("AB")
+        == Progress(folder, store).of("AB")
+        == dict.fromkeys(folder.studies, (0, 0))
+    )

@@ -7,7 +7,7 @@ from typing import Any
 from data_builder.errors import InputError
 from data_builder.review.export import export
 from data_builder.review.folder import Folder
-from data_builder.review.outcome import agreement, disputes, progress
+from data_builder.review.outcome import Progress, agreement, disputes
 from data_builder.review.pictures import Scans, Sheets
 from data_builder.review.predictions import ORDERS, order_of
 from data_builder.review.readings import LONGEST_NOTE, VALUES, read
@@ -34,11 +34,12 @@ class Answers:
     ) -> None:
         self.folder, self.store, self.sheets, self.scans = folder, store, sheets, scans
         self._probabilities = probabilities or {}
+        self._progress = Progress(folder, store)
 
     def start(self, reader: str) -> dict[str, Any]:
         """The folder's studies with the reader's own progress."""
         name = reader_name(reader)
-        done = progress(self.folder, self.store.state(name))
+        done = self._progress.of(name)
         cleaning = self.folder.cleaning
         return {
             "reader": name,

@@ -37,14 +37,35 @@ def readings(folder: Folder, state: State) -> dict[str, Reading]:
     }
 
 
-def progress(folder: Folder, state: State) -> dict[str, tuple[int, int]]:
-    """Study -> how many of its slices the reader is done with, and is unsure of."""
-    found = {}
-    for study, keys in folder.studies.items():
-        words = [read(state, key, study, folder.dropped(key)) for key in keys]
-        done = sum(word.outcome in FINISHED for word in words)
-        found[study] = (done, sum(word.unsure for word in words))
-    return found
+class Progress:
+    """How far each reader is, kept in step with the store: only what changed is read anew."""
+
+    def __init__(self, folder: Folder, store: Store) -> None:
+        self._folder, self._store = folder, store
+        self._known: dict[str, tuple[int, dict[str, tuple[int, int]]]] = {}
+
+    def of(self, reader: str) -> dict[str, tuple[int, int]]:
+        """Study -> how many of its slices the reader is done with, and is unsure of."""
+        since, found = self._known.get(reader, (0, {}))
+        latest, changed = self._store.changed(reader, since)
+        studies, state = list(self._folder.studies), None
+        if found:
+            rows = self._folder.rows
+            named = {rows[each]["study"] if each in rows else each for each in changed}
+            studies = [study for study in named if study in self._folder.studies]
+        else:
+            state = self._store.state(reader)
+        found = dict(found)
+        for study in studies:
+            keys = self._folder.studies[study]
+            told = state
+            if told is None:
+                told = self._store.state(reader, targets=[study, *keys])
+            words = [read(told, key, study, self._folder.dropped(key)) for key in keys]
+            done = sum(word.outcome in FINISHED for word in words)
+            found[study] = (done, sum(word.unsure for word in words))
+        self._known[reader] = (latest, found)
+        return found
 
 
 def finals(folder: Folder, store: Store) -> tuple[dict[str, Final], dict[str, dict[str, Reading]]]:

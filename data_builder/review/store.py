@@ -217,6 +217,18 @@ class Store:
                 found.setdefault(target, {})[field] = value
         return found
 
+    def changed(self, reader: str, since: int) -> tuple[int, set[str]]:
+        """The reader's last decision, and the targets of those after decision `since`."""
+        rows = self._database().execute(
+            "SELECT id, target FROM decisions WHERE id > ? AND settles = 0 AND reader = ?",
+            (since, reader),
+        )
+        latest, found = since, set()
+        for number, target in rows:
+            latest = max(latest, number)
+            found.add(target)
+        return latest, found
+
     def readers(self) -> list[str]:
         """Everyone who decided something, in order of their first decision."""
         rows = self._database().execute(

@@ -10,7 +10,7 @@ import { Sheet } from "./sheet.js";
 import { PRESETS, Viewer } from "./viewer.js";
 import { FINISHED, SAID, SHORT, brief, reading } from "./words.js";
 
-const AHEAD = 6; // slices fetched before they are asked for
+const AHEAD = [1, 2, 3, -1, 4, 5, -2, 6]; // slices fetched before they are asked for
 const byId = (id) => document.getElementById(id);
 const escape = encodeURIComponent;
 
@@ -55,7 +55,7 @@ async function start(name) {
   byId("hu").hidden = !open.info.dicom;
   byId("ordering").hidden = byId("model").hidden = !open.info.predictions;
   if (open.info.phantom)
-    byId("notice").textContent = "Made-up heads: they say nothing about patients";
+    byId("notice").textContent = "For research. Made-up heads, no patients";
   if (!open.info.dicom && open.info.mode === "paper") viewer.setWindow(255, 128);
   list.showStudies(open.studies);
   showTotal();
@@ -106,7 +106,7 @@ async function openItem(position, index = 0) {
   byId("study-legend").firstChild.textContent = `Study ${brief(study)} `;
   makeStrip();
   viewer.fit();
-  showSlice(1);
+  showSlice(0);
   if (byId("showing").ariaPressed === "true") showProbabilities();
   const found = await ask(`suggestions/${escape(study)}`).catch(() => ({}));
   if (asked !== visit) return;
@@ -191,6 +191,7 @@ function note(scope, text) {
 }
 
 function dropSuggested() {
+  if (open.settling) return;
   const left = open.slices.filter((each) => open.suggested[each.key] && !wordOf(each).outcome);
   store(left.map(({ key }) => ({ target: key, field: "keep", value: "0" })));
 }
@@ -237,6 +238,7 @@ async function undo() {
 
 const wordOf = (slice) => reading(open.state, slice, open.study);
 
+/** `direction`: where the reader is going, 1 or -1; 0 where that is not known. */
 async function showSlice(direction) {
   const asked = ++ticket;
   const slice = open.slices[open.index];
@@ -254,14 +256,21 @@ async function showSlice(direction) {
   viewer.canvas.dataset.key = slice.key;
   viewer.canvas.dataset.unit = `${shown.unit}${open.hounsfield && shown.slope !== 1 ? " (cleaned)" : ""}`;
   showView();
-  for (const step of [1, 2, 3, -1, 4, 5, -2, 6].slice(0, AHEAD + 2)) {
-    const next = open.slices[open.index + step * direction];
-    if (next) pixels.get(next.key, open.hounsfield).catch(() => {});
-  }
+  // A study just opened leaves the reader time to jump before slices are fetched ahead.
+  clearTimeout(fetchAhead.later);
+  if (direction) fetchAhead(direction);
+  else fetchAhead.later = setTimeout(fetchAhead, 60, 1);
   sessionStorage.setItem("study", open.study);
   sessionStorage.setItem("index", open.index);
   clearTimeout(showHistory.later);
   showHistory.later = setTimeout(showHistory, 200);
+}
+
+function fetchAhead(direction) {
+  for (const step of AHEAD) {
+    const next = open.slices[open.index + step * direction];
+    if (next) pixels.get(next.key, open.hounsfield).catch(() => {});
+  }
 }
 
 function showView() {
@@ -307,7 +316,7 @@ function showState() {
       .filter(Boolean)
       .join(" ");
   });
-  labels.suggest(reasons);
+  labels.suggest(open.settling ? new Map() : reasons);
   labels.show(open.state, open.study, open.slices, low, high, open.index, word);
   labels.others(
     open.settling ? open.said[slice.key] ?? [] : null,
@@ -323,7 +332,8 @@ function showState() {
     (low === high ? "" : `, ${span(low, high)} chosen`);
   viewer.canvas.setAttribute("aria-label", told);
   announce(told);
-  if (!open.settling) showProgress(words);
+  if (open.settling) showSettled(words);
+  else showProgress(words);
 }
 
 function showVerdict(word, reason) {
@@ -351,11 +361,19 @@ function showProgress(words) {
   showTotal();
 }
 
+function showSettled(words) {
+  const dispute = open.disputes[list.position];
+  const here = words.slice(dispute.first, dispute.last + 1);
+  dispute.settled = here.every((word) => word.outcome && !word.before);
+  list.settled(dispute.settled);
+  showTotal();
+}
+
 function showTotal() {
   const done = open.studies.filter((each) => each.done === each.slices).length;
   byId("list-title").textContent = open.settling ? "To settle" : "Studies";
   byId("total").textContent = open.settling
-    ? `${open.disputes.length}`
+    ? `${open.disputes.filter((each) => !each.settled).length} left`
     : `${done} of ${open.studies.length} done`;
 }
 

@@ -95,6 +95,16 @@ export class List {
     element.scrollIntoView({ block: "nearest" });
   }
 
+  /** Tells of the disagreement that is open whether it is settled. */
+  settled(on) {
+    const element = this.#items[this.#at]?.element;
+    if (!element) return;
+    element.note ??= element.querySelector("small").textContent;
+    element.classList.toggle("settled", on);
+    element.querySelector("small").textContent = element.note + (on ? ", settled" : "");
+    element.setAttribute("aria-label", element.textContent);
+  }
+
   /** Shows anew how far a study is. */
   refresh(study) {
     this.#items.find(({ name }) => name === study)?.element.progress?.();

@@ -27,7 +27,8 @@ export function reading(state, slice, study) {
   const before = slice.dropped && !keep;
   if (!keep) keep = slice.dropped ? "0" : whole.keep ?? "";
   const outcome = keep === "0" ? "dropped" : label || (keep ? "kept" : "");
-  return { outcome, level: label ? level : "", before, unsure: Boolean(mine.unsure || whole.unsure) };
+  if (outcome === "dropped") level = mine.keep ? "slice" : "study";
+  return { outcome, level: outcome ? level : "", before, unsure: Boolean(mine.unsure || whole.unsure) };
 }
 
 /** A short name for a pseudonym: enough letters to tell it from others at a glance. */
