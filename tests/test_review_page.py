@@ -206,6 +206,8 @@ def test_a_kill_loses_nothing_that_was_shown_as_saved(desk, ann):
     press(ann, "Shift+X")  # nobody is there to save it
     expect(ann.locator("#saved")).to_contain_text("NOT SAVED")
     assert desk.state("ann")[second] == {"label": "normal"}
+    press(ann, "PageDown")  # nor can another study be opened: the page stays where it is
+    expect(ann.locator("#study-legend")).to_contain_text(second[:10])
     desk.server = Served(desk.folder, *desk.options, port=desk.server.port)
     saved(ann)  # it was kept, and is sent when the server is back
     assert desk.state("ann")[second] == {"label": "normal", "unsure": "1"}

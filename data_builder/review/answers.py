@@ -36,6 +36,11 @@ class Answers:
         self._probabilities = probabilities or {}
         self._progress = Progress(folder, store)
 
+    def warm(self) -> None:
+        """Counts how far every reader is, so that their page need not."""
+        for name in self.store.readers():
+            self._progress.of(name)
+
     def start(self, reader: str) -> dict[str, Any]:
         """The folder's studies with the reader's own progress."""
         name = reader_name(reader)

@@ -105,7 +105,8 @@ def serve(answers: Answers, host: str, port: int) -> None:
 
 
 def _make_sheets(answers: Answers, server: Server) -> None:
-    """Every study's thumbnails and features, once, while the page is not waiting."""
+    """Readers' progress, then every study's thumbnails, once, while the page is not waiting."""
+    answers.warm()
     studies = list(answers.folder.studies)
     for study in track(studies, len(studies), "thumbnails"):
         while time.monotonic() - server.asked < _QUIET_SECONDS:

@@ -1,7 +1,16 @@
 // Speaks with the server: questions, and writes that are kept until they are on disk.
 
-/** Thrown where the server refused; other failures mean that it did not answer. */
+/** The server answered, and refused. */
 export class Refused extends Error {}
+
+/** The server did not answer. */
+export class Away extends Error {}
+
+function send(path, options) {
+  return fetch(path, options).catch(() => {
+    throw new Away("The server does not answer");
+  });
+}
 
 async function answer(response) {
   if (response.ok) return response;
@@ -11,11 +20,11 @@ async function answer(response) {
 }
 
 export async function ask(path, query = {}) {
-  return (await answer(await fetch(`/api/${path}?${new URLSearchParams(query)}`))).json();
+  return (await answer(await send(`/api/${path}?${new URLSearchParams(query)}`))).json();
 }
 
 export async function fetchBytes(path) {
-  return answer(await fetch(`/api/${path}`));
+  return answer(await send(`/api/${path}`));
 }
 
 /** A new name for an action: if it must be sent twice it is done once. */
@@ -25,7 +34,7 @@ export function actionName() {
 }
 
 export async function post(name, body) {
-  const response = await fetch(`/api/${name}`, {
+  const response = await send(`/api/${name}`, {
     method: "POST",
     headers: { "content-type": "application/json" },
     body: JSON.stringify({ action: actionName(), ...body }),
@@ -48,6 +57,11 @@ export class Outbox {
 
   get empty() {
     return this.#waiting.length === 0;
+  }
+
+  /** Changes that are not known to be on disk, oldest first. */
+  changes() {
+    return this.#waiting.flatMap(({ body }) => body.changes ?? []);
   }
 
   /** Resolves with the server's answer; rejects where the server refused. */

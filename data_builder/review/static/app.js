@@ -1,6 +1,6 @@
 // The page: what is open, what a key does, what is shown.
 
-import { Outbox, Refused, ask, post } from "./api.js";
+import { Away, Outbox, Refused, ask, post } from "./api.js";
 import { describe, listen } from "./keys.js";
 import { Labels } from "./labels.js";
 import { List, span } from "./list.js";
@@ -86,16 +86,25 @@ async function openItem(position, index = 0) {
   const dispute = open.settling ? open.disputes[position] : null;
   const study = dispute?.study ?? open.studies[position]?.study;
   if (!study) return;
+  const before = list.position;
   list.select(position);
   const asked = ++visit;
-  const told = await ask(`study/${escape(study)}`, { reader: open.info.reader });
-  const others = open.settling ? await askSaid(study) : null;
+  const unsent = outbox.changes(); // the server may answer from before these
+  let told, others;
+  try {
+    told = await ask(`study/${escape(study)}`, { reader: open.info.reader });
+    others = open.settling ? await askSaid(study) : null;
+  } catch (error) {
+    if (asked === visit) list.select(before);
+    throw error;
+  }
   if (asked !== visit) return;
   sheet.hide();
   open.study = study;
   open.slices = told.slices;
   open.said = others?.said ?? {};
   open.state = others?.state ?? told.state;
+  set([...unsent, ...outbox.changes()]);
   open.suggested = {};
   open.probabilities = null;
   open.anchor = null;
@@ -211,12 +220,16 @@ function store(all) {
 }
 
 function apply(changes) {
+  set(changes);
+  showState();
+}
+
+function set(changes) {
   for (const { target, field, value } of changes) {
     open.state[target] ??= {};
     if (value) open.state[target][field] = value;
     else delete open.state[target][field];
   }
-  showState();
 }
 
 async function undo() {
@@ -461,6 +474,7 @@ async function showReaders() {
 }
 
 async function setSettling(on) {
+  if (!outbox.empty) return announce("Not everything is saved yet");
   open.settling = on;
   document.body.classList.toggle("settling", on);
   byId("settle-bar").hidden = !on;
@@ -632,6 +646,13 @@ function listenToAll() {
     { passive: false },
   );
 }
+
+// What could not be asked is told where "Saved" stands; writes are the outbox's own.
+addEventListener("unhandledrejection", (event) => {
+  if (!(event.reason instanceof Away || event.reason instanceof Refused)) return;
+  event.preventDefault();
+  if (outbox.empty) outbox.tell("failed", event.reason.message);
+});
 
 listenToAll();
 const before = sessionStorage.getItem("reader");
