@@ -35,7 +35,11 @@ class Desk:
 
     def __init__(self, scans, folder, browser):
         self.folder, self.browser, self.problems = folder, browser, []
-        self.options = ("--dicom", str(scans), "--key", "public")
+        predictions = folder.with_name("predictions.csv")
+        keys = list(Folder(folder).rows)
+        lines = [f"{key},{number / len(keys):.6f}" for number, key in enumerate(keys)]
+        predictions.write_text("\n".join(["key,p_hemorrhage", *lines]))
+        self.options = ("--dicom", str(scans), "--key", "public", "--predictions", str(predictions))
         self.server = Served(folder, *self.options)
 
     def sit(self, reader):
@@ -213,6 +217,21 @@ def test_a_kill_loses_nothing_that_was_shown_as_saved(desk, ann):
     assert desk.state("ann")[second] == {"label": "normal", "unsure": "1"}
     press(ann, "Shift+X")
     saved(ann)
+
+
+def test_the_models_word_is_hidden_and_looking_is_recorded(desk):
+    folder = Folder(desk.folder)
+    store = Store(desk.folder / "review" / "decisions.sqlite")
+    eve = desk.sit("eve")
+    expect(eve.locator("#probability")).to_contain_text("Hidden")
+    expect(eve.locator("#study-legend")).to_contain_text(next(iter(folder.studies))[:10])
+    press(eve, "Shift+O")
+    expect(eve.locator(".study").first).to_contain_text(list(folder.studies)[-1][:10])
+    assert "eve" in store.events("order") and "eve" not in store.events("probabilities")
+    press(eve, "o")
+    expect(eve.locator("#probability")).to_have_text("ICH 0%")  # the first slice of all
+    assert "eve" in store.events("probabilities") and "ann" not in store.events("probabilities")
+    eve.context.close()
 
 
 def test_two_readers_disagree_and_settle(desk, ann):
