@@ -13,7 +13,12 @@ export class Sheet {
       const button = event.target.closest("button");
       if (button) choose(Number(button.dataset.index), event.shiftKey);
     });
-    place.addEventListener("dblclick", () => this.hide());
+    place.addEventListener("dblclick", (event) => {
+      const button = event.target.closest("button");
+      if (!button) return;
+      this.hide();
+      choose(Number(button.dataset.index), false);
+    });
   }
 
   get shown() {
