@@ -7,6 +7,7 @@ labelled every slice and a second reader half of them, and measures in the page:
 - next slice: from the key to the picture drawn, by arrow key, through one study after the other;
 - jump: the same to a slice that was not fetched ahead (the last of a study just opened);
 - sheet: from the key to the contact sheet's picture shown, its thumbnails made before;
+- in HU: next slice and jump with --dicom, where each slice is decoded from its scan;
 - fetch: one slice over HTTP, beside `python -m http.server` on the same files, in turn.
 
     python benchmarks/review.py [--slices 50000] [--rounds 5]
@@ -144,10 +145,13 @@ def main() -> None:
         plain = serve(
             [sys.executable, "-m", "http.server", str(port + 1), "--directory", str(folder)]
         )
+        scans = ["--dicom", str(Path(made) / "scans"), "--key", "public", "--port", str(port + 2)]
+        in_hu = serve([sys.executable, "-m", "data_builder", "review", str(folder), *scans])
+        in_hu.stdout.readline()
         try:
             measure(url, port, folder, args.rounds)
         finally:
-            for process in (review, plain):
+            for process in (review, plain, in_hu):
                 process.terminate()
                 process.wait()
 
@@ -172,6 +176,16 @@ def measure(url: str, port: int, folder: Path, rounds: int) -> None:
                 page.keyboard.press("c")
                 page.evaluate(PRESS, "Home")
             page.context.close()
+        page = browser.new_page(viewport={"width": 1280, "height": 800})
+        page.add_init_script(WATCH + "sessionStorage.setItem('reader', 'one');")
+        opened(page, f"http://127.0.0.1:{port + 2}/")
+        assert "HU" in page.inner_text("#values") and page.get_attribute("#hu", "aria-pressed")
+        hu_steps, hu_jumps = [], []
+        for _ in range(rounds):
+            hu_steps += [page.evaluate(PRESS, "ArrowDown") for _ in range(A_STUDY - 2)]
+            page.evaluate(PRESS, "PageDown")
+            hu_jumps.append(page.evaluate(PRESS, "End"))
+            page.evaluate(PRESS, "Home")
         browser.close()
     print("| what | times | median ms | 95th percentile | worst | wanted |")
     print("|---|---|---|---|---|---|")
@@ -179,6 +193,8 @@ def measure(url: str, port: int, folder: Path, rounds: int) -> None:
     row("next slice by key", steps, "under 50")
     row("jump to a slice not fetched ahead", jumps)
     row("contact sheet", sheets)
+    row("next slice by key, in HU", hu_steps, "under 50")
+    row("jump, in HU", hu_jumps)
     rows = list(Folder(folder).rows.values())[::101][:200]
     pairs = [
         (fetched(port, f"/api/image/{each['key']}"), fetched(port + 1, f"/{each['image']}"))

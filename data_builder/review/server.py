@@ -11,14 +11,14 @@ from starlette.concurrency import run_in_threadpool
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
-from starlette.routing import Mount, Route
-from starlette.staticfiles import StaticFiles
+from starlette.routing import Route
 
 from data_builder.errors import InputError
 from data_builder.review.answers import Answers
 from data_builder.review.guard import Guard
 
 STATIC = Path(__file__).with_name("static")
+_KINDS = {".js": "text/javascript", ".css": "text/css"}
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
@@ -30,6 +30,7 @@ class Server:
     ) -> None:
         self._answers = answers
         self.asked = 0.0
+        self._files = {path.name: path.read_bytes() for path in STATIC.iterdir()}
         self.app = Starlette(
             routes=[
                 Route("/", self._page),
@@ -57,14 +58,23 @@ class Server:
                 self._post("probabilities", answers.probabilities),
                 self._post("order", answers.order),
                 self._post("export", lambda body: answers.export()),
-                Mount("/static", StaticFiles(directory=STATIC)),
+                Route("/static/{name}", self._static),
             ],
             middleware=[Middleware(Guard, hosts=hosts, token=token)],
             exception_handlers={InputError: _bad_input, KeyError: _unknown},
         )
 
-    def _page(self, request: Request) -> Response:
-        return FileResponse(STATIC / "index.html")
+    async def _page(self, request: Request) -> Response:
+        self.asked = time.monotonic()
+        return Response(self._files["index.html"], media_type="text/html")
+
+    async def _static(self, request: Request) -> Response:
+        """One of the page's own files, from memory: a page is made of some twenty."""
+        name = request.path_params["name"]
+        kind = _KINDS.get(Path(name).suffix, "text/html")
+        if name not in self._files:
+            return JSONResponse({"error": "there is no such file"}, 404)
+        return Response(self._files[name], media_type=kind)
 
     def _get(self, answer: Callable[[Callable[[str], str]], Any]) -> Callable:
         """A route that answers with JSON; `answer` gets a way to look up what was asked."""
