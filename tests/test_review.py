@@ -3,6 +3,7 @@
 import concurrent.futures
 import csv
 import shutil
+import signal
 import socket
 import sqlite3
 import uuid
@@ -588,3 +589,38 @@ def test_progress_keeps_in_step_with_other_processes(folder, store):
         == Progress(folder, store).of("AB")
         == dict.fromkeys(folder.studies, (0, 0))
     )
+
+
+def test_a_full_disk_is_told_and_nothing_is_said_to_be_saved(tmp_path):
+    folder = write_folder(tmp_path / "cleaned")
+    server = Served(folder)
+    try:
+        server.say("AB", (A, "label", "deep"))
+        with sqlite3.connect(folder / "review" / "decisions.sqlite") as database:
+            database.execute("CREATE TRIGGER full BEFORE INSERT ON decisions BEGIN SELECT "
+                             "RAISE(ABORT, 'database or disk is full'); END")  # fmt: skip
+        status, text = server.ask("/api/decide", body(changes=[change(B)]))
+        assert status == 503 and b"disk full" in text
+        assert server.json("/api/study/stu-0000?reader=AB")["state"] == {A: {"label": "deep"}}
+    finally:
+        server.kill()
+
+
+def test_undo_of_a_slice_that_is_gone_is_still_an_undo(tmp_path):
+    folder = write_folder(tmp_path / "cleaned")
+    Store(folder / "review" / "decisions.sqlite").append(
+        "AB", name(), [Change("sli-gone", "keep", "0"), Change(A, "keep", "0")]
+    )
+    server = Served(folder)
+    try:
+        told = server.json("/api/undo", {"reader": "AB", "action": name()})
+        assert told["studies"] == ["stu-0000"] and len(told["saved"]) == 2
+    finally:
+        server.kill()
+
+
+def test_ctrl_c_ends_the_page(folder):
+    server = Served(folder.path)
+    server.process.send_signal(signal.SIGINT)
+    assert server.process.wait(20) == 130
+    server.process.stdout.close()

@@ -106,7 +106,9 @@ class Answers:
         if settles:
             self._require_unblinded(reader)
         saved = self.store.undo(reader, action, settles)
-        studies = list(dict.fromkeys(self._study_of(each.target) for each in saved))
+        rows = self.folder.rows
+        named = [rows[to]["study"] if (to := each.target) in rows else to for each in saved]
+        studies = [study for study in dict.fromkeys(named) if study in self.folder.studies]
         return {"saved": [_told(each) for each in saved], "studies": studies}
 
     def unblind(self, body: Body) -> dict[str, Any]:
@@ -185,9 +187,6 @@ class Answers:
     def _require_unblinded(self, reader: str) -> None:
         if reader not in self.store.events("unblinded"):
             raise InputError("this reader is blind to the others: open the disagreements first")
-
-    def _study_of(self, target: str) -> str:
-        return target if target in self.folder.studies else self.folder.rows[target]["study"]
 
     def _changes(self, told: object) -> list[Change]:
         if not isinstance(told, Sequence) or isinstance(told, str) or not told:

@@ -1,6 +1,7 @@
 """The page over HTTP: routes to `Answers`, images, and the static files."""
 
 import json
+import sqlite3
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -61,7 +62,7 @@ class Server:
                 Route("/static/{name}", self._static),
             ],
             middleware=[Middleware(Guard, hosts=hosts, token=token)],
-            exception_handlers={InputError: _bad_input, KeyError: _unknown},
+            exception_handlers={InputError: _bad_input, KeyError: _unknown, sqlite3.Error: _broken},
         )
 
     async def _page(self, request: Request) -> Response:
@@ -129,6 +130,11 @@ class Server:
 
 def _bad_input(request: Request, error: Exception) -> Response:
     return JSONResponse({"error": str(error)}, 400)
+
+
+def _broken(request: Request, error: Exception) -> Response:
+    told = f"the folder can't be written ({error}): is its disk full?"
+    return JSONResponse({"error": told}, 503)
 
 
 def _unknown(request: Request, error: Exception) -> Response:

@@ -75,7 +75,7 @@ export async function undo() {
     if (studies.includes(open.study)) {
       apply(saved);
       showHistory();
-    } else if (!open.settling) await openItem(list.positionOf(studies[0]));
+    } else if (!open.settling && studies.length) await openItem(list.positionOf(studies[0]));
     announce(`Undone: ${saved.length} ${saved.length === 1 ? "change" : "changes"}`);
   } catch (error) {
     announce(error.message);

@@ -62,7 +62,9 @@ export function showState() {
   );
   byId("sheeting").setAttribute("aria-pressed", String(sheet.shown));
   sheet.mark(open.slices, words, open.suggested, open.index, low, high);
-  const place = slice.position_mm ? `${Number(slice.position_mm).toFixed(1)} mm` : "";
+  const series = [...new Set(open.slices.map((each) => each.series))];
+  const which = series.length > 1 ? `\nseries ${series.indexOf(slice.series) + 1} of ${series.length}` : "";
+  const place = (slice.position_mm ? `${Number(slice.position_mm).toFixed(1)} mm` : "") + which;
   byId("at").textContent = `${open.index + 1} / ${open.slices.length}\n${place}`;
   showVerdict(word, open.suggested[slice.key]);
   showProbability(slice.key);
