@@ -1,10 +1,10 @@
 """`labels.csv` beside DICOM: what a person says of slices, studies or subjects.
 
 Columns: study (folder name or Study Instance UID), subject (optional), slice (SOP Instance UID, its
-pseudonym, or
-instance number, or the frame's number in a file of several; empty: the whole study), keep (1, 0 or
-empty), hemorrhage (1, 0 or empty), location (of an ICH). A row without study and slice is about
-its subject. The closest row that says a thing decides it: slice before study before subject.
+pseudonym, or instance number, or the frame's number in a file of several; empty: the whole study),
+keep (1, 0 or empty), hemorrhage (1, 0 or empty), location (of an ICH). A row without study and
+slice is about its subject. The closest row that says a thing decides it: slice before study before
+subject.
 """
 
 import csv

@@ -142,7 +142,8 @@ class Scans:
                 "clean was given"
             )
         self._reading = threading.Lock()  # pydicom's warnings are caught process-wide
-        self._slices = lru_cache(maxsize=8)(self._read)
+        # A file of many frames may hold hundreds of megabytes; the browser keeps what it was sent.
+        self._slices = lru_cache(maxsize=2)(self._read)
 
     def _read(self, path: Path) -> list[CtSlice]:
         return read_slices(path)
