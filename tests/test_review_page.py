@@ -244,6 +244,9 @@ def test_two_readers_disagree_and_settle(desk, ann):
     saved(bob)
     press(ann, "s")
     expect(ann.locator("#blind")).to_be_visible()
+    press(ann, "Enter")  # the first thing at hand is to go back
+    expect(ann.locator("#readers")).to_be_hidden()
+    press(ann, "s")
     ann.locator("#unblind").focus()
     press(ann, "Enter")
     expect(ann.locator("#open")).to_contain_text("ICH or normal")
