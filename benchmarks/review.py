@@ -25,13 +25,16 @@ import sys
 import tempfile
 import time
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 
 from playwright.sync_api import Page, sync_playwright
 
 from data_builder.phantom import write_studies
 from data_builder.records import MANIFEST_COLUMNS
+from data_builder.review.export import export
 from data_builder.review.folder import Folder
+from data_builder.review.outcome import agreement, disputes
 from data_builder.review.store import Change, Store
 from data_builder.studies import clean_folder
 
@@ -154,6 +157,17 @@ def main() -> None:
             for process in (review, plain, in_hu):
                 process.terminate()
                 process.wait()
+        opened_folder = Folder(folder)
+        store = Store(opened_folder.own / "decisions.sqlite")
+        works: dict[str, Callable[[], object]] = {
+            "the list of what is to settle": lambda: disputes(opened_folder, store),
+            "agreement": lambda: agreement(opened_folder, store),
+            "export": lambda: export(opened_folder, store, folder / "reviewed"),
+        }
+        for what, work in works.items():
+            start = time.perf_counter()
+            work()
+            print(f"{what}: {time.perf_counter() - start:.1f} s")
 
 
 def measure(url: str, port: int, folder: Path, rounds: int) -> None:
