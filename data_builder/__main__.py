@@ -11,6 +11,7 @@ from data_builder.errors import InputError
 EXAMPLES = {
     "phantom": "python -m data_builder phantom --out scans --subjects 40",
     "clean": "python -m data_builder clean scans --out cleaned",
+    "review": "python -m data_builder review cleaned --dicom scans",
     "build": "python -m data_builder build cleaned --data_dir data --folds 5 --fold 0",
     "audit": "python -m data_builder audit cleaned --folds 5 --fold 0",
     "lookup": "python -m data_builder lookup sli-abcdefghijklmnop",
@@ -64,6 +65,25 @@ def parser() -> argparse.ArgumentParser:
     jobs(clean)
     key(clean)
 
+    review = command("review", "A page on which people keep, drop and label cleaned slices.")
+    review.add_argument("dir", type=Path, metavar="DIR", help="a folder that clean made")
+    review.add_argument("--port", type=int, default=8765, help="default 8765; 0: a free one")
+    review.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on (default: this machine only)"
+    )
+    review.add_argument("--dicom", type=Path, metavar="SRC", help="what was cleaned, to show in HU")
+    review.add_argument(
+        "--predictions", type=Path, metavar="FILE", help="predictions.csv, for an order of work"
+    )
+    review.add_argument(
+        "--labels", type=Path, metavar="FILE", help="take a labels.csv in, as --reader, and end"
+    )
+    review.add_argument("--reader", default="labels.csv", help="whose labels --labels are")
+    review.add_argument(
+        "--export", type=Path, metavar="OUT", help="write what build takes, and end"
+    )
+    key(review)
+
     build = command("build", "Labelled slices to shards, split by subject.")
     build.add_argument("src", type=Path, metavar="SRC", help="published layout, cleaned, or DICOM")
     build.add_argument("--data_dir", type=Path, required=True, help="where data sets lie")
@@ -116,6 +136,8 @@ def run(args: argparse.Namespace) -> int:
         )
         print(f"{args.out}: {summary}")
         return 1 if summary.refused else 0
+    if args.command == "review":
+        return _review(args)
     if args.command == "build":
         from data_builder.prepare import prepare
         from data_builder.splits import SplitPlan
@@ -141,6 +163,19 @@ def run(args: argparse.Namespace) -> int:
     if not found:
         raise InputError("that pseudonym is not in the lookup of this key: give its --key")
     print("\n".join(found))
+    return 0
+
+
+def _review(args: argparse.Namespace) -> int:
+    from data_builder.review import command
+
+    answers = command.open_review(args.dir, args.dicom, args.predictions, args.key)
+    if args.labels:
+        print(f"{args.dir}: {command.take_labels(answers, args.labels, args.reader, args.key)}")
+    if args.export:
+        print(f"{args.export}: {command.write_export(answers, args.export)}")
+    if not (args.labels or args.export):
+        command.serve(answers, args.host, args.port)
     return 0
 
 

@@ -1,9 +1,10 @@
 """`labels.csv` beside DICOM: what a person says of slices, studies or subjects.
 
-Columns: study (folder name or Study Instance UID), subject (optional), slice (SOP Instance UID, or
-instance number, or the frame's number in a file of several; empty: the whole study), keep (1, 0 or
-empty), hemorrhage (1, 0 or empty), location (of an ICH). A row without study and slice is about
-its subject. The closest row that says a thing decides it: slice before study before subject.
+Columns: study (folder name or Study Instance UID), subject (optional), slice (SOP Instance UID, its
+pseudonym, or instance number, or the frame's number in a file of several; empty: the whole study),
+keep (1, 0 or empty), hemorrhage (1, 0 or empty), location (of an ICH). A row without study and
+slice is about its subject. The closest row that says a thing decides it: slice before study before
+subject.
 """
 
 import csv
@@ -138,7 +139,7 @@ class Labels:
         if label.slice.isdigit():
             number = int(label.slice)
             return [f"{folder} {number}", f"{study} {number}"]
-        return [self._pseudonyms.slice(label.slice)]
+        return [self._pseudonyms.slice(label.slice), label.slice]
 
     def of(self, place: Place) -> Verdict:
         """What all rows together say of a slice. Raises InputError where two disagree."""

@@ -56,3 +56,16 @@ def shards(published, tmp_path_factory):
 
     source = open_source(published, Pseudonyms(PUBLIC_KEY))
     return Shards(build(source, tmp_path_factory.mktemp("data"), SplitPlan(), size=36))
+
+
+@pytest.fixture(scope="session")
+def phantoms(tmp_path_factory):
+    """Made-up studies of 6 subjects as DICOM, cleaned without their labels, and the labels.csv."""
+    from data_builder.phantom import write_studies
+    from data_builder.studies import clean_folder
+
+    place = tmp_path_factory.mktemp("phantoms")
+    write_studies(place / "scans", 6, 1, None)
+    labels = (place / "scans" / "labels.csv").rename(place / "labels.csv")
+    clean_folder(place / "scans", place / "cleaned", key="public", jobs=2)
+    return place / "scans", place / "cleaned", labels

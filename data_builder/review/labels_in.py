@@ -1,0 +1,78 @@
+"""A `labels.csv` into the store, as the decisions of one reader."""
+
+import json
+from pathlib import Path, PurePosixPath
+
+from data_builder.labels import Place, Verdict, read_labels
+from data_builder.review.folder import Folder
+from data_builder.review.store import Change
+from data_builder.subjects import Pseudonyms
+
+
+def label_changes(
+    path: Path, folder: Folder, pseudonyms: Pseudonyms, paths: dict[str, PurePosixPath]
+) -> tuple[list[Change], list[str]]:
+    """What the file says of this folder's slices, and the lines that match none of them.
+
+    Studies and slices are named by UID, by the pseudonyms that the page shows or, where `paths`
+    (pseudonym of a file -> its place in the DICOM folder) is known, by folder and number. What is
+    said of a whole study becomes a decision on it. Raises InputError with line and column.
+    """
+    labels = read_labels(path.parent, [PurePosixPath(path.name)], pseudonyms)
+    numbers = _numbers(folder)
+    changes: list[Change] = []
+    for study, keys in folder.studies.items():
+        said = {}
+        for key in keys:
+            row = folder.rows[key]
+            number, instance = numbers.get(key, (None, key))
+            said[key] = labels.of(
+                Place(
+                    paths.get(row["file"], PurePosixPath("unknown")),
+                    study,
+                    (row["subject"],),
+                    instance,
+                    int(row["frame"]) if row["frame"] else number,
+                )
+            )
+        changes += _changes(study, said)
+    return changes, labels.unmatched()
+
+
+def _changes(study: str, said: dict[str, Verdict]) -> list[Change]:
+    """Decisions on the study where all its slices have one word, else on each slice."""
+    found = []
+    general = {_label(verdict) for verdict in said.values() if verdict.level != "slice"} - {""}
+    whole = general.pop() if len(general) == 1 else ""
+    if whole:
+        found.append(Change(study, "label", whole))
+    keeps = {verdict.keep for verdict in said.values()}
+    one_keep = keeps.pop() if len(keeps) == 1 else ""
+    if one_keep:
+        found.append(Change(study, "keep", one_keep))
+    for key, verdict in said.items():
+        label = _label(verdict)
+        if label and not (whole and verdict.level != "slice"):
+            found.append(Change(key, "label", label))
+        if verdict.keep and not one_keep:
+            found.append(Change(key, "keep", verdict.keep))
+    return found
+
+
+def _label(verdict: Verdict) -> str:
+    if not verdict.hemorrhage:
+        return ""
+    return verdict.location if verdict.hemorrhage == "1" else "normal"
+
+
+def _numbers(folder: Folder) -> dict[str, tuple[int | None, str]]:
+    """Slice key -> its instance number and its instance's pseudonym, from clean's journal."""
+    found: dict[str, tuple[int | None, str]] = {}
+    journal = folder.path / ".journal.jsonl"
+    if not journal.is_file():
+        return found
+    for line in journal.read_text(encoding="utf-8").splitlines():
+        told = json.loads(line) if line.endswith("}") else {}
+        for row in told.get("rows", ()):
+            found[row["key"]] = (row["instance"], row["instance_uid"])
+    return found
