@@ -45,12 +45,12 @@ def kind_of(folder: Path) -> str:
     Raises InputError where the folder is missing or empty.
     """
     if not folder.is_dir():
-        raise InputError(f"the source {folder.name!r} is not a folder: give one that exists")
+        raise InputError("the source SRC is not a folder: give one that exists")
     if (folder / "manifest.csv").is_file():
         return "cleaned"
     inside = {child.name.lower() for child in folder.iterdir()}
     if not inside:
-        raise InputError(f"the source {folder.name!r} is empty: give a folder with slices or DICOM")
+        raise InputError("the source SRC is empty: give a folder with slices or DICOM")
     return "published" if {"yes", "no"} & inside else "dicom"
 
 
@@ -59,7 +59,7 @@ def open_source(folder: Path, pseudonyms: Pseudonyms) -> Source:
     kind = kind_of(folder)
     if kind == "dicom":
         raise InputError(
-            f"the source {folder.name!r} holds neither manifest.csv nor yes/ and no/: "
+            "the source SRC holds neither manifest.csv nor yes/ and no/: "
             "clean it first (python -m data_builder clean SRC --out DIR)"
         )
     if kind == "published":
@@ -68,7 +68,8 @@ def open_source(folder: Path, pseudonyms: Pseudonyms) -> Source:
         cleaning = json.loads((folder / "cleaning.json").read_text())
     except (OSError, ValueError) as error:
         raise InputError(
-            f"{folder.name}/cleaning.json is missing or damaged: run clean again into a new folder"
+            "cleaning.json in the source SRC is missing or damaged: run clean again into a new "
+            "folder"
         ) from error
     records = _sorted(_manifest(folder))
     return Source(kind, records, bool(cleaning.get("phantom")), cleaning)

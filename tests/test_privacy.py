@@ -219,6 +219,12 @@ def test_no_name_gets_out_of_the_whole_chain(source, tmp_path, capfd, monkeypatc
     run("build", cleaned, "--data_dir", data, *split, status=0)
     run("build", source, "--data_dir", shared / "direct", *split, status=0)
     run("build", cleaned, "--data_dir", data, "--folds", "3", "--fold", "7", status=2)
+    run("build", source / "nowhere" / NAME, "--data_dir", data, status=2)
+    named = source.parent / f"{WORDS[1]} named"
+    named.mkdir()
+    run("build", named, "--data_dir", data, status=2)
+    put(named, "manifest.csv", b"key")
+    run("build", named, "--data_dir", data, status=2)
     if "audit" in EXAMPLES:
         assert builder(["audit", str(cleaned)]) in (0, 1)
 

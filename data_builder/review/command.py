@@ -46,12 +46,12 @@ def open_review(
 def take_labels(answers: Answers, path: Path, reader: str, key: str | None) -> str:
     """Stores a labels.csv as one action of `reader`; returns what was done, in words."""
     if not path.is_file():
-        raise InputError(f"--labels {path.name!r} is not a file: give a labels.csv")
+        raise InputError("--labels names no file: give a labels.csv")
     paths = answers.scans.paths if answers.scans else {}
     changes, unmatched = label_changes(path, answers.folder, Pseudonyms(load_key(key)), paths)
     if not changes:
         raise InputError(
-            f"{path.name} says nothing of this folder's slices: give --key as to clean, and "
+            "the labels say nothing of this folder's slices: give --key as to clean, and "
             "--dicom where studies are named by folder"
         )
     saved = answers.store.append(reader_name(reader), uuid.uuid4().hex, changes)
