@@ -559,7 +559,7 @@ def test_bad_arguments_are_one_line_and_status_2(tmp_path, folder, capsys):
         ([str(empty)], "holds no manifest.csv"),
         ([cleaned, "--dicom", str(tmp_path / "no"), "--key", "public"], "is not a folder"),
         ([cleaned, "--dicom", str(empty), "--key", "public"], "holds no file that the manifest"),
-        ([cleaned, "--labels", str(tmp_path / "no.csv")], "is not a file"),
+        ([cleaned, "--labels", str(tmp_path / "no.csv")], "names no file"),
         ([cleaned, "--export", cleaned], "the reviewed folder itself"),
         ([cleaned, "--port", busy], "can't be listened on"),
     ):
