@@ -14,5 +14,4 @@ def get_config() -> ml_collections.ConfigDict:
     config = phantom.get_config()
     config.data.key = ""
     config.data.folds = 5
-    config.num_epochs = 5
     return config

@@ -32,7 +32,7 @@ def get_config() -> ml_collections.ConfigDict:
     config = table4.get_config()
     config.title = "Table 4, small"
     config.rows = rows = ml_collections.ConfigDict()
-    rows["DTViT micro"] = table4.row("real_small", **SMALL)
+    rows["DTViT nano"] = table4.row("real_small", **SMALL)
     rows["ResNet18"] = table4.row("resnet18", **SMALL)
     rows["AlexNet"] = table4.row("alexnet", **SMALL)
     rows["SqueezeNet"] = table4.row("squeezenet", **SMALL)
