@@ -93,7 +93,7 @@ def test_an_image_that_is_none_is_refused_by_key_and_leaves_nothing_whole(tmp_pa
     Image.new("L", (96, 96)).save(victim)
     folder = prepare(folder, tmp_path / "data", SplitPlan(), 36, "public")
     lines = (folder / "splits.csv").read_text().splitlines()
-    assert lines[0] == "key,subject,split,sex,year,scanner,thickness_mm"
+    assert lines[0] == "key,subject,split,sex,year,scanner,thickness_mm,fold,digest"
     assert {line.split(",")[4] for line in lines[1:]} == {"", "2020"}  # in ICH files' names alone
     assert not list((tmp_path / "data").rglob("*incomplete*"))
 

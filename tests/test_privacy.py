@@ -104,10 +104,12 @@ def source(tmp_path_factory):
         folder = f"{WORDS[0]} {WORDS[1]}/{WORDS[2]}{person}"
         uid = generate_uid(entropy_srcs=[folder])
         location = locations[person % 5]
+        texture = np.random.default_rng(person).integers(0, 25, (8, 8))
+        own = np.kron(texture, np.ones((8, 8), int))  # or they would pass for copies of one person
         labels.append(f"{WORDS[2]}{person},{NAME} {person},,,{int(bool(location))},{location}")
         for k in range(2):
             changes = {"PatientID": f"{NUMBER}{person}", "InstanceNumber": k + 1}
-            ds = ct(head_hu() + person + 30 * k, **changes, StudyInstanceUID=uid)
+            ds = ct(head_hu() + own + 30 * k, **changes, StudyInstanceUID=uid)
             ds.SOPInstanceUID = f"{uid}.{k}"
             ds = planted(ds, but=("PatientID",)) if k == 0 else ds
             ds.PatientName = NAME
