@@ -5,8 +5,6 @@ import signal
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# A shell's background job ignores Ctrl-C, and so would every program that the tests start.
-signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import jaxtyping
 import pytest
@@ -16,6 +14,9 @@ jaxtyping.install_import_hook(["dtvit_jax", "data_builder"], "beartype.beartype"
 
 import numpy as np  # noqa: E402
 from PIL import Image  # noqa: E402
+
+# A shell's background job ignores Ctrl-C, and so would every program that the tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 LOCATIONS = ("Deep", "Lobar", "Subtentorial")
 
