@@ -11,8 +11,8 @@ held-out made-up subjects each, 8 a location; 95% intervals over subjects):
 
 The chain took 4 min 29 s to 6 min 16 s on 2 CPU cores that had other work too.
 
-The three windows as channels are what gets the first task off its plateau: with the whole gray range
-in each, all else alike (seed 0), training accuracy was 0.63 after 4.8 epochs, against 0.89.
+The three windows as channels are what gets the first task off its plateau: with the whole gray
+range in each, all else alike (seed 0), training accuracy was 0.63 after 4.8 epochs, against 0.89.
 
 Phantom results say nothing about patients.
 """
