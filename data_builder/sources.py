@@ -8,7 +8,7 @@ import json
 import math
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from data_builder.errors import InputError
@@ -132,8 +132,11 @@ def published_meanings(source: Source) -> Iterable[tuple[str, str]]:
         yield record.subject, identity
 
 
-def _manifest(folder: Path) -> Iterable[Record]:
-    """The rows of manifest.csv that are kept and labelled."""
+def manifest_rows(folder: Path) -> Iterator[tuple[int, dict[str, str]]]:
+    """Line number and cells of each row of `folder`'s manifest.csv.
+
+    Raises InputError where a column is missing.
+    """
     with (folder / "manifest.csv").open(newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
         missing = set(MANIFEST_COLUMNS) - set(reader.fieldnames or ())
@@ -142,8 +145,14 @@ def _manifest(folder: Path) -> Iterable[Record]:
                 f"manifest.csv lacks the columns {', '.join(sorted(missing))}: run clean again"
             )
         for row in reader:
-            if row["keep"] != "0" and row["hemorrhage"] != "":
-                yield _manifest_record(folder, row, reader.line_num)
+            yield reader.line_num, row
+
+
+def _manifest(folder: Path) -> Iterable[Record]:
+    """The rows of manifest.csv that are kept and labelled."""
+    for line, row in manifest_rows(folder):
+        if row["keep"] != "0" and row["hemorrhage"] != "":
+            yield _manifest_record(folder, row, line)
 
 
 def _manifest_record(folder: Path, row: dict[str, str], line: int) -> Record:

@@ -1,11 +1,10 @@
 """The folder under review: what `clean` left in it, read once and never changed."""
 
-import csv
 import json
 from pathlib import Path
 
 from data_builder.errors import InputError
-from data_builder.records import MANIFEST_COLUMNS
+from data_builder.sources import manifest_rows
 
 
 class Folder:
@@ -36,21 +35,13 @@ class Folder:
         self._root = path.resolve()
 
     def _read(self) -> None:
-        with (self.path / "manifest.csv").open(newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file)
-            missing = set(MANIFEST_COLUMNS) - set(reader.fieldnames or ())
-            if missing:
+        for line, row in manifest_rows(self.path):
+            if row["key"] in self.rows:
                 raise InputError(
-                    f"manifest.csv lacks the columns {', '.join(sorted(missing))}: run clean again"
+                    f"manifest.csv line {line}: its key was there before: run clean again"
                 )
-            for row in reader:
-                if row["key"] in self.rows:
-                    raise InputError(
-                        f"manifest.csv line {reader.line_num}: its key was there before: run "
-                        "clean again"
-                    )
-                self.rows[row["key"]] = row
-                self.studies.setdefault(row["study"], []).append(row["key"])
+            self.rows[row["key"]] = row
+            self.studies.setdefault(row["study"], []).append(row["key"])
         if not self.rows:
             raise InputError("manifest.csv holds no slice: run clean again")
 
