@@ -54,6 +54,8 @@ def parse(argv: list[str]) -> list[str]:
         return left
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
         said = " ".join(str(error).split()).strip("\"'")
+        if "Failed loading config file" in said and "No such file" in said:
+            said = "--config names a file that does not exist"
         print(f"error: the command line: {said}: see --help and the config file", file=sys.stderr)
         sys.exit(2)
 

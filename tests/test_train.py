@@ -215,6 +215,7 @@ def test_a_step_above_the_memory_stops_before_it_compiles(shards, tmp_path, monk
     ("arguments", "words"),
     [
         (["--config.no_such_field=1"], "no_such_field"),
+        (["--config=nowhere.py"], "--config names a file that does not exist"),
         (["--config.batch_size=many"], "batch_size"),
         (["--config.data.dir=nowhere"], "no shards in"),
     ],
