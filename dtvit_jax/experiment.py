@@ -26,6 +26,7 @@ from ml_collections import config_flags
 
 import configs
 from data_builder.errors import InputError
+from data_builder.shards import data_sets
 from dtvit_jax.main import parse
 from dtvit_jax.predictions import Predictions, read_csv, write_csv
 
@@ -246,8 +247,14 @@ def define_flags(values: flags.FlagValues) -> None:
 
 def _main(argv: list[str]) -> None:
     del argv
+    config = flags.FLAGS.config
     try:
-        sys.exit(run(flags.FLAGS["config"].value, Path(flags.FLAGS.out)))
+        if not config.source and not data_sets(Path(config.data_dir)):
+            raise InputError(
+                f"config.source is empty and {config.data_dir} holds no data set: give "
+                "--config.source=SRC"
+            )
+        sys.exit(run(config, Path(flags.FLAGS.out)))
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -1,6 +1,7 @@
 import json
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -241,3 +242,11 @@ def test_one_real_cell_and_the_baseline_predict_the_same_slices(published, tmp_p
     np.testing.assert_array_equal(np.sort(model.key), np.sort(base.key))
     assert set(model.fold.tolist()) == {1} and np.isfinite(base.p_location).all()
     np.testing.assert_allclose(base.p_location.sum(axis=1), 1)
+
+
+def test_without_a_source_or_a_data_set_nothing_is_begun(tmp_path):
+    words = [f"--config={table4_small.__file__}", f"--out={tmp_path / 'out'}"]
+    command = [sys.executable, "-m", "dtvit_jax.experiment", *words]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2 and not (tmp_path / "out").exists()
+    assert done.stderr.count("\n") == 1 and "--config.source=SRC" in done.stderr
