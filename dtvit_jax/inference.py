@@ -3,6 +3,7 @@
 import functools
 import json
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -16,7 +17,7 @@ from dtvit_jax.input_pipeline import Shards, SliceSource, evaluation_batches, fi
 from dtvit_jax.predictions import Predictions
 from dtvit_jax.run_setup import make_task
 from dtvit_jax.sharding import make_mesh, state_sharding
-from dtvit_jax.steps import evaluate_step
+from dtvit_jax.steps import Task, evaluate_step
 
 
 class TrainedRun:
@@ -44,10 +45,8 @@ class TrainedRun:
         """The data set that the run was trained on, known by its digest."""
         return find_shards(self.config.data, self.record["dataset"]["digest"])
 
-    def predict(self, split: str) -> Predictions:
-        """Probabilities of the best checkpoint for every slice of 'train', 'validation', 'test'."""
-        keep_freed_memory()
-        source = self.shards.source(split)
+    def model(self) -> tuple[Task, Any, Any]:
+        """The task, and the best checkpoint's parameters and batch statistics, on the devices."""
         task, abstract = make_task(self.config, steps=1)
         mesh = make_mesh({"data": -1, "fsdp": 1})
         abstract = jax.tree.map(
@@ -56,13 +55,20 @@ class TrainedRun:
             state_sharding(mesh, abstract),
         )
         state, _ = self._checkpoints.restore(self.step, abstract)
+        return task, state.params, state.stats
+
+    def predict(self, split: str) -> Predictions:
+        """Probabilities of the best checkpoint for every slice of 'train', 'validation', 'test'."""
+        keep_freed_memory()
+        source = self.shards.source(split)
+        task, params, stats = self.model()
         evaluate_fn = jax.jit(functools.partial(evaluate_step, task=task))
         size = self.config.eval_batch_size
         batches = evaluation_batches(source, size)
         columns: list[tuple[np.ndarray, ...]] = []
         for batch in track(batches, -(-len(source) // size), f"evaluating, {split}"):
             index, mask = batch.pop("index"), batch["mask"]
-            _, p_hemorrhage, p_location = evaluate_fn(state.params, state.stats, batch)
+            _, p_hemorrhage, p_location = evaluate_fn(params, stats, batch)
             values = (index, batch["hemorrhage"], batch["location"], p_hemorrhage, p_location)
             columns.append(tuple(np.asarray(value)[mask] for value in values))
         return self._table(source, split, *map(np.concatenate, zip(*columns, strict=True)))
