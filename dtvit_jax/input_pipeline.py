@@ -1,7 +1,7 @@
 """Shards to batches: TFDS ArrayRecord through grain, each example a function of its place."""
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -176,15 +176,21 @@ class TrainingExamples:
         return row
 
 
-def training_batches(examples: TrainingExamples, batch_size: int) -> grain.DatasetIterator:
-    """An endless iterator of batches; its state can be saved and set."""
+def training_batches(
+    examples: TrainingExamples, batch_size: int, packer: Callable[[Batch], Batch] | None = None
+) -> grain.DatasetIterator:
+    """An endless iterator of batches, each through `packer`; its state can be saved and set."""
     dataset = grain.MapDataset.source(examples).batch(batch_size, drop_remainder=True)
+    if packer is not None:
+        dataset = dataset.map(packer)
     threads = psutil.cpu_count() or 1
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=4)
     return iter(dataset.to_iter_dataset(options))
 
 
-def evaluation_batches(source: SliceSource, batch_size: int) -> Iterator[Batch]:
+def evaluation_batches(
+    source: SliceSource, batch_size: int, packer: Callable[[Batch], Batch] | None = None
+) -> Iterator[Batch]:
     """Every slice once, in stored order; the last batch is padded where `mask` is False."""
     for start in range(0, len(source), batch_size):
         rows = [source[i] for i in range(start, min(start + batch_size, len(source)))]
@@ -195,7 +201,7 @@ def evaluation_batches(source: SliceSource, batch_size: int) -> Iterator[Batch]:
             for name, v in batch.items()
         }
         batch["mask"] = np.arange(batch_size) < len(rows)
-        yield batch
+        yield batch if packer is None else packer(batch)
 
 
 def open_shards(data: Any) -> Shards:

@@ -54,12 +54,18 @@ def _loss(
 ) -> tuple[Array, tuple[Any, dict[str, Array]]]:
     """Weighted sum of both tasks' losses over one part of a batch, and what is logged of it."""
     model = merge_model(task.graph, params, stats)
-    logits = model(task.transform(part["image"], part["augmentation"]), key=key)
+    images = task.transform(part["image"], part["augmentation"])
+    logits = model(images, **packed(part), key=key)
     sums = task_sums(logits, part)
     loss_1 = (sums.pop("each_hemorrhage") * part["weight"]).sum()
     loss_2 = (sums.pop("each_location") * part["weight_location"]).sum()
     loss = task.weights.hemorrhage * loss_1 + task.weights.location * loss_2  # Eq. 5
     return loss, (split_model(model)[2], sums)
+
+
+def packed(batch: Batch) -> dict[str, Any]:
+    """What the model is told of a batch that `packing.Packer` laid out."""
+    return {"packing": batch["packing"]} if "packing" in batch else {}
 
 
 def task_sums(logits: tuple[Array, Array], batch: Batch) -> dict[str, Array]:
@@ -142,7 +148,7 @@ def evaluate_step(
     class 'normal' is left out and the rest scaled).
     """
     model = merge_model(task.graph, params, stats)
-    logits = model(task.transform(batch["image"], None))
+    logits = model(task.transform(batch["image"], None), **packed(batch))
     sums = task_sums(logits, batch)
     sums = {name: sums[name] for name in SUMS}
     p_hemorrhage = jax.nn.softmax(logits[0])[:, 1]

@@ -6,7 +6,7 @@ import math
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,10 @@ import jax
 import ml_collections
 
 from data_builder.errors import InputError
-from dtvit_jax import memory, pretrained, run_record, weights
+from dtvit_jax import memory, packing, pretrained, run_record, weights
 from dtvit_jax.checkpoint import Checkpoints, has_checkpoint
 from dtvit_jax.console import TrainingProgress
 from dtvit_jax.input_pipeline import (
-    SliceSource,
     TrainingExamples,
     evaluation_batches,
     open_shards,
@@ -31,6 +30,7 @@ from dtvit_jax.run_setup import (
     initial_state,
     make_augmentation,
     make_task,
+    make_tissue,
     step_memory,
 )
 from dtvit_jax.sharding import batch_sharding, make_mesh, state_sharding
@@ -54,6 +54,7 @@ def train(config: ml_collections.ConfigDict, workdir: Path, command: str) -> int
         shards.source("train"), config.data.balance, augmentation, config.seed
     )
     validation = shards.source("validation")
+    tissue = make_tissue(config)
     epoch_steps = examples.epoch_length / config.batch_size
     steps = config.num_steps or int(config.num_epochs * epoch_steps)
     check_batch(config, mesh.size, examples.epoch_length, steps)
@@ -77,7 +78,11 @@ def train(config: ml_collections.ConfigDict, workdir: Path, command: str) -> int
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, placed
     )
     checkpoints = Checkpoints(workdir, config.best)
-    batches = training_batches(examples, config.batch_size)
+    packer = packing.for_training(tissue, examples, config, mesh.size)
+    batches = training_batches(examples, config.batch_size, packer)
+    validation_packer = packing.for_evaluation(
+        tissue, validation, config.eval_batch_size, mesh.size
+    )
     history: list[dict[str, Any]] = []
     sums = dict.fromkeys((*SUMS, "steps"), 0.0)
     seconds = 0.0
@@ -111,7 +116,8 @@ def train(config: ml_collections.ConfigDict, workdir: Path, command: str) -> int
                 epoch = round(step / epoch_steps, 4)
                 if step:
                     history.append(row(step, epoch, "train", figures(sums, task.weights)))
-                metrics = validate(state, validation, config.eval_batch_size, evaluate_fn, task)
+                held_out = evaluation_batches(validation, config.eval_batch_size, validation_packer)
+                metrics = validate(state, held_out, evaluate_fn, task)
                 check_finite(metrics, step, workdir)
                 history.append(row(step, epoch, "validation", metrics))
                 sums = dict.fromkeys(sums, 0.0)
@@ -151,11 +157,11 @@ def evaluation_steps(steps: int, every: float) -> set[int]:
 
 
 def validate(
-    state: TrainState, source: SliceSource, batch_size: int, evaluate_fn: Any, task: Task
+    state: TrainState, batches: Iterable[dict[str, Any]], evaluate_fn: Any, task: Task
 ) -> dict[str, float]:
-    """Losses and accuracies over every validation slice once."""
+    """Losses and accuracies over all slices in `batches`."""
     total = dict.fromkeys(SUMS, 0.0)
-    for batch in evaluation_batches(source, batch_size):
+    for batch in batches:
         batch.pop("index")
         sums, _, _ = evaluate_fn(state.params, state.stats, batch)
         total = add(total, [sums])

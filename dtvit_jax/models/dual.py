@@ -9,6 +9,8 @@ from jaxtyping import Array, Float, Key
 
 from data_builder.errors import InputError
 from dtvit_jax.models.layers import dropout
+from dtvit_jax.models.packed import Packing
+from dtvit_jax.models.vit import ViT
 
 
 @runtime_checkable
@@ -74,13 +76,19 @@ class DualTask(nnx.Module):
         self,
         images: Float[Array, "batch rows columns channels"],
         *,
+        packing: Packing | None = None,
         key: Key[Array, ""] | None = None,
     ) -> tuple[Float[Array, "batch 2"], Float[Array, "batch locations"]]:
         """Logits of (no hemorrhage, hemorrhage) and of the location, float32.
 
         A `key` means training: dropout, and batch statistics where the encoder has BatchNorm
         (its running statistics, the `nnx.BatchStat` of this module, are then updated in place).
+        With a `packing` (ViT) only the patches that it keeps are computed.
         """
         keys = (None,) * 3 if key is None else tuple(jax.random.split(key, 3))
-        features = self.encoder(images, key=keys[0])
+        if packing is None:
+            features = self.encoder(images, key=keys[0])
+        else:
+            assert isinstance(self.encoder, ViT)  # run_setup.make_tissue refuses others
+            features = self.encoder.encode_packed(images, packing, key=keys[0])
         return self.hemorrhage(features, keys[1]), self.location(features, keys[2])
