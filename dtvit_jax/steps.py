@@ -190,6 +190,15 @@ def evaluate_step(
     return sums, p_hemorrhage, p_location
 
 
+def validation_step(
+    params: Any, stats: Any, batch: Batch, *, task: Task
+) -> tuple[dict[str, Array], dict[str, Array]]:
+    """Sums of the batch (SUMS), and a row for each example: mask, labels and probabilities."""
+    sums, p_hemorrhage, p_location = evaluate_step(params, stats, batch, task=task)
+    rows = {name: batch[name] for name in ("mask", "hemorrhage", "location")}
+    return sums, {**rows, "p_hemorrhage": p_hemorrhage, "p_location": p_location}
+
+
 def figures(sums: dict[str, Any], weights: LossWeights) -> dict[str, float]:
     """Losses and accuracies of both tasks out of sums over any number of batches."""
     n, n_location = max(float(sums["n"]), 1), max(float(sums["n_location"]), 1)

@@ -14,7 +14,6 @@ import numpy as np
 import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from data_builder.errors import InputError
 from dtvit_jax import memory, pretrained, run_record, weights
 from dtvit_jax.checkpoint import Checkpoints, has_checkpoint, saved_config
 from dtvit_jax.console import TrainingProgress
@@ -42,15 +41,17 @@ from dtvit_jax.steps import (
     SUMS,
     Task,
     TrainState,
-    evaluate_step,
     evaluated_model,
     figures,
     train_step,
+    validation_step,
 )
 from dtvit_jax.stop_signals import STOPPED, stop_signals
 from dtvit_jax.tensorboard import MOST_IMAGES, TensorBoard
 from dtvit_jax.validation_metrics import (
+    check_best,
     evaluated,
+    evaluation_steps,
     evaluations_since_best,
     in_words,
     row,
@@ -119,7 +120,7 @@ def train(config: ml_collections.ConfigDict, workdir: Path, command: str) -> int
         donate_argnums=0,
         out_shardings=(placed, everywhere),
     )
-    evaluate_fn = jax.jit(functools.partial(evaluate_step, task=task), out_shardings=everywhere)
+    validation_fn = jax.jit(functools.partial(validation_step, task=task), out_shardings=everywhere)
     evaluate_at = evaluation_steps(steps, config.eval_every_epochs * epoch_steps)
 
     with (
@@ -144,9 +145,10 @@ def train(config: ml_collections.ConfigDict, workdir: Path, command: str) -> int
                     of_training = figures(log.start_again(), task.weights)
                     history.append(row(step, epoch, "train", of_training))
                 metrics = validate(
-                    state, validation, config.eval_batch_size, on_devices, evaluate_fn, task
+                    state, validation, config.eval_batch_size, on_devices, validation_fn, task
                 )
-                check_figures(metrics, step, config.best)
+                check_finite("validation", metrics, step)
+                check_best(metrics, config.best)
                 history.append(row(step, epoch, "validation", metrics))
                 show(history, epoch, board, progress_bar)
             if metrics is not None or leaving:
@@ -202,43 +204,28 @@ def describe(
     board.images("augmented", jax.jit(task.transform)(images, drawn))
 
 
-def evaluation_steps(steps: int, every: float) -> set[int]:
-    """0, each multiple of `every` (rounded), and the last step."""
-    return {0, steps} | {round(i * every) for i in range(1, int(steps / every) + 1)}
-
-
 def validate(
     state: TrainState,
     source: SliceSource,
     batch_size: int,
     on_devices: NamedSharding,
-    evaluate_fn: Any,
+    validation_fn: Any,
     task: Task,
 ) -> dict[str, float]:
     """Losses, accuracies and metrics over every validation slice once."""
     model = evaluated_model(state)
-    total, columns = dict.fromkeys(SUMS, 0.0), []
+    total, tables = dict.fromkeys(SUMS, 0.0), []
     for batch in evaluation_batches(source, batch_size):
         batch.pop("index")
-        found = evaluate_fn(*model, jax.device_put(batch, on_devices))
-        sums, p_hemorrhage, p_location = jax.device_get(found)
+        sums, table = jax.device_get(validation_fn(*model, jax.device_put(batch, on_devices)))
         total = {name: value + float(sums[name]) for name, value in total.items()}
-        table = (batch["hemorrhage"], batch["location"], p_hemorrhage, p_location)
-        columns.append([column[batch["mask"]] for column in table])
+        mask = table.pop("mask")
+        tables.append({name: column[mask] for name, column in table.items()})
     of_sums = figures(total, task.weights)
     if not np.isfinite(list(of_sums.values())).all():
         return of_sums
-    return of_sums | slice_metrics(*map(np.concatenate, zip(*columns, strict=True)))
-
-
-def check_figures(metrics: dict[str, float], step: int, best: str) -> None:
-    """Raises NotFiniteError for a figure that is no number, InputError where `best` is missing."""
-    check_finite("validation", metrics, step)
-    if best not in metrics:
-        raise InputError(
-            f"config.best={best!r} can't be computed on this validation side (a class has no "
-            "slice there): name another"
-        )
+    table = {name: np.concatenate([part[name] for part in tables]) for name in tables[0]}
+    return of_sums | slice_metrics(**table)
 
 
 def norm(params: Any) -> float:

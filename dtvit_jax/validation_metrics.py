@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from data_builder.errors import InputError
 from dtvit_jax.metrics import hemorrhage_metrics, location_metrics
 
 OF_SUMS = (
@@ -50,6 +51,20 @@ def names() -> tuple[str, ...]:
     truth, location = np.array([0, 1, 1, 1]), np.array([-1, 0, 1, 2])
     found = slice_metrics(truth, location, np.full(4, 0.5), np.full((4, 3), 1 / 3))
     return (*OF_SUMS, *found)
+
+
+def evaluation_steps(steps: int, every: float) -> set[int]:
+    """0, each multiple of `every` (rounded), and the last step."""
+    return {0, steps} | {round(i * every) for i in range(1, int(steps / every) + 1)}
+
+
+def check_best(metrics: Mapping[str, float], best: str) -> None:
+    """Raises InputError where the figure of config.best could not be computed."""
+    if best not in metrics:
+        raise InputError(
+            f"config.best={best!r} can't be computed on this validation side (a class has no "
+            "slice there): name another"
+        )
 
 
 def lower_is_better(name: str) -> bool:

@@ -93,7 +93,7 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(trained, shards, tmp_path, monk
         monkeypatch.setattr(module, "training_batches", original)
         assert train(config, other, "a command") == 0
     compiled = [r.getMessage() for r in caplog.records if "Compiling jit(" in r.getMessage()]
-    for name in ("train_step", "evaluate_step"):  # once in each of the three
+    for name in ("train_step", "validation_step"):  # once in each of the three
         assert sum(f"jit({name})" in message for message in compiled) == 3
     step = last_step(workdir)
     for one, two in zip(saved(workdir, step), saved(other, step), strict=True):
