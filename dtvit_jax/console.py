@@ -15,9 +15,9 @@ SECONDS_BETWEEN_LINES = 15.0
 class TrainingProgress:
     """Shows loss, rate and time left. Reading the loss waits for the device, so it is rare."""
 
-    def __init__(self, first: int, steps: int) -> None:
+    def __init__(self, first: int, steps: int, shown: bool = True) -> None:
         self._first, self._steps = first, steps
-        self._console = Console(stderr=True)
+        self._console = Console(stderr=True, quiet=not shown)
         columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn())
         last = (TextColumn("{task.description}"), TimeRemainingColumn())
         self._bar = Progress(*columns, *last, console=self._console)
@@ -41,7 +41,7 @@ class TrainingProgress:
     def advance(self, step: int, loss: jax.Array) -> None:
         """Tells that `step` steps are done."""
         now = time.monotonic()
-        if now - self._last < self._every:
+        if self._console.quiet or now - self._last < self._every:
             return
         self._last = now
         rate = (step - self._first) / (now - self._start)

@@ -35,6 +35,11 @@ class Task:
     transform: Any  # (images, parameters or None) -> model input
     accumulation: int
     seed: int
+    gather: Any = None  # params -> params as the model reads them, where they lie in parts
+
+    def model(self, params: Any, stats: Any) -> Any:
+        """The model, to be called inside a jax.jit."""
+        return merge_model(self.graph, self.gather(params) if self.gather else params, stats)
 
 
 def split_model(model: nnx.Module) -> tuple[nnx.GraphDef, Any, Any]:
@@ -53,7 +58,7 @@ def _loss(
     params: Any, stats: Any, part: Batch, key: Key[Array, ""], task: Task
 ) -> tuple[Array, tuple[Any, dict[str, Array]]]:
     """Weighted sum of both tasks' losses over one part of a batch, and what is logged of it."""
-    model = merge_model(task.graph, params, stats)
+    model = task.model(params, stats)
     logits = model(task.transform(part["image"], part["augmentation"]), key=key)
     sums = task_sums(logits, part)
     loss_1 = (sums.pop("each_hemorrhage") * part["weight"]).sum()
@@ -141,7 +146,7 @@ def evaluate_step(
     Probabilities: hemorrhage [batch]; locations [batch, 3], given ICH, summing to 1 (a fourth
     class 'normal' is left out and the rest scaled).
     """
-    model = merge_model(task.graph, params, stats)
+    model = task.model(params, stats)
     logits = model(task.transform(batch["image"], None))
     sums = task_sums(logits, batch)
     sums = {name: sums[name] for name in SUMS}

@@ -1,5 +1,6 @@
 """The training loop, to be read from top to bottom."""
 
+import dataclasses
 import functools
 import json
 import math
@@ -13,9 +14,10 @@ from typing import Any
 
 import jax
 import ml_collections
+from jax.sharding import NamedSharding
 
 from data_builder.errors import InputError
-from dtvit_jax import memory, pretrained, run_record, weights
+from dtvit_jax import hosts, memory, pretrained, run_record, weights
 from dtvit_jax.checkpoint import Checkpoints, has_checkpoint
 from dtvit_jax.console import TrainingProgress
 from dtvit_jax.input_pipeline import (
@@ -33,7 +35,7 @@ from dtvit_jax.run_setup import (
     make_task,
     step_memory,
 )
-from dtvit_jax.sharding import batch_sharding, make_mesh, state_sharding
+from dtvit_jax.sharding import batch_sharding, gather_for_use, make_mesh, state_sharding
 from dtvit_jax.steps import SUMS, Task, TrainState, evaluate_step, figures, train_step
 
 STOPPED = {signal.SIGINT: 130, signal.SIGTERM: 143}
@@ -48,6 +50,7 @@ def train(config: ml_collections.ConfigDict, workdir: Path, command: str) -> int
     check_config(config)
     augmentation = make_augmentation(config)
     mesh = make_mesh(config.mesh)
+    hosts.check_source(config.data.source)
 
     shards = open_shards(config.data)
     examples = TrainingExamples(
@@ -71,13 +74,19 @@ def train(config: ml_collections.ConfigDict, workdir: Path, command: str) -> int
         loaded = pretrained.load_into(
             initial, given, abstract.params, abstract.stats, config.init_heads
         )
-    run_record.claim_workdir(workdir, config)
+    if hosts.is_primary():
+        run_record.claim_workdir(workdir, config)
+    hosts.wait_for_all("workdir")
     placed = state_sharding(mesh, abstract)
+    task = dataclasses.replace(task, gather=gather_for_use(placed.params))
     abstract = jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, placed
     )
     checkpoints = Checkpoints(workdir, config.best)
-    batches = training_batches(examples, config.batch_size)
+    on_devices = batch_sharding(mesh)
+    rows = hosts.local_rows(on_devices, config.batch_size)
+    local = hosts.LocalExamples(examples, config.batch_size, rows)
+    batches = training_batches(local, len(rows))
     history: list[dict[str, Any]] = []
     sums = dict.fromkeys((*SUMS, "steps"), 0.0)
     seconds = 0.0
@@ -87,14 +96,15 @@ def train(config: ml_collections.ConfigDict, workdir: Path, command: str) -> int
         run = run_record.describe_run(
             command, config, shards.metadata, sum(x.size for x in jax.tree.leaves(abstract.params))
         )
-        run_record.write_json(workdir / "run.json", run)
+        if hosts.is_primary():
+            run_record.write_json(workdir / "run.json", run)
     else:
         state, progress = checkpoints.restore(checkpoints.latest, abstract)
         batches.set_state(progress["batches"])
         history, sums, seconds = progress["history"], progress["sums"], progress["seconds"]
         run = json.loads((workdir / "run.json").read_text())
 
-    on_devices = batch_sharding(mesh)
+    agreement = hosts.Agreement(mesh)
     step_fn = jax.jit(functools.partial(train_step, task=task), donate_argnums=0)
     evaluate_fn = jax.jit(functools.partial(evaluate_step, task=task))
     first = int(state.step)
@@ -102,16 +112,21 @@ def train(config: ml_collections.ConfigDict, workdir: Path, command: str) -> int
     waiting: list[dict[str, jax.Array]] = []
     started = time.monotonic() - seconds
 
-    with TrainingProgress(first, steps) as progress_bar, stop_signals() as stopped:
+    with (
+        TrainingProgress(first, steps, hosts.is_primary()) as progress_bar,
+        stop_signals() as stopped,
+    ):
         for step in range(first, steps + 1):
             metrics = None
-            leaving = bool(stopped)  # asked once: a signal after this waits for the next step
+            leaving = agreement.reached(bool(stopped))  # asked once a step
             if step in evaluate_at and not evaluated(history, step):
                 sums = add(sums, waiting)
                 epoch = round(step / epoch_steps, 4)
                 if step:
                     history.append(row(step, epoch, "train", figures(sums, task.weights)))
-                metrics = validate(state, validation, config.eval_batch_size, evaluate_fn, task)
+                metrics = validate(
+                    state, validation, config.eval_batch_size, on_devices, evaluate_fn, task
+                )
                 check_finite(metrics, step, workdir)
                 history.append(row(step, epoch, "validation", metrics))
                 sums = dict.fromkeys(sums, 0.0)
@@ -125,20 +140,23 @@ def train(config: ml_collections.ConfigDict, workdir: Path, command: str) -> int
                     "seconds": time.monotonic() - started,
                 }
                 checkpoints.save(step, state, progress, metrics)
-                run_record.write_history(workdir, history)
+                if hosts.is_primary():
+                    run_record.write_history(workdir, history)
             if step == steps or leaving:
                 break
-            batch = jax.device_put(next(batches), on_devices)
+            batch = next(batches)
             batch.pop("index")
-            state, logged = step_fn(state, batch)
+            state, logged = step_fn(state, hosts.to_devices(batch, on_devices))
             waiting.append(logged)
             progress_bar.advance(step + 1, logged["loss"])
     checkpoints.close()
+    if not hosts.is_primary():
+        return STOPPED[stopped[0] if stopped else signal.SIGTERM] if leaving else 0
     if leaving:
         print(
             f"stopped at step {step} of {steps}, saved; the same command goes on", file=sys.stderr
         )
-        return STOPPED[stopped[0]]
+        return STOPPED[stopped[0] if stopped else signal.SIGTERM]
     run["train_seconds"] = round(time.monotonic() - started, 1)
     run_record.write_json(workdir / "run.json", run)
     print(f"trained {steps} steps; evaluate with: python -m dtvit_jax.evaluate --workdir {workdir}")
@@ -151,13 +169,18 @@ def evaluation_steps(steps: int, every: float) -> set[int]:
 
 
 def validate(
-    state: TrainState, source: SliceSource, batch_size: int, evaluate_fn: Any, task: Task
+    state: TrainState,
+    source: SliceSource,
+    batch_size: int,
+    on_devices: NamedSharding,
+    evaluate_fn: Any,
+    task: Task,
 ) -> dict[str, float]:
     """Losses and accuracies over every validation slice once."""
     total = dict.fromkeys(SUMS, 0.0)
-    for batch in evaluation_batches(source, batch_size):
+    for batch in evaluation_batches(source, batch_size, hosts.local_rows(on_devices, batch_size)):
         batch.pop("index")
-        sums, _, _ = evaluate_fn(state.params, state.stats, batch)
+        sums, _, _ = evaluate_fn(state.params, state.stats, hosts.to_devices(batch, on_devices))
         total = add(total, [sums])
     return figures(total, task.weights)
 
