@@ -20,7 +20,7 @@ def table(answer: dict[str, Any]) -> str:
         _row("products of a step", f"{answer['tflop_per_step']:.2f} TFLOP on all devices"),
         "",
         "On each device, estimated",
-        _row("state", _gib(b["state"])),
+        _row("state" if mesh["fsdp"] == 1 else "state, gathered", _gib(b["state"])),
         _row("gradients", _gib(b["gradients"])),
         _row("activations", _gib(b["activations"])),
         _row("needed in all", _gib(b["needed"])),

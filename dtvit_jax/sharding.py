@@ -62,6 +62,13 @@ def bytes_of_one(abstract: Any, placed: Any) -> int:
     return sum(jax.tree.leaves(sizes))
 
 
+def held_by_one(state: Any, placed: Any) -> int:
+    """Bytes that a step keeps on one device: its part of a TrainState, and what it gathers."""
+    both = zip(jax.tree.leaves(state.params), jax.tree.leaves(placed.params), strict=True)
+    gathered = sum(math.prod(x.shape) * x.dtype.itemsize for x, part in both if is_split(part))
+    return bytes_of_one(state, placed) + gathered
+
+
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Examples over all devices of the mesh."""
     return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))

@@ -19,8 +19,8 @@ from dtvit_jax.memory import Estimate
 from dtvit_jax.run_setup import make_task, step_memory
 from dtvit_jax.sharding import (
     batch_sharding,
-    bytes_of_one,
     gather_for_use,
+    held_by_one,
     is_split,
     state_sharding,
 )
@@ -63,16 +63,13 @@ def step_cost(config: ml_collections.ConfigDict, data: int = 1, fsdp: int = 1) -
     task, abstract = make_task(config, steps=1)
     placed = state_sharding(mesh, abstract)
     whole = step_memory(config, task, abstract)
-    both = zip(jax.tree.leaves(abstract.params), jax.tree.leaves(placed.params), strict=True)
-    gathered = sum(math.prod(x.shape) * x.dtype.itemsize for x, part in both if is_split(part))
-    state = bytes_of_one(abstract, placed) + gathered
     return StepCost(
         parameters=sum(x.size for x in jax.tree.leaves(abstract.params)),
         forward_macs=forward_macs(config, task, abstract),
         flops=flops.count(
             functools.partial(train_step, task=task), abstract, abstract_batch(config)
         ),
-        memory=dataclasses.replace(whole, state=state),
+        memory=dataclasses.replace(whole, state=held_by_one(abstract, placed)),
         examples=config.batch_size // mesh.size,
         accumulation=config.accumulation,
         devices=mesh.size,

@@ -35,7 +35,13 @@ from dtvit_jax.run_setup import (
     make_task,
     step_memory,
 )
-from dtvit_jax.sharding import batch_sharding, gather_for_use, make_mesh, state_sharding
+from dtvit_jax.sharding import (
+    batch_sharding,
+    gather_for_use,
+    held_by_one,
+    make_mesh,
+    state_sharding,
+)
 from dtvit_jax.steps import SUMS, Task, TrainState, evaluate_step, figures, train_step
 
 STOPPED = {signal.SIGINT: 130, signal.SIGTERM: 143}
@@ -66,7 +72,9 @@ def train(config: ml_collections.ConfigDict, workdir: Path, command: str) -> int
         told = pretrained.model_options(initial, config.model.name, config.init_heads)
         config.model.update(told)
     task, abstract = make_task(config, steps)
+    placed = state_sharding(mesh, abstract)
     need = step_memory(config, task, abstract)
+    need = dataclasses.replace(need, state=held_by_one(abstract, placed))
     memory.check(need, config.batch_size // mesh.size, config.accumulation, memory.available())
     loaded = None
     if initial is not None and not has_checkpoint(workdir):  # before anything is written
@@ -77,7 +85,6 @@ def train(config: ml_collections.ConfigDict, workdir: Path, command: str) -> int
     if hosts.is_primary():
         run_record.claim_workdir(workdir, config)
     hosts.wait_for_all("workdir")
-    placed = state_sharding(mesh, abstract)
     task = dataclasses.replace(task, gather=gather_for_use(placed.params))
     abstract = jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, placed
