@@ -16,6 +16,7 @@ import psutil
 from orbax.checkpoint import checkpoint_managers
 
 from data_builder.errors import InputError
+from dtvit_jax import hosts
 from dtvit_jax.checksums import check, checksums
 from dtvit_jax.disk_space import saying_disk_full
 from dtvit_jax.memory import tree_bytes
@@ -204,9 +205,11 @@ class Checkpoints:
 
     def _set_aside(self, step: int) -> Path:
         place = self._workdir / "damaged"
-        place.mkdir(exist_ok=True)
-        number = sum(1 for _ in place.iterdir())
-        place = self._folder(step).rename(place / f"{step}_{number}")
+        if hosts.is_primary():
+            place.mkdir(exist_ok=True)
+            number = sum(1 for _ in place.iterdir())
+            place = self._folder(step).rename(place / f"{step}_{number}")
+        hosts.wait_for_all("damaged checkpoint")
         self._manager.reload()
         return place
 

@@ -16,10 +16,10 @@ SECONDS_BETWEEN_LINES = 15.0
 class TrainingProgress:
     """Shows loss, rate and time left. Reading the loss waits for the device, so it is rare."""
 
-    def __init__(self, first: int, steps: int) -> None:
+    def __init__(self, first: int, steps: int, shown: bool = True) -> None:
         self._first, self._steps = first, steps
         self._start: float | None = None
-        self._console = Console(stderr=True)
+        self._console = Console(stderr=True, quiet=not shown)
         columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn())
         last = (TextColumn("{task.description}"), TimeRemainingColumn())
         self._bar = Progress(*columns, *last, console=self._console)
@@ -42,6 +42,8 @@ class TrainingProgress:
 
     def advance(self, step: int, loss: jax.Array) -> None:
         """Tells that `step` steps are done."""
+        if self._console.quiet:
+            return
         now = time.monotonic()
         if self._start is None:  # the first step of a process compiles
             self._start, self._first = now, step

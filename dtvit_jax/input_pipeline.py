@@ -176,7 +176,7 @@ class TrainingExamples:
         return row
 
 
-def training_batches(examples: TrainingExamples, batch_size: int) -> grain.DatasetIterator:
+def training_batches(examples: Any, batch_size: int) -> grain.DatasetIterator:
     """An endless iterator of batches; its state can be saved and set."""
     dataset = grain.MapDataset.source(examples).batch(batch_size, drop_remainder=True)
     threads = psutil.cpu_count() or 1
@@ -184,17 +184,19 @@ def training_batches(examples: TrainingExamples, batch_size: int) -> grain.Datas
     return iter(dataset.to_iter_dataset(options))
 
 
-def evaluation_batches(source: SliceSource, batch_size: int) -> Iterator[Batch]:
-    """Every slice once, in stored order; the last batch is padded where `mask` is False."""
+def evaluation_batches(
+    source: SliceSource, batch_size: int, rows: np.ndarray | None = None
+) -> Iterator[Batch]:
+    """Every slice once, in stored order; the last batch is padded where `mask` is False.
+
+    `rows` of each batch are given, where this process loads those alone; all of them, if None.
+    """
+    rows = np.arange(batch_size) if rows is None else rows
     for start in range(0, len(source), batch_size):
-        rows = [source[i] for i in range(start, min(start + batch_size, len(source)))]
-        padding = batch_size - len(rows)
-        batch = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
-        batch = {
-            name: np.concatenate([v, np.repeat(v[-1:], padding, axis=0)])
-            for name, v in batch.items()
-        }
-        batch["mask"] = np.arange(batch_size) < len(rows)
+        wanted = start + rows
+        there = [source[int(i)] for i in np.minimum(wanted, len(source) - 1)]
+        batch = {name: np.stack([row[name] for row in there]) for name in there[0]}
+        batch["mask"] = wanted < len(source)
         yield batch
 
 

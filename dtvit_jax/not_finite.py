@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from data_builder.errors import InputError
+from dtvit_jax import hosts
 from dtvit_jax.input_pipeline import SliceSource, TrainingExamples
 
 
@@ -40,7 +41,7 @@ def keeping_the_batch(
         yield
     except NotFiniteError as error:
         said = f"{error}: the last good checkpoint stays in {workdir}"
-        if error.step:
+        if error.step and hosts.is_primary():
             path = write_batch(workdir, examples, source, error.step, config)
             said += f", the batch that did it is {path}"
         mend = "take a smaller --config.learning_rate into a new --workdir"

@@ -17,6 +17,7 @@ from dtvit_jax.losses import LossWeights
 from dtvit_jax.memory import Estimate, estimate
 from dtvit_jax.optimizer import make_optimizer
 from dtvit_jax.parameter_groups import WHOLE_ENCODER, overlay
+from dtvit_jax.sharding import create
 from dtvit_jax.steps import Task, TrainState, merge_model, split_model
 
 
@@ -188,14 +189,10 @@ def initial_state(
     those that are shapes only are made too.
     """
 
-    def create() -> tuple[Any, Any]:
+    def make() -> tuple[Any, Any]:
         return split_model(make_model(config))[1:]
 
-    params, stats = jax.jit(create, out_shardings=(placed.params, placed.stats))()
-    if loaded is not None:
-        made = (params, stats)
-        both = jax.tree.map(lambda x, y: y if isinstance(y, np.ndarray) else x, made, loaded)
-        params, stats = jax.device_put(both, (placed.params, placed.stats))
+    params, stats = create(make, (placed.params, placed.stats), loaded)
     trained = parameter_groups.trained(params, task.frozen_blocks)
     moments = jax.jit(task.optimizer.init, out_shardings=placed.moments)(trained)
     ema = {"params": trained, "stats": stats} if task.ema_decay else {}

@@ -42,6 +42,11 @@ class Task:
     frozen_blocks: int = 0  # of the encoder; see parameter_groups.trained
     smoothing: float = 0.0  # of the labels, in the training loss
     ema_decay: float = 0.0  # of the averages; 0: there are none
+    gather: Any = None  # params -> params as the model reads them, where they lie in parts
+
+    def model(self, params: Any, stats: Any) -> Any:
+        """The model, to be called inside a jax.jit."""
+        return merge_model(self.graph, self.gather(params) if self.gather else params, stats)
 
 
 def split_model(model: nnx.Module) -> tuple[nnx.GraphDef, Any, Any]:
@@ -70,7 +75,7 @@ def _loss(
 
     `trained` are the parameters with a gradient; they stand in for those in `params`.
     """
-    model = merge_model(task.graph, overlay(params, trained), stats)
+    model = task.model(overlay(params, trained), stats)
     images = task.transform(part["image"], part["augmentation"])
     logits = model(images, key=key, train_encoder=task.frozen_blocks != WHOLE_ENCODER)
     sums = task_sums(logits, part, task.smoothing)
@@ -181,7 +186,7 @@ def evaluate_step(
     Probabilities: hemorrhage [batch]; locations [batch, 3], given ICH, summing to 1 (a fourth
     class 'normal' is left out and the rest scaled).
     """
-    model = merge_model(task.graph, params, stats)
+    model = task.model(params, stats)
     logits = model(task.transform(batch["image"], None))
     sums = task_sums(logits, batch)
     sums = {name: sums[name] for name in SUMS}

@@ -9,6 +9,11 @@ STOPPED = {signal.SIGINT: 130, signal.SIGTERM: 143}
 """Exit statuses, as a shell gives them."""
 
 
+def stop_status(seen: list[signal.Signals]) -> int:
+    """The status to leave with; as SIGTERM's, where another process of the run got the signal."""
+    return STOPPED[seen[0] if seen else signal.SIGTERM]
+
+
 @contextmanager
 def stop_signals() -> Iterator[list[signal.Signals]]:
     """Collects the signals that come."""

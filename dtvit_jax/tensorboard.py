@@ -27,9 +27,13 @@ class TensorBoard:
 
     Args:
       first: the step that this process begins after.
+      written: False: nothing is; another process of the run does.
     """
 
-    def __init__(self, folder: Path, first: int) -> None:
+    def __init__(self, folder: Path, first: int, written: bool = True) -> None:
+        self._file: EventsWriter | None = None
+        if not written:
+            return
         folder.mkdir(parents=True, exist_ok=True)
         self._file = EventsWriter(str(folder / "events"), f".{first}.{time.time_ns()}")
         if first:
@@ -39,7 +43,8 @@ class TensorBoard:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._file.close()
+        if self._file:
+            self._file.close()
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Each of `values` at `step`."""
@@ -73,8 +78,11 @@ class TensorBoard:
 
     def flush(self) -> None:
         """Hands everything to the disk."""
-        self._file.flush()
+        if self._file:
+            self._file.flush()
 
     def _write(self, event: Event) -> None:
+        if not self._file:
+            return
         event.wall_time = time.time()
         self._file.write_event(event)

@@ -1,5 +1,6 @@
 """The training loop, to be read from top to bottom."""
 
+import dataclasses
 import functools
 import json
 import sys
@@ -14,7 +15,7 @@ import numpy as np
 import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from dtvit_jax import memory, pretrained, run_record, weights
+from dtvit_jax import hosts, memory, pretrained, run_record, weights
 from dtvit_jax.checkpoint import Checkpoints, has_checkpoint, saved_config
 from dtvit_jax.console import TrainingProgress
 from dtvit_jax.disk_space import saying_disk_full
@@ -35,7 +36,13 @@ from dtvit_jax.run_setup import (
     make_task,
     step_memory,
 )
-from dtvit_jax.sharding import batch_sharding, make_mesh, state_sharding
+from dtvit_jax.sharding import (
+    batch_sharding,
+    gather_for_use,
+    held_by_one,
+    make_mesh,
+    state_sharding,
+)
 from dtvit_jax.step_log import StepLog
 from dtvit_jax.steps import (
     SUMS,
@@ -46,7 +53,7 @@ from dtvit_jax.steps import (
     train_step,
     validation_step,
 )
-from dtvit_jax.stop_signals import STOPPED, stop_signals
+from dtvit_jax.stop_signals import stop_signals, stop_status
 from dtvit_jax.tensorboard import MOST_IMAGES, TensorBoard
 from dtvit_jax.validation_metrics import (
     check_best,
@@ -68,6 +75,8 @@ def train(config: ml_collections.ConfigDict, workdir: Path, command: str) -> int
     check_config(config)
     augmentation = make_augmentation(config)
     mesh = make_mesh(config.mesh)
+    hosts.check_source(config.data.source)
+    primary = hosts.is_primary()  # the process that writes and speaks
 
     shards = open_shards(config.data)
     examples = TrainingExamples(
@@ -83,7 +92,9 @@ def train(config: ml_collections.ConfigDict, workdir: Path, command: str) -> int
         told = pretrained.model_options(initial, config.model.name, config.init_heads)
         config.model.update(told)
     task, abstract = make_task(config, steps)
+    placed = state_sharding(mesh, abstract)
     need = step_memory(config, task, abstract)
+    need = dataclasses.replace(need, state=held_by_one(abstract, placed))
     memory.check(need, config.batch_size // mesh.size, config.accumulation, memory.available())
     loaded = None
     if initial is not None and not has_checkpoint(workdir):  # before anything is written
@@ -91,13 +102,18 @@ def train(config: ml_collections.ConfigDict, workdir: Path, command: str) -> int
         loaded = pretrained.load_into(
             initial, given, abstract.params, abstract.stats, config.init_heads
         )
-    run_record.claim_workdir(workdir, config, saved_config(workdir))
-    placed = state_sharding(mesh, abstract)
+    if primary:
+        run_record.claim_workdir(workdir, config, saved_config(workdir))
+    hosts.wait_for_all("workdir")
+    task = dataclasses.replace(task, gather=gather_for_use(placed.params))
     abstract = jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, placed
     )
     checkpoints = Checkpoints(workdir, config.best, config.keep)
-    batches = training_batches(examples, config.batch_size)
+    on_devices, everywhere = batch_sharding(mesh), NamedSharding(mesh, PartitionSpec())
+    rows = hosts.local_rows(on_devices, config.batch_size)
+    local = hosts.LocalExamples(examples, config.batch_size, rows)
+    batches = training_batches(local, len(rows))
     restored = checkpoints.restore_latest(abstract)
     if restored is None:
         state = initial_state(config, task, placed, loaded)
@@ -105,7 +121,8 @@ def train(config: ml_collections.ConfigDict, workdir: Path, command: str) -> int
         run = run_record.describe_run(
             command, config, shards.metadata, sum(x.size for x in jax.tree.leaves(abstract.params))
         )
-        run_record.write_json(workdir / "run.json", run)
+        if primary:
+            run_record.write_json(workdir / "run.json", run)
     else:
         state, progress = restored
         batches.set_state(progress["batches"])
@@ -114,7 +131,7 @@ def train(config: ml_collections.ConfigDict, workdir: Path, command: str) -> int
     history: list[dict[str, Any]] = progress["history"]
     first, started = int(state.step), time.monotonic() - progress["seconds"]
 
-    on_devices, everywhere = batch_sharding(mesh), NamedSharding(mesh, PartitionSpec())
+    agreement = hosts.Agreement(mesh)
     step_fn = jax.jit(
         functools.partial(train_step, task=task),
         donate_argnums=0,
@@ -125,9 +142,9 @@ def train(config: ml_collections.ConfigDict, workdir: Path, command: str) -> int
 
     with (
         stop_signals() as stopped,
-        TrainingProgress(first, steps) as progress_bar,
-        TensorBoard(workdir / "tensorboard", first) as board,
-        StepTrace(workdir / "profile", first, steps, config.profile) as trace,
+        TrainingProgress(first, steps, primary) as progress_bar,
+        TensorBoard(workdir / "tensorboard", first, primary) as board,
+        StepTrace(workdir / "profile", first, steps, config.profile and primary) as trace,
         saying_disk_full(workdir),
         closing(checkpoints),
         keeping_the_batch(workdir, examples, shards.source("train"), config),
@@ -137,7 +154,7 @@ def train(config: ml_collections.ConfigDict, workdir: Path, command: str) -> int
             describe(board, config, task, abstract, examples)
         for step in range(first, steps + 1):
             metrics = None
-            leaving = bool(stopped)  # asked once: a signal after this waits for the next step
+            leaving = agreement.reached(bool(stopped))  # asked once a step
             if step in evaluate_at and not evaluated(history, step):
                 log.fetch()
                 epoch = round(step / epoch_steps, 4)
@@ -163,24 +180,27 @@ def train(config: ml_collections.ConfigDict, workdir: Path, command: str) -> int
                     "config": run_record.public_config(config),
                 }
                 checkpoints.save(step, state, progress, metrics)
-                run_record.write_history(workdir, history)
+                if primary:
+                    run_record.write_history(workdir, history)
             early = 0 < config.early_stopping <= evaluations_since_best(history, config.best)
             if step == steps or leaving or early:
                 break
             batch = next(batches)
             batch.pop("index")
             with trace.step(step), jax.transfer_guard("disallow"):
-                state, logged = step_fn(state, jax.device_put(batch, on_devices))
+                state, logged = step_fn(state, hosts.to_devices(batch, on_devices))
             trace.done(step, logged)
             log.append(step + 1, logged)
             if (step + 1) % config.log_every_steps == 0:
                 log.fetch(leave=1)
             progress_bar.advance(step + 1, logged["loss"])
+    if not primary:
+        return stop_status(stopped) if leaving else 0
     if leaving:
         print(
             f"stopped at step {step} of {steps}, saved; the same command goes on", file=sys.stderr
         )
-        return STOPPED[stopped[0]]
+        return stop_status(stopped)
     run["train_seconds"] = round(time.monotonic() - started, 1)
     run_record.write_json(workdir / "run.json", run)
     if early and step < steps:
@@ -215,9 +235,9 @@ def validate(
     """Losses, accuracies and metrics over every validation slice once."""
     model = evaluated_model(state)
     total, tables = dict.fromkeys(SUMS, 0.0), []
-    for batch in evaluation_batches(source, batch_size):
+    for batch in evaluation_batches(source, batch_size, hosts.local_rows(on_devices, batch_size)):
         batch.pop("index")
-        sums, table = jax.device_get(validation_fn(*model, jax.device_put(batch, on_devices)))
+        sums, table = jax.device_get(validation_fn(*model, hosts.to_devices(batch, on_devices)))
         total = {name: value + float(sums[name]) for name, value in total.items()}
         mask = table.pop("mask")
         tables.append({name: column[mask] for name, column in table.items()})
