@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import threading
 from pathlib import Path
 
 DRAFT = ".draft-"
@@ -15,12 +16,13 @@ def make_private(folder: Path) -> Path:
     return folder
 
 
-def write_private(path: Path, data: bytes) -> None:
+def write_private(path: Path, data: bytes, drafts: Path | None = None) -> None:
     """Writes `path` with mode 600: on disk when this returns, never there in part.
 
-    Raises OSError; nothing is left behind then.
+    It is written in the folder `drafts` of the same disk first (None: beside `path`). Raises
+    OSError; nothing is left behind then.
     """
-    draft = path.with_name(f"{DRAFT}{os.getpid()}-{path.name}")
+    draft = (drafts or path.parent) / f"{DRAFT}{os.getpid()}-{threading.get_ident()}-{path.name}"
     try:
         descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(descriptor, "wb") as file:
@@ -28,7 +30,16 @@ def write_private(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         draft.replace(path)
+        _sync(path.parent)
     except BaseException:
         with contextlib.suppress(OSError):
             draft.unlink(missing_ok=True)
         raise
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
