@@ -74,7 +74,7 @@ def read_slices(source: Path | str | bytes) -> list[CtSlice]:
     """
     try:
         data = source if isinstance(source, bytes) else _read(Path(source))
-        with _quiet():
+        with quiet():
             return list(_slices(data))
     except Refusal:
         raise
@@ -106,7 +106,7 @@ def _has_preamble(start: bytes) -> bool:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Nothing on the terminal or in a log: the libraries' warnings repeat values of the file."""
     gdcm.Trace.WarningOff()
     gdcm.Trace.ErrorOff()
