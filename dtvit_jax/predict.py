@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from data_builder.errors import InputError
+from dtvit_jax.listener_flags import add_flags
 
 EXAMPLE = "python -m dtvit_jax.predict scans/study1 --workdir runs/phantom --out answers"
-
-SECONDS_TO_LOOK = 60.0
 
 # Worker processes import this module too: what is heavy is imported where it is needed.
 
@@ -31,13 +30,6 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument(
         "--watch", type=Path, metavar="DIR", help="instead of PATH: answer what comes into DIR"
     )
-    top.add_argument(
-        "--quiet",
-        type=float,
-        default=30.0,
-        metavar="SECONDS",
-        help="with --watch: a study is complete when nothing of it came so long (default 30)",
-    )
     top.add_argument("--workdir", type=Path, required=True, help="a run, trained and evaluated")
     top.add_argument("--out", type=Path, required=True, help="folder to write")
     top.add_argument(
@@ -46,6 +38,12 @@ def parser() -> argparse.ArgumentParser:
         help="the operating point that decides (default sensitivity_0.95); an unknown one is "
         "answered with those that the model has",
     )
+    top.add_argument(
+        "--dicom_out",
+        choices=("yes", "no"),
+        default="yes",
+        help="objects for a PACS in OUT/dicom, which alone carries identity (default yes)",
+    )
     top.add_argument("--jobs", type=int, help="processes that read and clean (default: one a core)")
     top.add_argument("--batch", type=int, help="slices at a time (default 4, or 32 off the CPU)")
     top.add_argument(
@@ -53,25 +51,30 @@ def parser() -> argparse.ArgumentParser:
         help="file with the site's key for pseudonyms, made on first use (default: in your config "
         "folder); 'public' for phantoms and tests",
     )
+    add_flags(top)
     return top
 
 
 def run(args: argparse.Namespace) -> int:
     """Answers all of it; 1 where a file was refused or a study has no answer."""
-    if bool(args.paths) == bool(args.watch):
+    listens = args.listen is not None
+    if [bool(args.paths), bool(args.watch), listens].count(True) != 1:
         raise InputError(
-            "give PATH (a study's folder, a folder of studies, or images), or --watch DIR"
+            "give PATH (a study's folder, a folder of studies, or images), or --watch DIR, or "
+            "--listen PORT"
         )
     if (args.jobs or 1) < 1 or (args.batch or 1) < 1 or args.quiet < 0:
         raise InputError("--jobs and --batch are 1 or more, --quiet is 0 or more")
-    _check_places(args.paths or [args.watch], args.out)
+    _check_places([args.watch] if args.watch else args.paths, args.out)
     args.jobs = args.jobs or len(os.sched_getaffinity(0))
+    if listens:
+        return _listen(args)
     return _watch(args) if args.watch else _answer(args)
 
 
 def _answer(args: argparse.Namespace) -> int:
     from data_builder.subjects import load_key
-    from dtvit_jax.intake import files_in, look
+    from dtvit_jax.intake import SECONDS_TO_LOOK, files_in, look
     from dtvit_jax.workers import InOrder
 
     key = load_key(args.key)
@@ -98,11 +101,29 @@ def _watch(args: argparse.Namespace) -> int:
     return 0
 
 
+def _listen(args: argparse.Namespace) -> int:
+    from data_builder.subjects import load_key
+    from dtvit_jax.listener_flags import listen
+
+    key = load_key(args.key)
+    with _session(args, key) as session:
+        return listen(args, key, session.answer_folder)
+
+
 def _session(args: argparse.Namespace, key: bytes) -> Any:
     from dtvit_jax.session import Session, Settings
 
     return Session(
-        Settings(args.workdir, args.out, args.point, args.batch, args.jobs, key, args.key)
+        Settings(
+            workdir=args.workdir,
+            out=args.out,
+            point=args.point,
+            batch=args.batch,
+            jobs=args.jobs,
+            key=key,
+            key_name=args.key,
+            dicom=args.dicom_out == "yes",
+        )
     )
 
 
