@@ -10,6 +10,7 @@ import io
 import logging
 import re
 import signal
+import sys
 import threading
 import time
 import weakref
@@ -55,7 +56,7 @@ class Listening:
     aet: str
     callers: tuple[str, ...]
     bind: str = "127.0.0.1"
-    quiet: float = 60.0
+    quiet: float = 30.0
     send_to: Peer | None = None
 
 
@@ -85,10 +86,9 @@ def serve(listening: Listening, spool: Spool, handle: Handler) -> int:
                         back.send_due()
                     spool.expire()
                     time.sleep(_ROUND)
-        except KeyboardInterrupt:
-            return 130
-        except Terminated:
-            return 143
+        except (KeyboardInterrupt, Terminated) as stop:
+            print("stopped; the same command goes on from here", file=sys.stderr)
+            return 130 if isinstance(stop, KeyboardInterrupt) else 143
 
 
 class _Rounds:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from data_builder.errors import InputError
+from dtvit_jax.listener_flags import add_flags, listen
 
 EXAMPLE = "python -m dtvit_jax.predict scans/study1 --workdir runs/phantom --out answers"
 
@@ -36,7 +37,8 @@ def parser() -> argparse.ArgumentParser:
         type=float,
         default=30.0,
         metavar="SECONDS",
-        help="with --watch: a study is complete when nothing of it came so long (default 30)",
+        help="with --watch and --listen: a study is complete when nothing of it came so long "
+        "(default 30)",
     )
     top.add_argument("--workdir", type=Path, required=True, help="a run, trained and evaluated")
     top.add_argument("--out", type=Path, required=True, help="folder to write")
@@ -53,19 +55,23 @@ def parser() -> argparse.ArgumentParser:
         help="file with the site's key for pseudonyms, made on first use (default: in your config "
         "folder); 'public' for phantoms and tests",
     )
+    add_flags(top)
     return top
 
 
 def run(args: argparse.Namespace) -> int:
     """Answers all of it; 1 where a file was refused or a study has no answer."""
-    if bool(args.paths) == bool(args.watch):
+    if [bool(args.paths), bool(args.watch), args.listen is not None].count(True) != 1:
         raise InputError(
-            "give PATH (a study's folder, a folder of studies, or images), or --watch DIR"
+            "give PATH (a study's folder, a folder of studies, or images), --watch DIR, or "
+            "--listen PORT"
         )
     if (args.jobs or 1) < 1 or (args.batch or 1) < 1 or args.quiet < 0:
         raise InputError("--jobs and --batch are 1 or more, --quiet is 0 or more")
-    _check_places(args.paths or [args.watch], args.out)
+    _check_places(args.paths or ([args.watch] if args.watch else []), args.out)
     args.jobs = args.jobs or len(os.sched_getaffinity(0))
+    if args.listen is not None:
+        return _listen(args)
     return _watch(args) if args.watch else _answer(args)
 
 
@@ -96,6 +102,24 @@ def _watch(args: argparse.Namespace) -> int:
         print("watching; Ctrl-C ends it", file=sys.stderr, flush=True)
         watch(session, watched, lambda finished: None)
     return 0
+
+
+def _listen(args: argparse.Namespace) -> int:
+    from data_builder.subjects import load_key
+    from dtvit_jax.intake import files_in, look
+    from dtvit_jax.workers import InOrder
+
+    key = load_key(args.key)
+    with _session(args, key) as session:
+
+        def answer(study: Path) -> list[Path]:
+            looks = files_in([study], key)
+            with closing(InOrder(looks, look, args.jobs, lambda _: SECONDS_TO_LOOK)) as looking:
+                session.answer(looking)
+            # A study answered before a stop has its objects, too: they may not be sent yet.
+            return sorted((args.out / "dicom" / study.name).glob("*.dcm"))
+
+        return listen(args, key, answer)
 
 
 def _session(args: argparse.Namespace, key: bytes) -> Any:

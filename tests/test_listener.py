@@ -337,7 +337,7 @@ def test_a_spool_has_one_listener_and_starts_where_it_was(tmp_path):
         (["--listen", "0"], "--callers"),
         (["--listen", "0", "--callers", "A,B\\C"], "AE title"),
         (["--listen", "0", "--callers", "A", "--send_to", "PACS:104"], "AET@host:port"),
-        (["--listen", "0", "--callers", "A", "--quiet", "0"], "--quiet"),
+        (["--listen", "0", "--callers", "A", "--spool_gib", "0"], "--spool_gib"),
         (["--listen", "0", "--callers", "A", "--bind", "192.0.2.1"], "192.0.2.1"),
         (["--listen", "99999", "--callers", "A"], "99999"),
     ],
@@ -347,6 +347,7 @@ def test_wrong_flags_are_one_clear_line(flags, words, tmp_path):
 
     top = argparse.ArgumentParser()
     top.add_argument("--out", type=Path, default=tmp_path)
+    top.add_argument("--quiet", type=float, default=1.0)
     add_flags(top)
     with pytest.raises(InputError, match=re.escape(words)) as caught:
         listen(top.parse_args(flags), PUBLIC_KEY, lambda study: [])
