@@ -30,7 +30,8 @@ def listen(args: argparse.Namespace, key: bytes, handle: Callable[[Path], Sequen
     DICOM objects to send. Raises InputError.
     """
     try:
-        from dtvit_jax.listener import Listening, serve
+        from dtvit_jax.acceptor import Listening
+        from dtvit_jax.listener import serve
         from dtvit_jax.send_back import read_peer
     except ModuleNotFoundError as error:
         if error.name != "pynetdicom":
