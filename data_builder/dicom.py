@@ -39,7 +39,16 @@ from data_builder.ct_header import (
     frame_header,
 )
 
-__all__ = ["AIR", "CtSlice", "Header", "Reason", "Refusal", "looks_like_dicom", "read_slices"]
+__all__ = [
+    "AIR",
+    "CtSlice",
+    "Header",
+    "Reason",
+    "Refusal",
+    "looks_like_dicom",
+    "quiet",
+    "read_slices",
+]
 
 AIR = -1000.0
 """HU of air, which stands in for padding."""

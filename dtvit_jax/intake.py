@@ -27,6 +27,7 @@ from data_builder.studies import walk
 from data_builder.subjects import Pseudonyms
 from dtvit_jax.outlier import features
 
+SECONDS_TO_LOOK = 60.0
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 OWN_WORDS = {
     "labels.csv",
@@ -42,6 +43,11 @@ OWN_WORDS = {
 _PSEUDONYM = re.compile(r"(stu|sli)-[a-z2-7]{16}")
 _LARGEST_SIDE = 8192
 _GRAY_WITHIN = 8  # how far a gray JPEG's three channels may be apart
+
+
+def is_image(path: Path) -> bool:
+    """Whether a file counts as a slice that is cleaned already, by its name."""
+    return path.suffix.lower() in IMAGE_SUFFIXES
 
 
 class Look(NamedTuple):
@@ -117,7 +123,7 @@ def look(task: Look) -> Found:
     size = path.stat().st_size if path.is_file() else -1
     if size < 0:
         return Found(task.path, task.file, "", "", "", size)
-    if path.suffix.lower() in IMAGE_SUFFIXES:
+    if is_image(path):
         study = path.parent.name if _PSEUDONYM.fullmatch(path.parent.name) else ""
         folder = str(path.parent)
         study = study or pseudonyms.study(folder)
@@ -162,7 +168,7 @@ def prepare(task: Prepare) -> Prepared:
     """Reads, cleans and resizes every image of one file. Never raises."""
     found = task.found
     path = Path(found.path)
-    if found.study and path.suffix.lower() in IMAGE_SUFFIXES:
+    if found.study and is_image(path):
         return _prepare_image(task)
     folder = Path(task.out) / found.file  # its own: a duplicate overwrites nothing
     cleaning = Task(
@@ -235,7 +241,10 @@ def _gray(path: Path) -> Image.Image:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             image = Image.open(path)
-    except (UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, ValueError):
+    except Image.DecompressionBombError:
+        detail = "it says to hold more pixels than any slice"
+        raise Refusal(Reason.IMPOSSIBLE_HEADER, detail) from None
+    except (UnidentifiedImageError, SyntaxError, ValueError):
         raise Refusal(Reason.UNREADABLE, "it is no image that can be opened") from None
     except OSError as error:
         raise Refusal(Reason.UNREADABLE, error.strerror or "it can't be read") from None
@@ -262,7 +271,7 @@ def check_cleaned(found: Iterable[Found], mode: clean.Mode, stated: bool) -> Non
 
     `stated`: whether the model's training slices say how they were cleaned; else nothing is asked.
     """
-    images = [Path(one.path) for one in found if Path(one.path).suffix.lower() in IMAGE_SUFFIXES]
+    images = [Path(one.path) for one in found if is_image(Path(one.path))]
     for folder in sorted({parent for path in images for parent in list(path.parents)[:3]}):
         try:
             told = json.loads((folder / "cleaning.json").read_text())

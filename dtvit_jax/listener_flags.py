@@ -8,7 +8,15 @@ from data_builder.errors import InputError
 
 
 def add_flags(top: argparse.ArgumentParser) -> None:
-    """The listener's flags of the command line."""
+    """The listener's flags of the command line, and --quiet, which --watch has too."""
+    top.add_argument(
+        "--quiet",
+        type=float,
+        default=30.0,
+        metavar="SECONDS",
+        help="with --watch and --listen: a study is complete when nothing of it came so long "
+        "(default 30)",
+    )
     flags = top.add_argument_group("DICOM listener (needs the extra 'listener')")
     flags.add_argument("--listen", type=int, metavar="PORT", help="receive studies with C-STORE")
     flags.add_argument("--aet", default="DTVIT", help="this application's title (default DTVIT)")

@@ -14,11 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from data_builder.errors import InputError
-from dtvit_jax.listener_flags import add_flags, listen
+from dtvit_jax.listener_flags import add_flags
 
 EXAMPLE = "python -m dtvit_jax.predict scans/study1 --workdir runs/phantom --out answers"
-
-SECONDS_TO_LOOK = 60.0
 
 # Worker processes import this module too: what is heavy is imported where it is needed.
 
@@ -32,14 +30,6 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument(
         "--watch", type=Path, metavar="DIR", help="instead of PATH: answer what comes into DIR"
     )
-    top.add_argument(
-        "--quiet",
-        type=float,
-        default=30.0,
-        metavar="SECONDS",
-        help="with --watch and --listen: a study is complete when nothing of it came so long "
-        "(default 30)",
-    )
     top.add_argument("--workdir", type=Path, required=True, help="a run, trained and evaluated")
     top.add_argument("--out", type=Path, required=True, help="folder to write")
     top.add_argument(
@@ -47,6 +37,12 @@ def parser() -> argparse.ArgumentParser:
         default="sensitivity_0.95",
         help="the operating point that decides (default sensitivity_0.95); an unknown one is "
         "answered with those that the model has",
+    )
+    top.add_argument(
+        "--dicom_out",
+        choices=("yes", "no"),
+        default="yes",
+        help="objects for a PACS in OUT/dicom, which alone carries identity (default yes)",
     )
     top.add_argument("--jobs", type=int, help="processes that read and clean (default: one a core)")
     top.add_argument("--batch", type=int, help="slices at a time (default 4, or 32 off the CPU)")
@@ -61,23 +57,24 @@ def parser() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> int:
     """Answers all of it; 1 where a file was refused or a study has no answer."""
-    if [bool(args.paths), bool(args.watch), args.listen is not None].count(True) != 1:
+    listens = args.listen is not None
+    if [bool(args.paths), bool(args.watch), listens].count(True) != 1:
         raise InputError(
-            "give PATH (a study's folder, a folder of studies, or images), --watch DIR, or "
+            "give PATH (a study's folder, a folder of studies, or images), or --watch DIR, or "
             "--listen PORT"
         )
     if (args.jobs or 1) < 1 or (args.batch or 1) < 1 or args.quiet < 0:
         raise InputError("--jobs and --batch are 1 or more, --quiet is 0 or more")
-    _check_places(args.paths or ([args.watch] if args.watch else []), args.out)
+    _check_places([args.watch] if args.watch else args.paths, args.out)
     args.jobs = args.jobs or len(os.sched_getaffinity(0))
-    if args.listen is not None:
+    if listens:
         return _listen(args)
     return _watch(args) if args.watch else _answer(args)
 
 
 def _answer(args: argparse.Namespace) -> int:
     from data_builder.subjects import load_key
-    from dtvit_jax.intake import files_in, look
+    from dtvit_jax.intake import SECONDS_TO_LOOK, files_in, look
     from dtvit_jax.workers import InOrder
 
     key = load_key(args.key)
@@ -106,27 +103,27 @@ def _watch(args: argparse.Namespace) -> int:
 
 def _listen(args: argparse.Namespace) -> int:
     from data_builder.subjects import load_key
-    from dtvit_jax.intake import files_in, look
-    from dtvit_jax.workers import InOrder
+    from dtvit_jax.listener_flags import listen
 
     key = load_key(args.key)
     with _session(args, key) as session:
-
-        def answer(study: Path) -> list[Path]:
-            looks = files_in([study], key)
-            with closing(InOrder(looks, look, args.jobs, lambda _: SECONDS_TO_LOOK)) as looking:
-                session.answer(looking)
-            # A study answered before a stop has its objects, too: they may not be sent yet.
-            return sorted((args.out / "dicom" / study.name).glob("*.dcm"))
-
-        return listen(args, key, answer)
+        return listen(args, key, session.answer_folder)
 
 
 def _session(args: argparse.Namespace, key: bytes) -> Any:
     from dtvit_jax.session import Session, Settings
 
     return Session(
-        Settings(args.workdir, args.out, args.point, args.batch, args.jobs, key, args.key)
+        Settings(
+            workdir=args.workdir,
+            out=args.out,
+            point=args.point,
+            batch=args.batch,
+            jobs=args.jobs,
+            key=key,
+            key_name=args.key,
+            dicom=args.dicom_out == "yes",
+        )
     )
 
 

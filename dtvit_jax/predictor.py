@@ -1,10 +1,12 @@
 """Studies through the model: workers read and clean, the model answers, a folder is written."""
 
+import collections
 import contextlib
 import dataclasses
 import hashlib
 import json
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,13 +14,15 @@ from typing import Any
 import numpy as np
 
 from data_builder.ct_header import Reason
+from data_builder.isolation import Lost
+from data_builder.progress import track
 from data_builder.subjects import Lookup, Pseudonyms
 from dtvit_jax import results
 from dtvit_jax.answering import Points, answer_study, band
 from dtvit_jax.answers import ModelIdentity, StudyAnswer
 from dtvit_jax.classifier import Answers, Classifier
 from dtvit_jax.gathered import NO_HEAD, Gathered, Row, file_row, result_of
-from dtvit_jax.intake import OWN_WORDS, Found, Prepare, StudyFiles, prepare
+from dtvit_jax.intake import OWN_WORDS, Found, Prepare, Prepared, StudyFiles, is_image, prepare
 from dtvit_jax.model_folder import ModelFolder
 from dtvit_jax.study_folder import (
     FILE_COLUMNS,
@@ -44,11 +48,19 @@ SECONDS_A_FILE = 60.0
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """How studies are answered: the operating point, worker processes, the key of pseudonyms."""
+    """How studies are answered.
+
+    Attributes:
+      points: the operating point.
+      jobs: worker processes.
+      key: of pseudonyms.
+      dicom: folder for DICOM objects; None: none are made.
+    """
 
     points: Points
     jobs: int
     key: bytes
+    dicom: Path | None
 
 
 class Predictor:
@@ -100,13 +112,15 @@ class Predictor:
             for found in study.files
         ]
         with contextlib.closing(InOrder(tasks, prepare, self._options.jobs, _patience)) as stream:
+            prepared = track(stream, len(tasks), "answering, files") if tasks else iter(())
             for study in studies:
                 if study.key not in new:
                     yield self._before(study)
                 elif len(study.subjects) > 1:
                     yield self._refuse(study)
                 else:
-                    yield self._study(study, stream)
+                    yield self._study(study, prepared)
+            collections.deque(prepared, maxlen=0)  # lets the progress end
 
     def refuse(self, strays: Sequence[Found]) -> list[Row]:
         """Rows of files.csv for files that name no study."""
@@ -143,9 +157,14 @@ class Predictor:
             refusal=told["refusal"],
             folder=self._folders.root / study.key,
             sources=tuple(paths[instance] for instance in used if instance in paths),
+            objects=self._objects_before(study.key),
             files=tuple(self._folders.files(study.key)),
             before=True,
         )
+
+    def _objects_before(self, key: str) -> tuple[Path, ...]:
+        folder = self._options.dicom
+        return tuple(sorted((folder / key).glob("*.dcm"))) if folder else ()
 
     def _refuse(self, study: StudyFiles) -> Finished:
         people = len(study.subjects)
@@ -154,7 +173,9 @@ class Predictor:
         refusal = f"its files name {people} patients: a study is of one; sort them out"
         return self._write(study, None, refusal, rows, [], Gathered())
 
-    def _study(self, study: StudyFiles, stream: InOrder) -> Finished:
+    def _study(
+        self, study: StudyFiles, stream: Iterator[tuple[Prepare, Prepared | Lost]]
+    ) -> Finished:
         gathered, answers = Gathered(), Answers(self._classifier())
         for _ in study.files:
             for image in gathered.add(*next(stream)):
@@ -197,6 +218,7 @@ class Predictor:
             "notes": [{name: row[name] for name in ("position_mm", "note")} for row in notes],
         }
         told = results.study_results(study.key, answer, refusal, about)
+        objects = self._dicom(study, answer, gathered)
         with self._folders.draft(study.key) as draft:
             keys = (facts.key for facts in gathered.facts)
             pictures = dict(zip(keys, gathered.pictures, strict=True))
@@ -213,8 +235,27 @@ class Predictor:
             refusal=refusal,
             folder=self._folders.root / study.key,
             sources=tuple(Path(found.path) for found in gathered.sources),
+            objects=tuple(objects),
             files=tuple(rows),
         )
+
+    def _dicom(
+        self, study: StudyFiles, answer: StudyAnswer | None, gathered: Gathered
+    ) -> list[Path]:
+        """Writes the study's DICOM objects, if it came as DICOM; those of an earlier answer go."""
+        folder = self._options.dicom
+        if folder is None:
+            return []
+        sources = [Path(found.path) for found in gathered.sources]
+        if answer is None or any(is_image(path) for path in sources):
+            shutil.rmtree(folder / study.key, ignore_errors=True)
+            return []
+        from dtvit_jax.dicom_of_study import write_dicom  # highdicom takes a second to import
+
+        objects, without = write_dicom(folder, answer, sources, self.identity(), ())
+        if without:
+            print(f"{study.key}: {without}", file=sys.stderr)
+        return objects
 
     def _classifier(self) -> Classifier:
         self._ready = self._ready or self._make()

@@ -18,11 +18,22 @@ from dtvit_jax.allocator import keep_freed_memory
 from dtvit_jax.answering import points_of
 from dtvit_jax.classifier import Classifier
 from dtvit_jax.gathered import Row
-from dtvit_jax.intake import Found, Look, StudyFiles, check_cleaned, group, unseen
+from dtvit_jax.intake import (
+    SECONDS_TO_LOOK,
+    Found,
+    Look,
+    StudyFiles,
+    check_cleaned,
+    files_in,
+    group,
+    look,
+    unseen,
+)
 from dtvit_jax.model_folder import open_model
 from dtvit_jax.predictor import Options, Predictor
 from dtvit_jax.results import strays_before, write_tables
 from dtvit_jax.study_folder import Finished, StudyFolders, unwritable
+from dtvit_jax.workers import InOrder
 
 BATCH_ON_CPU, BATCH = 4, 32
 """Slices at a time: few where a batch takes seconds, so that the first answer comes soon."""
@@ -30,7 +41,9 @@ BATCH_ON_CPU, BATCH = 4, 32
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What the command line says. batch: None for the device's own; key_name: as `load_key`'s."""
+    """What the command line says. batch: None for the device's own; key_name: as `load_key`'s;
+    dicom: write DICOM objects to OUT/dicom.
+    """
 
     workdir: Path
     out: Path
@@ -39,6 +52,7 @@ class Settings:
     jobs: int
     key: bytes
     key_name: str | None
+    dicom: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +91,7 @@ class Session:
     def __init__(self, settings: Settings) -> None:
         keep_freed_memory()
         keep_programs()
-        self._out = settings.out
+        self._settings, self._out = settings, settings.out
         model = open_model(settings.workdir)
         self._cleaning = model.cleaning
         points = points_of(model.rule, settings.point)
@@ -91,7 +105,8 @@ class Session:
         self._strays = {row["file"]: row for row in strays_before(settings.out)}
         on_cpu = jax.default_backend() == "cpu"
         batch = settings.batch or (BATCH_ON_CPU if on_cpu else BATCH)
-        options = Options(points, settings.jobs, settings.key)
+        dicom = settings.out / "dicom" if settings.dicom else None
+        options = Options(points, settings.jobs, settings.key, dicom)
         self._predictor = Predictor(
             model, self._folders, options, lambda: Classifier(model, batch), lookup
         )
@@ -107,25 +122,40 @@ class Session:
 
         Raises InputError where no file is of a study.
         """
+        finished, strays = self._answer(looking)
+        if not finished:
+            raise InputError(
+                f"PATH holds no study: files.csv in --out says of each of {len(strays)} files why"
+            )
+        return _summary(finished, strays)
+
+    def _answer(
+        self, looking: Iterable[tuple[Look, Found | Lost]]
+    ) -> tuple[list[Finished], list[Row]]:
         found = [at if isinstance(at, Found) else unseen(task) for task, at in looking]
         studies, strays = group(found)
         check_cleaned(found, self._cleaning.mode, self._cleaning.stated)
-        finished: list[Finished] = []
-        stray_rows: list[Row] = []
+        finished = []
         try:
-            stray_rows = self._predictor.refuse(strays)
-            self._strays |= {row["file"]: row for row in stray_rows}
+            rows = self._predictor.refuse(strays)
+            self._strays |= {row["file"]: row for row in rows}
             _tell_of_people(studies)
             for one in self._predictor.answer(studies):
                 finished.append(one)
                 print(in_words(one), flush=True)
         finally:
             self.write_tables()
-        if not studies:
-            raise InputError(
-                f"PATH holds no study: files.csv in --out says of each of {len(found)} files why"
-            )
-        return _summary(finished, stray_rows)
+        return finished, rows
+
+    def answer_folder(self, folder: Path) -> list[Path]:
+        """Answers the study in a folder; its DICOM objects. For the listener.
+
+        Raises InputError where it has no answer.
+        """
+        looks = files_in([folder], self._settings.key)
+        looking = InOrder(looks, look, self._settings.jobs, lambda _: SECONDS_TO_LOOK)
+        finished, _ = self._answer(looking)
+        return [path for one in finished for path in one.objects]
 
     def answer_quiet(
         self,

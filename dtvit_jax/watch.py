@@ -10,14 +10,13 @@ from data_builder.errors import InputError
 from data_builder.isolation import Lost
 from data_builder.studies import walk
 from data_builder.subjects import Pseudonyms
-from dtvit_jax.intake import Found, Look, StudyFiles, group, look, unseen
+from dtvit_jax.intake import SECONDS_TO_LOOK, Found, Look, StudyFiles, group, look, unseen
 from dtvit_jax.session import Session
 from dtvit_jax.study_folder import Finished
 from dtvit_jax.workers import InOrder
 
 QUIET_SECONDS = 30.0
 POLL_SECONDS = 2.0
-SECONDS_TO_LOOK = 60.0
 
 Stamp = tuple[int, int]
 """A file's size and time of change."""

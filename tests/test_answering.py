@@ -49,7 +49,13 @@ WIDE = Points("a", Point(0.5, 0.4, 0.7), Point(0.5, 0.4, 0.7))
 
 @pytest.mark.parametrize(
     ("score", "says"),
-    [(0.39, "no ich"), (0.4, "uncertain"), (0.5, "uncertain"), (0.699, "uncertain"), (0.7, "ich")],
+    [
+        (0.39, "no ich"),
+        (0.401, "uncertain"),
+        (0.5, "uncertain"),
+        (0.699, "uncertain"),
+        (0.701, "ich"),
+    ],
 )
 def test_between_the_ends_of_the_thresholds_interval_it_cant_tell(rule, score, says):
     found = answer([score] * 5, rule, WIDE)

@@ -355,7 +355,6 @@ def test_wrong_flags_are_one_clear_line(flags, words, tmp_path):
 
     top = argparse.ArgumentParser()
     top.add_argument("--out", type=Path, default=tmp_path)
-    top.add_argument("--quiet", type=float, default=1.0)
     add_flags(top)
     with pytest.raises(InputError, match=re.escape(words)) as caught:
         listen(top.parse_args(flags), PUBLIC_KEY, lambda study: [])
