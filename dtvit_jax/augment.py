@@ -11,6 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
+VERSION = 1
+"""Raised by every change that alters the model's input in evaluation, for the same config."""
+
 PARAMETERS = ("angle", "scale", "shift_x", "shift_y", "flip", "sharpness", "gain")
 """Columns of a row of drawn parameters."""
 

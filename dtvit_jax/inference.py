@@ -1,14 +1,12 @@
 """A trained run applied to a side of its data set: probabilities for every slice."""
 
 import functools
-import json
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from data_builder.errors import InputError
 from data_builder.progress import track
 from dtvit_jax import run_record
 from dtvit_jax.allocator import keep_freed_memory
@@ -28,12 +26,7 @@ class TrainedRun:
 
     def __init__(self, workdir: Path, data_dir: str = "") -> None:
         self.config = run_record.read_config(workdir)
-        try:
-            self.record = json.loads((workdir / "run.json").read_text())
-        except (OSError, ValueError) as error:
-            raise InputError(
-                f"{workdir}/run.json is missing or damaged: train again into a new workdir"
-            ) from error
+        self.record = run_record.read_record(workdir)
         if data_dir:
             self.config.data.dir = data_dir
         self.history = run_record.read_history(workdir)

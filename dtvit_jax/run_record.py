@@ -12,6 +12,10 @@ import jax
 import ml_collections
 
 from data_builder.errors import InputError
+from dtvit_jax import augment
+
+FORMAT = 1
+"""Of a run's folder: raised by every change after which an older program would misread it."""
 
 PACKAGES = (
     "jax",
@@ -111,12 +115,34 @@ def read_config(workdir: Path) -> ml_collections.ConfigDict:
     return ml_collections.ConfigDict(values, convert_dict=True)
 
 
+def read_record(workdir: Path) -> dict[str, Any]:
+    """run.json. Raises InputError where it is missing, damaged or of another format."""
+    try:
+        record = json.loads((workdir / "run.json").read_text())
+        found = record.get("format", 1), record.get("transform_version", 1)
+    except (OSError, ValueError, AttributeError) as error:
+        raise InputError(
+            f"{workdir}/run.json is missing or damaged: train again into a new workdir"
+        ) from error
+    for what, one, own in zip(
+        ("a run folder", "a transform"), found, (FORMAT, augment.VERSION), strict=True
+    ):
+        if one != own:
+            raise InputError(
+                f"{workdir} is of {what} of version {one}, this program reads version {own}: use "
+                "the program's version that trained it, or train again"
+            )
+    return record
+
+
 def describe_run(
     command: str, config: ml_collections.ConfigDict, dataset: dict, parameters: int
 ) -> dict[str, Any]:
     """run.json: versions, commit, device, seed, data set; with what a reader could repeat it."""
     device = jax.devices()[0]
     return {
+        "format": FORMAT,
+        "transform_version": augment.VERSION,
         "command": command,
         "versions": {name: importlib.metadata.version(name) for name in PACKAGES}
         | {

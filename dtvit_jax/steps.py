@@ -189,10 +189,12 @@ def evaluate_step(
     model = task.model(params, stats)
     logits = model(task.transform(batch["image"], None))
     sums = task_sums(logits, batch)
-    sums = {name: sums[name] for name in SUMS}
-    p_hemorrhage = jax.nn.softmax(logits[0])[:, 1]
-    p_location = jax.nn.softmax(logits[1][:, :3])
-    return sums, p_hemorrhage, p_location
+    return {name: sums[name] for name in SUMS}, *probabilities(logits)
+
+
+def probabilities(logits: tuple[Array, Array]) -> tuple[Array, Array]:
+    """Of hemorrhage [batch], and of the three locations given one [batch, 3]."""
+    return jax.nn.softmax(logits[0])[:, 1], jax.nn.softmax(logits[1][:, :3])
 
 
 def validation_step(
