@@ -9,6 +9,7 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Key
 
+from dtvit_jax import mixup
 from dtvit_jax.losses import LossWeights, cross_entropy, example_weights, location_target
 
 Batch = dict[str, Array]
@@ -35,6 +36,7 @@ class Task:
     transform: Any  # (images, parameters or None) -> model input
     accumulation: int
     seed: int
+    mixes: bool = False  # examples of a batch in pairs (mixup.py)
 
 
 def split_model(model: nnx.Module) -> tuple[nnx.GraphDef, Any, Any]:
@@ -54,12 +56,26 @@ def _loss(
 ) -> tuple[Array, tuple[Any, dict[str, Array]]]:
     """Weighted sum of both tasks' losses over one part of a batch, and what is logged of it."""
     model = merge_model(task.graph, params, stats)
-    logits = model(task.transform(part["image"], part["augmentation"]), key=key)
-    sums = task_sums(logits, part)
-    loss_1 = (sums.pop("each_hemorrhage") * part["weight"]).sum()
-    loss_2 = (sums.pop("each_location") * part["weight_location"]).sum()
-    loss = task.weights.hemorrhage * loss_1 + task.weights.location * loss_2  # Eq. 5
+    images = task.transform(part["image"], part["augmentation"])
+    if not task.mixes:
+        logits = model(images, key=key)
+        loss, sums = _labelled_loss(logits, part, 1.0, task)
+    else:
+        share = mixup.shares(part["augmentation"])
+        logits = model(mixup.mix(images, share), key=key)
+        loss, sums = _labelled_loss(logits, part, share, task)
+        loss += _labelled_loss(logits, jax.tree.map(mixup.partner, part), 1 - share, task)[0]
     return loss, (split_model(model)[2], sums)
+
+
+def _labelled_loss(
+    logits: tuple[Array, Array], part: Batch, share: Array | float, task: Task
+) -> tuple[Array, dict[str, Array]]:
+    """The loss where `share` of each example has the labels of `part`, and the sums of these."""
+    sums = task_sums(logits, part)
+    loss_1 = (sums.pop("each_hemorrhage") * part["weight"] * share).sum()
+    loss_2 = (sums.pop("each_location") * part["weight_location"] * share).sum()
+    return task.weights.hemorrhage * loss_1 + task.weights.location * loss_2, sums  # Eq. 5
 
 
 def task_sums(logits: tuple[Array, Array], batch: Batch) -> dict[str, Array]:

@@ -1,5 +1,6 @@
 """The training loop, to be read from top to bottom."""
 
+import contextlib
 import functools
 import json
 import math
@@ -25,6 +26,7 @@ from dtvit_jax.input_pipeline import (
     open_shards,
     training_batches,
 )
+from dtvit_jax.prefetch import Prefetched
 from dtvit_jax.run_setup import (
     check_batch,
     check_config,
@@ -77,10 +79,13 @@ def train(config: ml_collections.ConfigDict, workdir: Path, command: str) -> int
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, placed
     )
     checkpoints = Checkpoints(workdir, config.best)
-    batches = training_batches(examples, config.batch_size)
+    on_devices = batch_sharding(mesh)
+    batches = Prefetched(
+        training_batches(examples, config.batch_size), functools.partial(put, where=on_devices)
+    )
     history: list[dict[str, Any]] = []
     sums = dict.fromkeys((*SUMS, "steps"), 0.0)
-    seconds = 0.0
+    seconds = waited = 0.0
     if checkpoints.latest is None:
         state = initial_state(config, task, placed, loaded)
         del loaded
@@ -92,9 +97,9 @@ def train(config: ml_collections.ConfigDict, workdir: Path, command: str) -> int
         state, progress = checkpoints.restore(checkpoints.latest, abstract)
         batches.set_state(progress["batches"])
         history, sums, seconds = progress["history"], progress["sums"], progress["seconds"]
+        waited = progress["waited"]
         run = json.loads((workdir / "run.json").read_text())
 
-    on_devices = batch_sharding(mesh)
     step_fn = jax.jit(functools.partial(train_step, task=task), donate_argnums=0)
     evaluate_fn = jax.jit(functools.partial(evaluate_step, task=task))
     first = int(state.step)
@@ -102,7 +107,13 @@ def train(config: ml_collections.ConfigDict, workdir: Path, command: str) -> int
     waiting: list[dict[str, jax.Array]] = []
     started = time.monotonic() - seconds
 
-    with TrainingProgress(first, steps) as progress_bar, stop_signals() as stopped:
+    logged: dict[str, jax.Array] = {}
+
+    with (
+        contextlib.closing(batches),
+        TrainingProgress(first, steps) as progress_bar,
+        stop_signals() as stopped,
+    ):
         for step in range(first, steps + 1):
             metrics = None
             leaving = bool(stopped)  # asked once: a signal after this waits for the next step
@@ -123,13 +134,13 @@ def train(config: ml_collections.ConfigDict, workdir: Path, command: str) -> int
                     "history": history,
                     "sums": sums,
                     "seconds": time.monotonic() - started,
+                    "waited": waited + batches.waited,
                 }
                 checkpoints.save(step, state, progress, metrics)
                 run_record.write_history(workdir, history)
             if step == steps or leaving:
                 break
-            batch = jax.device_put(next(batches), on_devices)
-            batch.pop("index")
+            batch = batches.take(busy=logged)
             state, logged = step_fn(state, batch)
             waiting.append(logged)
             progress_bar.advance(step + 1, logged["loss"])
@@ -140,9 +151,15 @@ def train(config: ml_collections.ConfigDict, workdir: Path, command: str) -> int
         )
         return STOPPED[stopped[0]]
     run["train_seconds"] = round(time.monotonic() - started, 1)
+    run["waited_for_data_seconds"] = round(waited + batches.waited, 1)
     run_record.write_json(workdir / "run.json", run)
     print(f"trained {steps} steps; evaluate with: python -m dtvit_jax.evaluate --workdir {workdir}")
     return 0
+
+
+def put(batch: dict[str, Any], where: jax.sharding.Sharding) -> dict[str, jax.Array]:
+    """What the step takes of a batch, on the devices."""
+    return jax.device_put({k: v for k, v in batch.items() if k != "index"}, where)
 
 
 def evaluation_steps(steps: int, every: float) -> set[int]:
