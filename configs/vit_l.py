@@ -52,6 +52,8 @@ def get_config() -> ml_collections.ConfigDict:
     augment.zoom = 0.0  # up to this part larger or smaller; not in the paper
     augment.shift = 0.0  # up to this part of the side; not in the paper
     augment.intensity = 0.0  # gain up to this part above or below 1; not in the paper
+    augment.noise = 0.0  # standard deviation up to this part of the gray range; not in the paper
+    augment.mixup = 0.0  # pairs blended by a share of this beta distribution; not in the paper
     config.windows = ((0, 255),) * 3  # gray values that each channel shows from 0 to 1: all of them
     config.mean = (0.485, 0.456, 0.406)  # section 2.2.3; the published code has 0.5
     config.std = (0.229, 0.224, 0.225)

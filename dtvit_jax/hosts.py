@@ -159,24 +159,6 @@ def local_rows(placed: NamedSharding, batch_size: int) -> np.ndarray:
     return np.array(sorted(found))
 
 
-class LocalExamples:
-    """Of an endless sequence of examples in batches, those that this process loads.
-
-    The rows of each global batch of `batch_size` that `rows` names, in order: the union over all
-    processes is what one process alone would load.
-    """
-
-    def __init__(self, examples: Any, batch_size: int, rows: np.ndarray) -> None:
-        self._examples, self._batch_size, self._rows = examples, batch_size, rows
-
-    def __len__(self) -> int:
-        return len(self._examples) // self._batch_size * len(self._rows)
-
-    def __getitem__(self, i: int) -> Any:
-        batch, row = divmod(int(i), len(self._rows))
-        return self._examples[batch * self._batch_size + int(self._rows[row])]
-
-
 def to_devices(batch: dict[str, np.ndarray], placed: NamedSharding) -> dict[str, jax.Array]:
     """The global batch, of which each process gives its `local_rows`."""
     if jax.process_count() == 1:

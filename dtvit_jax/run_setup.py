@@ -123,12 +123,14 @@ def make_task(config: ml_collections.ConfigDict, steps: int) -> tuple[Task, Trai
             windows=tuple((float(low), float(high)) for low, high in config.windows),
             mean=tuple(config.mean),
             std=tuple(config.std),
+            noise=config.augment.noise > 0,
         ),
         accumulation=config.accumulation,
         seed=config.seed,
         frozen_blocks=config.frozen_blocks,
         smoothing=config.label_smoothing,
         ema_decay=config.ema_decay,
+        mixes=config.augment.mixup > 0,
     )
     return task, abstract
 
@@ -139,9 +141,15 @@ def make_augmentation(config: ml_collections.ConfigDict) -> Augmentation:
     for name in ("sharpness_probability", "flip_probability"):
         if not 0 <= getattr(augmentation, name) <= 1:
             raise InputError(f"config.augment.{name}: a probability is 0 to 1")
-    for name in ("zoom", "shift", "intensity"):
+    for name in ("zoom", "shift", "intensity", "noise"):
         if not 0 <= getattr(augmentation, name) < 1:
             raise InputError(f"config.augment.{name}: give 0 or more, below 1")
+    part = config.batch_size // config.accumulation
+    if augmentation.mixup < 0 or (augmentation.mixup and part % 2):
+        raise InputError(
+            f"config.augment.mixup={augmentation.mixup:g}: give 0 or more; it blends pairs, so "
+            f"config.batch_size / config.accumulation = {part} must be even with it"
+        )
     return augmentation
 
 

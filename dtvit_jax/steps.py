@@ -10,7 +10,7 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Key
 
-from dtvit_jax import parameter_groups
+from dtvit_jax import mixup, parameter_groups
 from dtvit_jax.losses import LossWeights, cross_entropy, example_weights, location_target
 from dtvit_jax.parameter_groups import WHOLE_ENCODER, overlay
 
@@ -42,6 +42,7 @@ class Task:
     frozen_blocks: int = 0  # of the encoder; see parameter_groups.trained
     smoothing: float = 0.0  # of the labels, in the training loss
     ema_decay: float = 0.0  # of the averages; 0: there are none
+    mixes: bool = False  # examples of a batch in pairs (mixup.py)
     gather: Any = None  # params -> params as the model reads them, where they lie in parts
 
     def model(self, params: Any, stats: Any) -> Any:
@@ -77,12 +78,25 @@ def _loss(
     """
     model = task.model(overlay(params, trained), stats)
     images = task.transform(part["image"], part["augmentation"])
+    share: Array | float = 1.0
+    if task.mixes:
+        share = mixup.shares(part["augmentation"])
+        images = mixup.mix(images, share)
     logits = model(images, key=key, train_encoder=task.frozen_blocks != WHOLE_ENCODER)
-    sums = task_sums(logits, part, task.smoothing)
-    loss_1 = (sums.pop("each_hemorrhage") * part["weight"]).sum()
-    loss_2 = (sums.pop("each_location") * part["weight_location"]).sum()
-    loss = task.weights.hemorrhage * loss_1 + task.weights.location * loss_2  # Eq. 5
+    loss, sums = _labelled_loss(logits, part, share, task)
+    if task.mixes:
+        loss += _labelled_loss(logits, jax.tree.map(mixup.partner, part), 1 - share, task)[0]
     return loss, (split_model(model)[2], sums)
+
+
+def _labelled_loss(
+    logits: tuple[Array, Array], part: Batch, share: Array | float, task: Task
+) -> tuple[Array, dict[str, Array]]:
+    """The loss where `share` of each example has the labels of `part`, and the sums of these."""
+    sums = task_sums(logits, part, task.smoothing)
+    loss_1 = (sums.pop("each_hemorrhage") * part["weight"] * share).sum()
+    loss_2 = (sums.pop("each_location") * part["weight_location"] * share).sum()
+    return task.weights.hemorrhage * loss_1 + task.weights.location * loss_2, sums  # Eq. 5
 
 
 def task_sums(

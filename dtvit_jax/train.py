@@ -27,6 +27,7 @@ from dtvit_jax.input_pipeline import (
     training_batches,
 )
 from dtvit_jax.not_finite import check_finite, keeping_the_batch
+from dtvit_jax.prefetch import Prefetched
 from dtvit_jax.profiling import StepTrace
 from dtvit_jax.run_setup import (
     check_batch,
@@ -112,12 +113,14 @@ def train(config: ml_collections.ConfigDict, workdir: Path, command: str) -> int
     checkpoints = Checkpoints(workdir, config.best, config.keep)
     on_devices, everywhere = batch_sharding(mesh), NamedSharding(mesh, PartitionSpec())
     rows = hosts.local_rows(on_devices, config.batch_size)
-    local = hosts.LocalExamples(examples, config.batch_size, rows)
-    batches = training_batches(local, len(rows))
+    batches = Prefetched(
+        training_batches(examples, config.batch_size, rows),
+        functools.partial(put, placed=on_devices),
+    )
     restored = checkpoints.restore_latest(abstract)
     if restored is None:
         state = initial_state(config, task, placed, loaded)
-        progress: dict[str, Any] = {"history": [], "sums": {}, "seconds": 0.0}
+        progress: dict[str, Any] = {"history": [], "sums": {}, "seconds": 0.0, "waited": 0.0}
         run = run_record.describe_run(
             command, config, shards.metadata, sum(x.size for x in jax.tree.leaves(abstract.params))
         )
@@ -130,6 +133,7 @@ def train(config: ml_collections.ConfigDict, workdir: Path, command: str) -> int
     del loaded, restored
     history: list[dict[str, Any]] = progress["history"]
     first, started = int(state.step), time.monotonic() - progress["seconds"]
+    waited = progress["waited"]  # for data, by the steps before this process's
 
     agreement = hosts.Agreement(mesh)
     step_fn = jax.jit(
@@ -147,9 +151,11 @@ def train(config: ml_collections.ConfigDict, workdir: Path, command: str) -> int
         StepTrace(workdir / "profile", first, steps, config.profile and primary) as trace,
         saying_disk_full(workdir),
         closing(checkpoints),
+        closing(batches),
         keeping_the_batch(workdir, examples, shards.source("train"), config),
     ):
         log = StepLog(board, progress["sums"])
+        logged: dict[str, jax.Array] = {}
         if not first:
             describe(board, config, task, abstract, examples)
         for step in range(first, steps + 1):
@@ -177,6 +183,7 @@ def train(config: ml_collections.ConfigDict, workdir: Path, command: str) -> int
                     "history": history,
                     "sums": log.sums,
                     "seconds": time.monotonic() - started,
+                    "waited": waited + batches.waited,
                     "config": run_record.public_config(config),
                 }
                 checkpoints.save(step, state, progress, metrics)
@@ -185,10 +192,9 @@ def train(config: ml_collections.ConfigDict, workdir: Path, command: str) -> int
             early = 0 < config.early_stopping <= evaluations_since_best(history, config.best)
             if step == steps or leaving or early:
                 break
-            batch = next(batches)
-            batch.pop("index")
+            batch = batches.take(busy=logged)
             with trace.step(step), jax.transfer_guard("disallow"):
-                state, logged = step_fn(state, hosts.to_devices(batch, on_devices))
+                state, logged = step_fn(state, batch)
             trace.done(step, logged)
             log.append(step + 1, logged)
             if (step + 1) % config.log_every_steps == 0:
@@ -202,11 +208,17 @@ def train(config: ml_collections.ConfigDict, workdir: Path, command: str) -> int
         )
         return stop_status(stopped)
     run["train_seconds"] = round(time.monotonic() - started, 1)
+    run["waited_for_data_seconds"] = round(waited + batches.waited, 1)
     run_record.write_json(workdir / "run.json", run)
     if early and step < steps:
         print(f"no better {config.best} in {config.early_stopping} validations: stopped early")
     print(f"trained {step} steps; evaluate with: python -m dtvit_jax.evaluate --workdir {workdir}")
     return 0
+
+
+def put(batch: dict[str, np.ndarray], placed: NamedSharding) -> dict[str, jax.Array]:
+    """What the step takes of a batch, on the devices."""
+    return hosts.to_devices({k: v for k, v in batch.items() if k != "index"}, placed)
 
 
 def describe(
@@ -236,8 +248,7 @@ def validate(
     model = evaluated_model(state)
     total, tables = dict.fromkeys(SUMS, 0.0), []
     for batch in evaluation_batches(source, batch_size, hosts.local_rows(on_devices, batch_size)):
-        batch.pop("index")
-        sums, table = jax.device_get(validation_fn(*model, hosts.to_devices(batch, on_devices)))
+        sums, table = jax.device_get(validation_fn(*model, put(batch, on_devices)))
         total = {name: value + float(sums[name]) for name, value in total.items()}
         mask = table.pop("mask")
         tables.append({name: column[mask] for name, column in table.items()})

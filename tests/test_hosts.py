@@ -13,12 +13,12 @@ import jax
 import numpy as np
 import pytest
 import tiny
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_builder.errors import InputError
 from dtvit_jax import hosts
-from dtvit_jax.input_pipeline import evaluation_batches
+from dtvit_jax.input_pipeline import evaluation_batches, training_batches
 from dtvit_jax.sharding import batch_sharding, make_mesh
 from dtvit_jax.train import train
 
@@ -97,6 +97,7 @@ def test_one_process_has_every_row():
     assert hosts.local_rows(placed, 8).tolist() == list(range(8))
 
 
+@settings(max_examples=20, deadline=None)
 @given(st.integers(1, 4), st.integers(1, 4), st.randoms(use_true_random=False))
 def test_the_parts_of_all_processes_are_one_processes_batches(processes, each, random):
     """Whichever rows each process's devices hold."""
@@ -104,12 +105,14 @@ def test_the_parts_of_all_processes_are_one_processes_batches(processes, each, r
     rows = list(range(size))
     random.shuffle(rows)
     split = [np.array(sorted(rows[i::processes])) for i in range(processes)]
-    examples = range(100, 100 + 6 * size - 1)
-    parts = [hosts.LocalExamples(examples, size, part) for part in split]
+    examples = [{"index": i} for i in range(100, 100 + 6 * size - 1)]
+    parts = [training_batches(examples, size, part, threads=1) for part in split]
     for batch in range(5):
-        here = [part[batch * each + i] for part in parts for i in range(each)]
-        assert sorted(here) == list(examples[batch * size : (batch + 1) * size])
-    assert all(len(part) == 5 * each for part in parts)
+        here = [int(i) for part in parts for i in next(part)["index"]]
+        assert sorted(here) == [row["index"] for row in examples[batch * size :][:size]]
+    for part in parts:
+        with pytest.raises(StopIteration):
+            next(part)
 
 
 def test_validation_counts_each_slice_once_over_processes(shards):
