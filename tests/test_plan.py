@@ -106,6 +106,7 @@ def paper():
     for dtype in ("float32", "bfloat16"):
         config = vit_l.get_config()
         config.dtype = dtype
+        config.model.scan = True  # the same numbers from one block's trace
         answers[dtype] = plan(config, 1, 1, ACCELERATORS, 0.4)
     return answers
 
