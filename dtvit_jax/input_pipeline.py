@@ -202,7 +202,7 @@ class TrainingExamples:
 class _TrainingBatches:
     """`[n]` is `rows` of batch n of the endless sequence of examples."""
 
-    def __init__(self, examples: TrainingExamples, batch_size: int, rows: np.ndarray) -> None:
+    def __init__(self, examples: Any, batch_size: int, rows: np.ndarray) -> None:
         self._examples, self._batch_size, self._rows = examples, batch_size, rows
 
     def __len__(self) -> int:
@@ -214,7 +214,7 @@ class _TrainingBatches:
 
 
 def training_batches(
-    examples: TrainingExamples,
+    examples: Any,
     batch_size: int,
     rows: np.ndarray | None = None,
     threads: int | None = None,
@@ -222,6 +222,7 @@ def training_batches(
     """An endless iterator of batches; its state can be saved and set.
 
     Args:
+      examples: an endless sequence, such as TrainingExamples.
       rows: those of each batch that this process reads; all, if None.
       threads: each makes a whole batch, so that grain's own cost is paid once for it; None: as
         many as cores. The batches do not depend on their number.

@@ -108,7 +108,7 @@ def test_batches_do_not_depend_on_the_number_of_threads(shards):
 def test_processes_read_their_parts_of_the_same_batches(shards):
     examples = TrainingExamples(shards.source("train"), "replicate", WILD, 5)
     whole = training_batches(examples, 8)
-    parts = [training_batches(examples, 8, slice(start, start + 4)) for start in (0, 4)]
+    parts = [training_batches(examples, 8, np.arange(start, start + 4)) for start in (0, 4)]
     for _ in range(3):
         first, second = map(next, parts)
         together = {name: np.concatenate([first[name], second[name]]) for name in first}
