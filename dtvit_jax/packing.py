@@ -5,7 +5,7 @@ to one of a few levels, so that a step compiles at most `LEVELS` times.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -97,15 +97,22 @@ def _round_up(n: Any, step: int) -> Any:
     return -(-np.asarray(n) // step) * step
 
 
+def in_groups(
+    kept: Bool[np.ndarray, "batch patches"], groups: int, accumulation: int
+) -> Bool[np.ndarray, "groups slices patches"]:
+    """As `steps.train_step` divides a batch: group `device * accumulation + part` has that part
+    of that device's slices."""
+    patches = kept.shape[1]
+    kept = kept.reshape(groups // accumulation, -1, accumulation, patches).swapaxes(1, 2)
+    return kept.reshape(groups, -1, patches)
+
+
 def pack(
     kept: Bool[np.ndarray, "batch patches"], level: Level, groups: int, accumulation: int = 1
 ) -> Packing:
-    """Lays out a batch. Group `device * accumulation + part` holds that part of that device's
-    slices, as `steps.train_step` divides a batch."""
-    batch, patches = kept.shape
-    kept = kept.reshape(groups // accumulation, -1, accumulation, patches).swapaxes(1, 2)
-    kept = kept.reshape(groups, -1, patches)
-    slices, sets = batch // groups, len(level.lengths)
+    """Lays out a batch, `in_groups`, in the shape of a level that fits it."""
+    slices, sets = len(kept) // groups, len(level.lengths)
+    kept = in_groups(kept, groups, accumulation)
     counts = kept.sum(2)
     source = np.full((groups, level.tokens), -1, np.int32)
     rows = [np.full((groups, slices // sets, n), -1, np.int32) for n in level.lengths]
@@ -130,24 +137,55 @@ def pack(
 class Packer:
     """Adds `packing` to a batch: which patches hold tissue, at the smallest level that fits.
 
-    `groups` is the number of devices times `accumulation`.
+    Args:
+      batch_size: slices of the whole batch, in all processes.
+      groups: devices of all processes, times `accumulation`.
+      mixes: slices are blended in pairs (`mixup`): both then keep the patches of either.
     """
 
     def __init__(
-        self, tissue: Tissue, levels: tuple[Level, ...], groups: int, accumulation: int = 1
+        self,
+        tissue: Tissue,
+        levels: tuple[Level, ...],
+        batch_size: int,
+        groups: int,
+        accumulation: int = 1,
+        mixes: bool = False,
     ) -> None:
-        self._tissue, self.levels = tissue, levels
-        self._groups, self._accumulation = groups, accumulation
+        self._tissue, self.levels, self._batch_size = tissue, levels, batch_size
+        self._groups, self._accumulation, self._mixes = groups, accumulation, mixes
 
-    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """`batch` with `packing`; its slices are turned as `augmentation` says, where it is."""
-        images = batch["image"]
-        parameters = batch.get("augmentation", [None] * len(images))
-        kept = np.stack([self._tissue.kept(*pair) for pair in zip(images, parameters, strict=True)])
-        counts = kept.sum(1).reshape(self._groups // self._accumulation, -1, self._accumulation)
-        counts = counts.swapaxes(1, 2).reshape(self._groups, -1)
+    def __call__(
+        self, batch: dict[str, Any], rows: np.ndarray, example: Callable[[int], dict[str, Any]]
+    ) -> dict[str, Any]:
+        """`batch` with `packing`.
+
+        Args:
+          batch: `rows` of a global batch.
+          example: any row of it. The level is chosen by all, so that every process takes the same
+            one: each looks at all slices of the batch, and nothing needs to be sent.
+        """
+        of_row = {int(row): at for at, row in enumerate(rows)}
+        kept = np.stack(
+            [
+                self._kept(batch, of_row[row]) if row in of_row else self._kept_of(example(row))
+                for row in range(self._batch_size)
+            ]
+        )
+        parts = self._accumulation
+        if self._mixes:  # as mixup.partner pairs each part of the batch
+            for part in range(parts):
+                kept[part::parts] |= np.roll(kept[part::parts], self._batch_size // parts // 2, 0)
+        counts = in_groups(kept, self._groups, parts).sum(2)
         level = next(level for level in self.levels if level.fits(counts))
-        return {**batch, "packing": pack(kept, level, self._groups, self._accumulation)}
+        groups = self._groups * len(rows) // self._batch_size
+        return {**batch, "packing": pack(kept[rows], level, groups, parts)}
+
+    def _kept(self, batch: dict[str, Any], at: int) -> np.ndarray:
+        return self._kept_of({k: batch[k][at] for k in ("image", "augmentation") if k in batch})
+
+    def _kept_of(self, row: dict[str, Any]) -> np.ndarray:
+        return self._tissue.kept(row["image"], row.get("augmentation"))
 
 
 def for_training(tissue: Tissue | None, examples: Any, config: Any, devices: int) -> Packer | None:
@@ -156,10 +194,13 @@ def for_training(tissue: Tissue | None, examples: Any, config: Any, devices: int
         return None
     some = range(min(examples.epoch_length, SAMPLED_SLICES))
     rows = (examples[i] for i in some)
-    counts = [int(tissue.kept(row["image"], row["augmentation"]).sum()) for row in rows]
+    kept = np.stack([tissue.kept(row["image"], row["augmentation"]) for row in rows])
+    mixes = config.augment.get("mixup", 0) > 0
+    if mixes:
+        kept |= np.roll(kept, 1, axis=0)
     groups = devices * config.accumulation
-    levels = choose_levels(counts, config.batch_size // groups, tissue.patches)
-    return Packer(tissue, levels, groups, config.accumulation)
+    levels = choose_levels(kept.sum(1).tolist(), config.batch_size // groups, tissue.patches)
+    return Packer(tissue, levels, config.batch_size, groups, config.accumulation, mixes)
 
 
 def for_evaluation(
@@ -170,4 +211,5 @@ def for_evaluation(
         return None
     some = range(0, len(source), -(-len(source) // SAMPLED_SLICES))
     counts = [int(tissue.kept(source[i]["image"]).sum()) for i in some]
-    return Packer(tissue, choose_levels(counts, batch_size // devices, tissue.patches), devices)
+    levels = choose_levels(counts, batch_size // devices, tissue.patches)
+    return Packer(tissue, levels, batch_size, devices)
