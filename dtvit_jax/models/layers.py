@@ -1,6 +1,5 @@
 """Layers that more than one model is made of; convolutions and pooling as torch computes them."""
 
-import functools
 import math
 from typing import Any
 
@@ -11,99 +10,6 @@ from flax import nnx
 from jaxtyping import Array, Float, Key
 
 from data_builder.errors import InputError
-
-
-def _barrier(x: Array) -> Array:
-    return jax.lax.platform_dependent(
-        x, cpu=jax.lax.optimization_barrier, default=lambda x: x
-    )
-
-
-@jax.custom_vjp
-def settle(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """`x`, and on a CPU its gradient too, written to memory before anything reads it.
-
-    XLA:CPU fuses what is cheap to compute into each of its readers, which then compute it again:
-    of a chain of residual blocks, all that came before.
-    """
-    return _barrier(x)
-
-
-settle.defvjp(lambda x: (_barrier(x), None), lambda _, dy: (_barrier(dy),))
-
-
-@jax.custom_vjp
-def _linear(x: Array, kernel: Array, bias: Array) -> Array:
-    return x @ kernel + bias
-
-
-def _linear_forward(x: Array, kernel: Array, bias: Array) -> tuple[Array, tuple]:
-    return x @ kernel + bias, (x, kernel)
-
-
-def _linear_backward(saved: tuple, dy: Array) -> tuple[Array, Array, Array]:
-    x, kernel = saved
-    return dy @ kernel.T, _barrier(x.T) @ dy, dy.sum(0)
-
-
-_linear.defvjp(_linear_forward, _linear_backward)
-
-
-class Linear(nnx.Linear):
-    """nnx.Linear with its products in the order that XLA:CPU is quickest at.
-
-    The gradient of the kernel is x^T dy with x transposed first: a plain row by column product.
-    """
-
-    def __call__(self, x: Float[Array, "... features"]) -> Float[Array, "... out"]:
-        assert self.bias is not None
-        kernel, bias = (p[...].astype(self.dtype) for p in (self.kernel, self.bias))
-        y = _linear(x.astype(self.dtype).reshape(-1, x.shape[-1]), kernel, bias)
-        return y.reshape(*x.shape[:-1], y.shape[-1])
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
-def _layer_norm(x: Array, scale: Array, bias: Array, epsilon: float) -> Array:
-    return _layer_norm_forward(x, scale, bias, epsilon)[0]
-
-
-def _layer_norm_forward(
-    x: Array, scale: Array, bias: Array, epsilon: float
-) -> tuple[Array, tuple]:
-    wide = x.astype(jnp.float32)
-    mean = wide.mean(-1, keepdims=True)
-    centred = wide - mean
-    inverse = _barrier(jax.lax.rsqrt((centred * centred).mean(-1, keepdims=True) + epsilon))
-    y = _barrier((centred * inverse * scale + bias).astype(x.dtype))
-    return y, (x, mean, inverse, scale)
-
-
-def _layer_norm_backward(epsilon: float, saved: tuple, dy: Array) -> tuple[Array, Array, Array]:
-    del epsilon
-    x, mean, inverse, scale = saved
-    normal = (x.astype(jnp.float32) - mean) * inverse
-    dy = dy.astype(jnp.float32)
-    over = tuple(range(dy.ndim - 1))
-    d = dy * scale
-    along = (d * normal).mean(-1, keepdims=True)
-    dx = (d - d.mean(-1, keepdims=True) - normal * along) * inverse
-    return _barrier(dx.astype(x.dtype)), (dy * normal).sum(over), dy.sum(over)
-
-
-_layer_norm.defvjp(_layer_norm_forward, _layer_norm_backward)
-
-
-class LayerNorm(nnx.LayerNorm):
-    """nnx.LayerNorm over the last axis, in float32, its gradient written out."""
-
-    def __call__(self, x: Float[Array, "... features"]) -> Float[Array, "... features"]:
-        x = x.astype(self.dtype)
-        return _layer_norm(x, self.scale[...], self.bias[...], self.epsilon)
-
-
-def exact_gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """x Phi(x), by erf: jax.nn.gelu's erfc takes XLA:CPU twice as long."""
-    return 0.5 * x * (1 + jax.lax.erf(x * math.sqrt(0.5)))
 
 
 def dropout(x: Float[Array, "..."], rate: float, key: Key[Array, ""] | None) -> Float[Array, "..."]:

@@ -13,14 +13,14 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from data_builder.errors import InputError
-from dtvit_jax.models.layers import (
+from dtvit_jax.models.layers import check_rate, drop_path, dropout
+from dtvit_jax.models.transformer_layers import (
     LayerNorm,
     Linear,
-    check_rate,
-    drop_path,
-    dropout,
     exact_gelu,
+    linear,
     settle,
+    softmax_attention,
 )
 
 
@@ -72,11 +72,7 @@ def attention(
         where = None if mask is None else mask[:, None, None, :]
         return jax.nn.dot_product_attention(q, k, v, mask=where, implementation="cudnn")
     q, k, v = (settle(jnp.swapaxes(x, 1, 2)) for x in (q * q.shape[-1] ** -0.5, k, v))
-    scores = jnp.einsum("bhqd,bhkd->bhqk", q, k, preferred_element_type=jnp.float32)
-    if mask is not None:
-        scores = jnp.where(mask[:, None, None, :], scores, -jnp.inf)
-    weights = jax.nn.softmax(scores).astype(v.dtype)
-    return jnp.swapaxes(settle(jnp.einsum("bhqk,bhkd->bhqd", weights, v)), 1, 2)
+    return jnp.swapaxes(softmax_attention(q, k, v, mask), 1, 2)
 
 
 class SelfAttention(nnx.Module):
@@ -108,11 +104,11 @@ class SelfAttention(nnx.Module):
             q, k, v = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
         else:
             assert self.qkv.bias is not None  # Linear was made with one
-            kernel = self.qkv.kernel[...].astype(self.dtype)
-            bias = self.qkv.bias[...].astype(self.dtype)
-            q = x[:, :queries] @ kernel[:, :width] + bias[:width]
+            kernel, bias = self.qkv.kernel[...], self.qkv.bias[...]
+            q = linear(x[:, :queries], kernel[:, :width], bias[:width])
             q = q.reshape(batch, queries, self.heads, -1)
-            kv = (x @ kernel[:, width:] + bias[width:]).reshape(batch, tokens, 2, self.heads, -1)
+            kv = linear(x, kernel[:, width:], bias[width:])
+            kv = kv.reshape(batch, tokens, 2, self.heads, -1)
             k, v = kv[:, :, 0], kv[:, :, 1]
         heads = attention(q, k, v, mask, self.implementation)  # Eq. 3b, 4
         return self.out(heads.reshape(batch, -1, width))  # Eq. 3c
