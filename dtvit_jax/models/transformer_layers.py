@@ -37,10 +37,9 @@ def _linear(x: Array, kernel: Array, bias: Array) -> Array:
 
 def _linear_backward(saved: tuple, dy: Array) -> tuple[Array, Array, Array]:
     x, kernel = saved
-    if x.shape[1] <= dy.shape[1]:  # x^T dy as a plain row by column product, ...
-        dkernel = _settled(x.T) @ dy
-    else:  # ... and the narrower of the two is transposed
-        dkernel = _settled(_settled(dy.T) @ x).T
+    wider = x.shape[1] > dy.shape[1]
+    # x^T dy as a plain row by column product: the narrower of the two is transposed for it.
+    dkernel = _settled(_settled(dy.T) @ x).T if wider else _settled(x.T) @ dy
     return dy @ kernel.T, dkernel, dy.sum(0)
 
 
@@ -50,13 +49,15 @@ _linear.defvjp(lambda x, kernel, bias: (x @ kernel + bias, (x, kernel)), _linear
 class Linear(nnx.Linear):
     """nnx.Linear, with a bias, as one product of two matrices."""
 
-    def __call__(self, x: Float[Array, "... features"]) -> Float[Array, "... out"]:
+    def __call__(self, x: Float[Array, "... features"]) -> Float[Array, "... out"]:  # type: ignore[override]
         assert self.bias is not None
         return linear(x.astype(self.dtype), self.kernel[...], self.bias[...])
 
 
 def linear(
-    x: Float[Array, "... features"], kernel: Float[Array, "features out"], bias: Float[Array, " out"]
+    x: Float[Array, "... features"],
+    kernel: Float[Array, "features out"],
+    bias: Float[Array, " out"],
 ) -> Float[Array, "... out"]:
     """x W + b in the type of `x`."""
     y = _linear(x.reshape(-1, x.shape[-1]), kernel.astype(x.dtype), bias.astype(x.dtype))
@@ -95,7 +96,8 @@ _layer_norm.defvjp(_layer_norm_forward, _layer_norm_backward)
 class LayerNorm(nnx.LayerNorm):
     """nnx.LayerNorm over the last axis, Eq. 2, computed in float32."""
 
-    def __call__(self, x: Float[Array, "... features"]) -> Float[Array, "... features"]:
+    def __call__(self, x: Float[Array, "... features"]) -> Float[Array, "... features"]:  # type: ignore[override]
+        assert self.scale is not None and self.bias is not None
         return _layer_norm(x.astype(self.dtype), self.scale[...], self.bias[...], self.epsilon)
 
 

@@ -236,9 +236,7 @@ class ViT(nnx.Module):
         self.remat, self.scan = remat, scan
         self.dtype = dtype
         tokens = (image_size // patch) ** 2 + 1
-        self.patch_embedding = Linear(
-            patch * patch * channels, size.width, dtype=dtype, rngs=rngs
-        )
+        self.patch_embedding = Linear(patch * patch * channels, size.width, dtype=dtype, rngs=rngs)
         self.class_token = nnx.Param(jnp.zeros((1, 1, size.width)))
         self.position_embedding = nnx.Param(
             0.02 * jax.random.normal(rngs.params(), (1, tokens, size.width))
