@@ -39,7 +39,16 @@ from data_builder.ct_header import (
     frame_header,
 )
 
-__all__ = ["AIR", "CtSlice", "Header", "Reason", "Refusal", "read_slices"]
+__all__ = [
+    "AIR",
+    "CtSlice",
+    "Header",
+    "Reason",
+    "Refusal",
+    "looks_like_dicom",
+    "quiet",
+    "read_slices",
+]
 
 AIR = -1000.0
 """HU of air, which stands in for padding."""
@@ -74,7 +83,7 @@ def read_slices(source: Path | str | bytes) -> list[CtSlice]:
     """
     try:
         data = source if isinstance(source, bytes) else _read(Path(source))
-        with _quiet():
+        with quiet():
             return list(_slices(data))
     except Refusal:
         raise
@@ -89,14 +98,15 @@ def _read(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
             start = file.read(132)
-            if not _looks_like_dicom(start):
+            if not looks_like_dicom(start):
                 raise Refusal(Reason.NOT_DICOM, "it has neither preamble nor DICOM elements")
             return start + file.read()
     except OSError as error:
         raise Refusal(Reason.UNREADABLE, error.strerror or "it can't be read") from None
 
 
-def _looks_like_dicom(start: bytes) -> bool:
+def looks_like_dicom(start: bytes) -> bool:
+    """Whether a file's first 132 bytes may be DICOM's: a preamble, or an element of its groups."""
     return _has_preamble(start) or start[:2] in _BARE_STARTS
 
 
@@ -105,7 +115,7 @@ def _has_preamble(start: bytes) -> bool:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Nothing on the terminal or in a log: the libraries' warnings repeat values of the file."""
     gdcm.Trace.WarningOff()
     gdcm.Trace.ErrorOff()
@@ -121,7 +131,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _slices(data: bytes) -> Iterator[CtSlice]:
-    if not _looks_like_dicom(data[:132]):
+    if not looks_like_dicom(data[:132]):
         raise Refusal(Reason.NOT_DICOM, "it has neither preamble nor DICOM elements")
     dataset = _parse(data)
     check_kind(dataset)

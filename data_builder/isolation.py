@@ -12,7 +12,7 @@ import signal
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from multiprocessing.connection import Connection, wait
 from typing import Any, NamedTuple, TypeVar
 
@@ -132,7 +132,7 @@ def each(
     work: Callable[[Item], Result],
     jobs: int,
     seconds: Callable[[Item], float],
-) -> Iterator[tuple[Item, Result | Lost]]:
+) -> Generator[tuple[Item, Result | Lost], None, None]:
     """Yields each item with its result, as they come, or with `Lost`.
 
     `work` is a function of a module, and must not raise. It is given `seconds(item)`, of the clock

@@ -17,7 +17,7 @@ from sklearn.isotonic import IsotonicRegression
 METHODS = ("temperature", "isotonic", "none")
 LEAST, MOST = 0.05, 20.0
 """Bounds of a temperature: without a wrong slice the best one would be 0."""
-_FLOOR = np.finfo(np.float64).eps
+FLOOR = np.finfo(np.float64).eps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,12 +53,17 @@ class Calibration:
         Isotonic regression is for two classes; on more, the temperature stands in.
         """
         p = probabilities.astype(np.float64)
-        if method == "isotonic" and self.x and p.shape[1] == 2:
+        used = self.used(method, p.shape[1])
+        if used == "isotonic":
             positive = np.interp(p[:, 1], self.x, self.y)
             return np.stack([1 - positive, positive], axis=1)
-        if method == "none" or not np.isfinite(self.temperature):
-            return p
-        return softmax(log(p) / self.temperature, axis=1)
+        return p if used == "none" else softmax(log(p) / self.temperature, axis=1)
+
+    def used(self, method: str, classes: int) -> str:
+        """Which of METHODS `apply` really applies, asked for `method`."""
+        if method == "isotonic" and self.x and classes == 2:
+            return method
+        return "none" if method == "none" or not np.isfinite(self.temperature) else "temperature"
 
 
 def fit(probabilities: Float[np.ndarray, "n classes"], truth: Int[np.ndarray, " n"]) -> Calibration:
@@ -90,4 +95,4 @@ def fit(probabilities: Float[np.ndarray, "n classes"], truth: Int[np.ndarray, " 
 
 def log(p: np.ndarray) -> np.ndarray:
     """Natural logarithm of probabilities, kept above float64's epsilon."""
-    return np.log(np.clip(p, _FLOOR, 1))
+    return np.log(np.clip(p, FLOOR, 1))

@@ -2,12 +2,14 @@
 
 metrics.json, predictions.csv, figures/, report.html and model_card.md go to WORKDIR/SPLIT unless
 --out says so. What is fitted (aggregation, calibration, operating points) is fitted on validation
-and kept in WORKDIR/decision_rule.json, which prediction reads. A predictions.csv of another system
-needs no model: its validation slices come from its own rows with split 'validation', or from
---validation; without any, nothing is fitted and the rest is there.
+and kept in WORKDIR/decision_rule.json, which prediction reads; WORKDIR/training_slices.json says
+what the training slices look like. A predictions.csv of another system needs no model: its
+validation slices come from its own rows with split 'validation', or from --validation; without
+any, nothing is fitted and the rest is there.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import sys
@@ -18,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from data_builder.errors import InputError
-from dtvit_jax import calibration, decision_rule
+from dtvit_jax import calibration, decision_rule, outlier
 from dtvit_jax.aggregation import DEFAULT, METHODS, Aggregation
 from dtvit_jax.applied_rule import apply_rule
 from dtvit_jax.decision_rule import DecisionRule
@@ -29,7 +31,7 @@ from dtvit_jax.report import Images, write_report
 from dtvit_jax.subgroups import Facts, read_facts, subgroups
 
 EXAMPLE = "python -m dtvit_jax.evaluate --workdir runs/phantom --split test"
-FORM = 2
+FORM = 3
 """Of what is written: a run evaluated in another form is evaluated again."""
 
 
@@ -109,6 +111,7 @@ def evaluate_run(args: argparse.Namespace, out: Path) -> Path:
         validation = validation or run.predict("validation")
         rule = decision_rule.fit(validation, choices.aggregation, choices.calibration, model)
         decision_rule.write(args.workdir, rule)
+    _fit_outlier(args.workdir, run)
     predictions = validation if args.split == "validation" else run.predict(args.split)
     assert predictions is not None
     source = run.shards.source(args.split)
@@ -124,6 +127,16 @@ def evaluate_run(args: argparse.Namespace, out: Path) -> Path:
     return write_evaluation(
         out, predictions, rule, facts, record, run.history, image, of, fitted_here=fitted_here
     )
+
+
+def _fit_outlier(workdir: Path, run: Any) -> None:
+    """Puts what the training slices look like beside the rule, unless it is there."""
+    digest = run.record["dataset"]["digest"]
+    with contextlib.suppress(InputError):
+        if outlier.read(workdir).dataset == digest:
+            return
+    training, validation = run.shards.source("train"), run.shards.source("validation")
+    outlier.write(workdir, outlier.fit(training, validation, digest))
 
 
 def _rule_of(workdir: Path, model: dict[str, Any], choices: Choices) -> DecisionRule | None:

@@ -1,14 +1,12 @@
 """A trained run applied to a side of its data set: probabilities for every slice."""
 
 import functools
-import json
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from data_builder.errors import InputError
 from data_builder.progress import track
 from dtvit_jax import run_record
 from dtvit_jax.allocator import keep_freed_memory
@@ -28,12 +26,7 @@ class TrainedRun:
 
     def __init__(self, workdir: Path, data_dir: str = "") -> None:
         self.config = run_record.read_config(workdir)
-        try:
-            self.record = json.loads((workdir / "run.json").read_text())
-        except (OSError, ValueError) as error:
-            raise InputError(
-                f"{workdir}/run.json is missing or damaged: train again into a new workdir"
-            ) from error
+        self.record = run_record.read_record(workdir)
         if data_dir:
             self.config.data.dir = data_dir
         self.history = run_record.read_history(workdir)
@@ -46,7 +39,10 @@ class TrainedRun:
         return find_shards(self.config.data, self.record["dataset"]["digest"])
 
     def model(self) -> tuple[Task, Any, Any]:
-        """The task, and the best checkpoint's parameters and batch statistics, on the devices."""
+        """The task, and the best checkpoint's parameters and batch statistics, on the devices.
+
+        They are the averages where config.ema_decay made some.
+        """
         task, abstract = make_task(self.config, steps=1)
         mesh = make_mesh({"data": -1, "fsdp": 1})
         abstract = jax.tree.map(
@@ -54,8 +50,7 @@ class TrainedRun:
             abstract,
             state_sharding(mesh, abstract),
         )
-        state, _ = self._checkpoints.restore(self.step, abstract)
-        return task, state.params, state.stats
+        return task, *self._checkpoints.restore_model(self.step, abstract)
 
     def predict(self, split: str) -> Predictions:
         """Probabilities of the best checkpoint for every slice of 'train', 'validation', 'test'."""

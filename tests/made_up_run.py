@@ -23,6 +23,16 @@ def save_run(workdir: Path, model: dict[str, Any]) -> tuple[Any, Any]:
     run_record.claim_workdir(workdir, config)
     _, abstract = make_task(config, steps=1)
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), abstract)
+    params, stats = random_weights(abstract)
+    checkpoints = Checkpoints(workdir, config.best)
+    checkpoints.save(3, zeros._replace(params=params, stats=stats), {}, {"loss": 1.0})
+    checkpoints.save(4, zeros, {}, {"loss": 2.0})
+    checkpoints.close()
+    return params, stats
+
+
+def random_weights(abstract: Any) -> tuple[Any, Any]:
+    """The same parameters and statistics at every call."""
     rng = np.random.default_rng(0)
     params = jax.tree.map(
         lambda x: jnp.asarray(rng.normal(0, 0.05, x.shape), jnp.float32), abstract.params
@@ -30,8 +40,4 @@ def save_run(workdir: Path, model: dict[str, Any]) -> tuple[Any, Any]:
     stats = jax.tree.map(
         lambda x: jnp.asarray(1 + rng.random(x.shape), jnp.float32), abstract.stats
     )
-    checkpoints = Checkpoints(workdir, config.best)
-    checkpoints.save(3, zeros._replace(params=params, stats=stats), {}, {"loss": 1.0})
-    checkpoints.save(4, zeros, {}, {"loss": 2.0})
-    checkpoints.close()
     return params, stats

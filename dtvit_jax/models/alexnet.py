@@ -66,6 +66,24 @@ class AlexNet(nnx.Module):
         x = jax.nn.relu(layers["8"](x))
         return [*maps, max_pool(jax.nn.relu(layers["10"](x)), 3, 2)]
 
+    def last_map(
+        self, images: Float[Array, "batch rows columns channels"], training: bool = False
+    ) -> Float[Array, "batch _ _ channels"]:
+        """The last of `feature_maps`; training is no different here."""
+        del training
+        return self.feature_maps(images)[-1]
+
+    def from_map(
+        self, last: Float[Array, "batch _ _ channels"], key: Key[Array, ""] | None = None
+    ) -> Float[Array, "batch features"]:
+        """Features from `last_map`. A `key` means training (dropout)."""
+        keys = (None, None) if key is None else tuple(jax.random.split(key))
+        linear = self.classifier
+        x = flatten_as_torch(adaptive_average_pool(last, 6))
+        x = dropout(x, self.rate, keys[0])
+        x = dropout(jax.nn.relu(linear["1"](x)), self.rate, keys[1])
+        return jax.nn.relu(linear["4"](x))
+
     def __call__(
         self,
         images: Float[Array, "batch rows columns channels"],
@@ -73,9 +91,4 @@ class AlexNet(nnx.Module):
         key: Key[Array, ""] | None = None,
     ) -> Float[Array, "batch features"]:
         """Features. A `key` means training (dropout)."""
-        keys = (None, None) if key is None else tuple(jax.random.split(key))
-        linear = self.classifier
-        x = flatten_as_torch(adaptive_average_pool(self.feature_maps(images)[-1], 6))
-        x = dropout(x, self.rate, keys[0])
-        x = dropout(jax.nn.relu(linear["1"](x)), self.rate, keys[1])
-        return jax.nn.relu(linear["4"](x))
+        return self.from_map(self.last_map(images), key)

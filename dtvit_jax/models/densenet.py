@@ -85,14 +85,10 @@ class DenseNet121(nnx.Module):
             x = layers[f"denselayer{j + 1}"](x, training)
         return x
 
-    def __call__(
-        self,
-        images: Float[Array, "batch rows columns channels"],
-        *,
-        key: Key[Array, ""] | None = None,
-    ) -> Float[Array, "batch features"]:
-        """Features. A `key` means training: batch statistics, and the running ones updated."""
-        training = key is not None
+    def last_map(
+        self, images: Float[Array, "batch rows columns channels"], training: bool = False
+    ) -> Float[Array, "batch _ _ features"]:
+        """What the last norm gives, after ReLU: a thirty-second of the rows and columns."""
         x = self.stem(images, training)
         for i in range(1, len(BLOCKS) + 1):
             x = self.block(i, x, training)
@@ -100,5 +96,20 @@ class DenseNet121(nnx.Module):
                 transition = self.convolutions[f"transition{i}"]
                 x = transition["conv"](jax.nn.relu(transition["norm"](x, training)))
                 x = nnx.avg_pool(x, (2, 2), strides=(2, 2))
-        x = jax.nn.relu(self.convolutions["norm5"](x, training))
-        return jnp.mean(x, axis=(1, 2))
+        return jax.nn.relu(self.convolutions["norm5"](x, training))
+
+    def from_map(
+        self, last: Float[Array, "batch _ _ features"], key: Key[Array, ""] | None = None
+    ) -> Float[Array, "batch features"]:
+        """Features from `last_map`: the means."""
+        del key
+        return jnp.mean(last, axis=(1, 2))
+
+    def __call__(
+        self,
+        images: Float[Array, "batch rows columns channels"],
+        *,
+        key: Key[Array, ""] | None = None,
+    ) -> Float[Array, "batch features"]:
+        """Features. A `key` means training: batch statistics, and the running ones updated."""
+        return self.from_map(self.last_map(images, key is not None), key)

@@ -135,4 +135,4 @@ def adaptive_average_pool(
 
 def flatten_as_torch(x: Float[Array, "batch rows columns channels"]) -> Float[Array, "batch all"]:
     """Flattens in the order channel, row, column, in which torch's linear layers expect it."""
-    return x.transpose(0, 3, 1, 2).reshape(len(x), -1)
+    return x.transpose(0, 3, 1, 2).reshape(x.shape[0], -1)

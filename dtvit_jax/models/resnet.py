@@ -111,6 +111,23 @@ class ResNet(nnx.Module):
         x = self.conv1(images.astype(self.dtype))
         return max_pool(jax.nn.relu(self.bn1(x, training)), 3, 2, padding=1)
 
+    def last_map(
+        self, images: Float[Array, "batch rows columns channels"], training: bool = False
+    ) -> Float[Array, "batch _ _ features"]:
+        """What the last stage gives: a thirty-second of the rows and columns."""
+        x = self.stem(images, training)
+        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
+            for block in stage:
+                x = block(x, training)
+        return x
+
+    def from_map(
+        self, last: Float[Array, "batch _ _ features"], key: Key[Array, ""] | None = None
+    ) -> Float[Array, "batch features"]:
+        """Features from `last_map`: the means."""
+        del key
+        return jnp.mean(last, axis=(1, 2))
+
     def __call__(
         self,
         images: Float[Array, "batch rows columns channels"],
@@ -118,9 +135,4 @@ class ResNet(nnx.Module):
         key: Key[Array, ""] | None = None,
     ) -> Float[Array, "batch features"]:
         """Features. A `key` means training: batch statistics, and the running ones updated."""
-        training = key is not None
-        x = self.stem(images, training)
-        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
-            for block in stage:
-                x = block(x, training)
-        return jnp.mean(x, axis=(1, 2))
+        return self.from_map(self.last_map(images, key is not None), key)

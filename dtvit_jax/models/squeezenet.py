@@ -77,6 +77,20 @@ class SqueezeNet(nnx.Module):
             maps.append(x := self.convolutions[str(index)](x))
         return maps
 
+    def last_map(
+        self, images: Float[Array, "batch rows columns channels"], training: bool = False
+    ) -> Float[Array, "batch _ _ channels"]:
+        """The last of `feature_maps`; training is no different here."""
+        del training
+        return self.feature_maps(images)[-1]
+
+    def from_map(
+        self, last: Float[Array, "batch _ _ channels"], key: Key[Array, ""] | None = None
+    ) -> Float[Array, "batch features"]:
+        """Features from `last_map`: the means; the heads have the dropout."""
+        del key
+        return jnp.mean(last, axis=(1, 2))
+
     def __call__(
         self,
         images: Float[Array, "batch rows columns channels"],
@@ -84,5 +98,4 @@ class SqueezeNet(nnx.Module):
         key: Key[Array, ""] | None = None,
     ) -> Float[Array, "batch features"]:
         """Features; training (a `key`) is no different here: the heads have the dropout."""
-        del key
-        return jnp.mean(self.feature_maps(images)[-1], axis=(1, 2))
+        return self.from_map(self.last_map(images), key)

@@ -77,6 +77,22 @@ class VGG16(nnx.Module):
             maps.append(x := max_pool(x, 2, 2))
         return maps
 
+    def last_map(
+        self, images: Float[Array, "batch rows columns channels"], training: bool = False
+    ) -> Float[Array, "batch _ _ channels"]:
+        """The last of `feature_maps`; training is no different here."""
+        del training
+        return self.feature_maps(images)[-1]
+
+    def from_map(
+        self, last: Float[Array, "batch _ _ channels"], key: Key[Array, ""] | None = None
+    ) -> Float[Array, "batch features"]:
+        """Features from `last_map`. A `key` means training (dropout)."""
+        keys = (None, None) if key is None else tuple(jax.random.split(key))
+        x = flatten_as_torch(adaptive_average_pool(last, 7))
+        x = dropout(jax.nn.relu(self.classifier["0"](x)), self.rate, keys[0])
+        return dropout(jax.nn.relu(self.classifier["3"](x)), self.rate, keys[1])
+
     def __call__(
         self,
         images: Float[Array, "batch rows columns channels"],
@@ -84,7 +100,4 @@ class VGG16(nnx.Module):
         key: Key[Array, ""] | None = None,
     ) -> Float[Array, "batch features"]:
         """Features. A `key` means training (dropout)."""
-        keys = (None, None) if key is None else tuple(jax.random.split(key))
-        x = flatten_as_torch(adaptive_average_pool(self.feature_maps(images)[-1], 7))
-        x = dropout(jax.nn.relu(self.classifier["0"](x)), self.rate, keys[0])
-        return dropout(jax.nn.relu(self.classifier["3"](x)), self.rate, keys[1])
+        return self.from_map(self.last_map(images), key)

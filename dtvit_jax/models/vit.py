@@ -297,7 +297,7 @@ class ViT(nnx.Module):
         position = self.position_embedding[...].astype(self.dtype)
         at = position[:, 1:] if positions is None else position[0, 1:][positions]
         class_token = self.class_token[...].astype(self.dtype) + position[:, :1]
-        class_token = jnp.broadcast_to(class_token, (len(z), 1, z.shape[-1]))
+        class_token = jnp.broadcast_to(class_token, (z.shape[0], 1, z.shape[-1]))
         return jnp.concatenate([class_token, z + at], axis=1)
 
     def _run_blocks(

@@ -1,0 +1,258 @@
+"""How long a study takes: ViT-L, 32 slices of 512 x 512 DICOM, beside torchvision's ViT-L.
+
+    python benchmarks/predict.py --out DIR [--rounds 3] [--torch PYTHON]
+
+Makes a ViT-L run with random weights and a made-up study once, into DIR. Each round is a fresh
+process of each program, in turn; what is printed are medians with the range. PYTHON is an
+interpreter with torchvision (default: this one).
+
+What is not the model's own time: the whole of the process, from its start to its end, less the time
+that the same compiled batches take alone, on an idle machine, in that process afterwards. Given
+too for the study alone, without the start (imports, weights, the compiled program from the cache).
+"""
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+SLICES = 32
+BATCH = 4
+
+
+def make_run(folder: Path, name: str) -> None:
+    """A run of configs/vit_l.py with random weights, and a rule fitted on made-up predictions."""
+    import jax
+    import numpy as np
+
+    from configs import vit_l
+    from data_builder import clean
+    from dtvit_jax import decision_rule, outlier, run_record
+    from dtvit_jax.aggregation import Aggregation
+    from dtvit_jax.checkpoint import Checkpoints
+    from dtvit_jax.predictions import Predictions
+    from dtvit_jax.run_setup import make_model
+    from dtvit_jax.steps import TrainState, split_model
+
+    config = vit_l.get_config()
+    config.model.name, config.init_from = name, "scratch"
+    run_record.claim_workdir(folder, config)
+    cleaning = {"mode": "robust", "version": clean.VERSION, "format": "png"}
+    dataset = {"digest": "0", "phantom": True, "cleaning": cleaning}
+    record = {"format": run_record.FORMAT, "dataset": dataset}
+    run_record.write_json(folder / "run.json", record)
+    params, stats = jax.jit(lambda: split_model(make_model(config))[1:])()
+    checkpoints = Checkpoints(folder, config.best)
+    checkpoints.save(1, TrainState(np.int32(1), params, stats, {}), {}, {"loss": 1.0})
+    checkpoints.close()
+    rng = np.random.default_rng(0)
+    n = 400
+    subject, truth = np.arange(n) // 10, (np.arange(n) // 10) % 2
+    p = 1 / (1 + np.exp(-(2 * truth - 1) - rng.normal(size=n)))
+    table = Predictions(
+        key=np.array([f"k{i}" for i in range(n)]),
+        subject=np.array([f"s{i}" for i in subject]),
+        hemorrhage=truth,
+        location=np.where(truth == 1, subject % 3, -1),
+        p_hemorrhage=p,
+        p_location=rng.dirichlet(np.ones(3), n),
+        split=np.full(n, "validation"),
+        study=np.array([f"s{i}" for i in subject]),
+        fold=np.full(n, -1),
+    )
+    of = {"checkpoint_step": 1, "dataset_digest": "0"}
+    decision_rule.write(folder, decision_rule.fit(table, Aggregation(), provenance=of))
+    sides = [
+        [{"image": rng.integers(0, 256, (256, 256)).astype(np.uint8)} for _ in range(300)]
+        for _ in range(2)
+    ]
+    outlier.write(folder, outlier.fit(*sides, "0"))
+
+
+def make_study(folder: Path) -> None:
+    """32 slices of two phantoms, made one study, in folder/dicom; cleaned in folder/cleaned."""
+    import pydicom
+    from pydicom.uid import generate_uid
+
+    from data_builder.phantom import write_studies
+    from data_builder.studies import clean_folder
+
+    shutil.rmtree(folder, ignore_errors=True)
+    (folder / "dicom").mkdir(parents=True)
+    with tempfile.TemporaryDirectory() as made:
+        write_studies(Path(made), 2, 5)
+        for i, path in enumerate(sorted(Path(made).glob("*/*.dcm"))[:SLICES]):
+            slice_ = pydicom.dcmread(path)
+            slice_.StudyInstanceUID = slice_.SeriesInstanceUID = generate_uid(entropy_srcs=["s"])
+            slice_.PatientID = "phantom"
+            slice_.SOPInstanceUID = slice_.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+            slice_.save_as(folder / "dicom" / f"{i:02d}.dcm")
+    clean_folder(folder / "dicom", folder / "cleaned", key="public")
+
+
+def ours(run: Path, study: Path, out: Path) -> dict[str, float]:
+    """One process of predict: called in that process, with the seconds since its start."""
+    import psutil
+
+    born = psutil.Process().create_time()
+    from dtvit_jax import predict
+
+    marks: dict[str, float] = {}
+    arguments = [str(study), "--workdir", str(run), "--out", str(out), "--key", "public"]
+    keep: list = []
+    real = predict._session
+
+    def watched(*words: object) -> object:
+        from dtvit_jax import classifier
+
+        start, take = classifier.Answers.__init__, classifier.Answers._take
+        begin = classifier.Classifier.begin
+
+        def started(self, model):  # type: ignore[no-untyped-def]
+            marks.setdefault("ready", time.time() - born)
+            keep.append(model)
+            start(self, model)
+
+        def taken(self):  # type: ignore[no-untyped-def]
+            take(self)
+            marks.setdefault("first", time.time() - born)
+
+        def begun(self, images):  # type: ignore[no-untyped-def]
+            keep.append(images)
+            return begin(self, images)
+
+        classifier.Answers.__init__, classifier.Answers._take = started, taken
+        classifier.Classifier.begin = begun
+        return real(*words)
+
+    predict._session = watched
+    predict.main([*arguments, "--dicom_out", "no", "--batch", str(BATCH)])
+    marks["whole"] = time.time() - born
+    model, *batches = keep
+    begun = time.perf_counter()
+    for images in batches:
+        probabilities, _ = model._step(model.params, model.stats, images)
+        probabilities.block_until_ready()
+    marks["model"] = time.perf_counter() - begun
+    return marks
+
+
+TORCH = """
+import json, sys, time, psutil
+born = psutil.Process().create_time()
+import numpy as np, torch, torchvision
+from PIL import Image
+weights, folder, batch = sys.argv[1], sys.argv[2], int(sys.argv[3])
+torch.set_num_threads(psutil.cpu_count())
+model = torchvision.models.vit_l_16()
+model.load_state_dict(torch.load(weights, mmap=True), assign=True)
+model.eval()
+ready = time.time() - born
+files = sorted(p for p in __import__("pathlib").Path(folder).iterdir())
+images = [Image.open(p).convert("L").resize((256, 256), 2) for p in files]
+x = torch.from_numpy(np.stack([np.asarray(image.crop((16, 16, 240, 240))) for image in images]))
+x = x.float().div(255).sub(0.45).div(0.225)[:, None].repeat(1, 3, 1, 1)
+first = None
+with torch.inference_mode():
+    for start in range(0, len(x), batch):
+        model(x[start : start + batch]).softmax(-1).numpy()
+        first = first or time.time() - born
+    whole = time.time() - born
+    begun = time.perf_counter()
+    for start in range(0, len(x), batch):
+        model(x[start : start + batch])
+    alone = time.perf_counter() - begun
+    print(json.dumps({"ready": ready, "first": first, "whole": whole, "model": alone}))
+"""
+
+
+NAMES = {
+    "ready": "start to weights and program ready, s",
+    "first": "start to the first slice's probability, s",
+    "whole": "the whole process, s",
+    "model": "the model alone on all slices, s",
+    "other": "not the model's own, part of the whole process",
+    "study": "not the model's own, part of the study once ready",
+}
+
+
+def one(words: list[str], **changed: str) -> dict[str, float]:
+    """Runs a child; its marks, with the two parts."""
+    done = subprocess.run(
+        words, capture_output=True, text=True, check=True, env=os.environ | changed
+    )
+    marks = json.loads(done.stdout.strip().splitlines()[-1])
+    marks["other"] = 1 - marks["model"] / marks["whole"]
+    marks["study"] = 1 - marks["model"] / (marks["whole"] - marks["ready"])
+    return marks
+
+
+def main() -> None:
+    """Makes what is missing, runs the rounds, prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True, help="folder for what is made")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--model", default="vit_l16", help="for a quick look: vit_ti16")
+    parser.add_argument("--torch", default=sys.executable, help="an interpreter with torchvision")
+    parser.add_argument("--only", choices=("make", "ours", "torch", "child"), help="a part of it")
+    args = parser.parse_args()
+    run, study, weights = args.out / args.model, args.out / "study", args.out / "vit_l16.pth"
+    if args.only == "child":
+        with tempfile.TemporaryDirectory() as out:
+            print(json.dumps(ours(run, study / "dicom", Path(out))))
+        return
+    if not (run / "training_slices.json").is_file():
+        make_run(run, args.model)
+    if not (study / "cleaned" / "manifest.csv").is_file():
+        make_study(study)
+    if args.only != "ours" and not weights.is_file():
+        save = (
+            "import sys, torch, torchvision as t; "
+            "torch.save(t.models.vit_l_16().state_dict(), sys.argv[1])"
+        )
+        subprocess.run([args.torch, "-c", save, str(weights)], check=True)
+    if args.only == "make":
+        return
+    (images,) = (study / "cleaned" / "images").iterdir()
+    mine = [sys.executable, __file__, "--out", str(args.out), "--model", args.model]
+    ways = {
+        "predict": [*mine, "--only", "child"],
+        "torchvision": [args.torch, "-c", TORCH, str(weights), str(images), str(BATCH)],
+    }
+    if args.only:
+        chosen = {"ours": "predict", "torch": "torchvision"}[args.only]
+        ways = {chosen: ways[chosen]}
+    cache = {"XDG_CACHE_HOME": str(args.out / "cache")}
+    if "predict" in ways and not (args.out / "cache").exists():
+        print("cold:", json.dumps(one(ways["predict"], **cache)), flush=True)
+    found: dict[str, list[dict[str, float]]] = {name: [] for name in ways}
+    for _ in range(args.rounds):
+        for name, words in ways.items():
+            found[name].append(one(words, **cache))
+            print(name, json.dumps(found[name][-1]), flush=True)
+    print(f"\n{SLICES} slices, batch {BATCH}, {args.rounds} rounds, {os.cpu_count()} cores;")
+    print(f"median (range)\n\n| | {' | '.join(ways)} |\n|---|{'---|' * len(ways)}")
+    for key, name in NAMES.items():
+        cells = [spread([marks[key] for marks in found[way]]) for way in ways]
+        print(f"| {name} | {' | '.join(cells)} |")
+    if len(ways) == 2:
+        ratios = [
+            a["model"] / b["model"]
+            for a, b in zip(found["predict"], found["torchvision"], strict=True)
+        ]
+        print(f"| the model's time, times torchvision's | {spread(ratios)} | |")
+
+
+def spread(values: list[float]) -> str:
+    """Median and range."""
+    return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,71 @@
+"""An answer as DICOM objects on disk: a structured report, and a capture of the heat maps.
+
+These objects carry the patient's identity, as a PACS needs it: they and the listener's spool are
+the only things written that do.
+"""
+
+import datetime
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import pydicom
+from pydicom.dataset import Dataset
+from pydicom.errors import InvalidDicomError
+
+from data_builder.dicom import quiet
+from data_builder.errors import InputError
+from dtvit_jax.answers import ModelIdentity, StudyAnswer
+from dtvit_jax.private_files import make_private, write_private
+from dtvit_jax.secondary_capture import Overlay, secondary_capture
+from dtvit_jax.structured_report import likeliest, structured_report
+
+__all__ = ["Overlay", "likeliest", "secondary_capture", "structured_report", "write_objects"]
+
+
+def write_objects(
+    folder: Path,
+    answer: StudyAnswer,
+    sources: Sequence[Dataset],
+    model: ModelIdentity,
+    overlays: Sequence[Overlay] = (),
+    made: datetime.datetime | None = None,
+) -> list[Path]:
+    """Writes `folder/<study's key>/sr.dcm`, and `capture.dcm` where there are overlays.
+
+    Folders get mode 700, files 600; a file is written whole or not at all. One that holds the
+    same answer already (the same SOP Instance UID) is left as it is. Returns the files. Raises
+    InputError as `read_origin` does, or where the folder can't be written.
+    """
+    objects: dict[str, Dataset] = {"sr.dcm": structured_report(answer, sources, model, made)}
+    if overlays:
+        objects["capture.dcm"] = secondary_capture(answer, sources, model, overlays, made)
+    try:
+        make_private(folder)
+        place = make_private(folder / answer.key)
+        for name, ds in objects.items():
+            if _uid_of(place / name) != ds.SOPInstanceUID:
+                write_private(place / name, _encoded(ds))
+        if not overlays:  # one of an earlier answer would contradict the report
+            (place / "capture.dcm").unlink(missing_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"DICOM out: {folder} can't be written ({error.strerror}): make room, or choose "
+            "another --out"
+        ) from error
+    return [place / name for name in objects]
+
+
+def _uid_of(path: Path) -> str | None:
+    try:
+        with quiet():
+            return pydicom.dcmread(path, specific_tags=["SOPInstanceUID"]).SOPInstanceUID
+    except (FileNotFoundError, InvalidDicomError, AttributeError, EOFError):
+        return None
+
+
+def _encoded(ds: Dataset) -> bytes:
+    buffer = io.BytesIO()
+    with quiet():
+        ds.save_as(buffer, enforce_file_format=True)
+    return buffer.getvalue()

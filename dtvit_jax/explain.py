@@ -1,0 +1,108 @@
+"""Heat maps: where in a slice an answer comes from, up to the CT's own pixels.
+
+A map shows what the model used. It is no proof that there is bleeding, nor that a dark place has
+none. docs/explain.md tells how far the maps of a phantom-trained model can be trusted.
+"""
+
+import functools
+from typing import Any
+
+import cv2
+import jax
+import jax.numpy as jnp
+import matplotlib
+import numpy as np
+from jaxtyping import Array, Float, Float32, Int, UInt8
+
+from data_builder.errors import InputError
+from dtvit_jax.relevance import HEADS, grad_cam, vit_relevance
+from dtvit_jax.steps import Task, merge_model
+
+COLOURS = "inferno"
+OPACITY = 0.6
+"""How much of the colour is seen where the map is 1; where it is 0 the slice is as it was."""
+
+
+def methods_of(params: Any) -> tuple[str, ...]:
+    """The methods of `relevance.METHODS` for a model with these parameters, the usual one first.
+
+    A ViT's is the gradient: rollout does not know which answer it explains.
+    """
+    return ("gradient", "rollout") if "class_token" in params["encoder"] else ("grad_cam",)
+
+
+def heat_maps(
+    task: Task,
+    params: Any,
+    stats: Any,
+    images: UInt8[Array | np.ndarray, "batch size size"],
+    *,
+    head: str = "hemorrhage",
+    classes: Int[Array | np.ndarray, " batch"] | None = None,
+    method: str = "",
+) -> Float32[Array, "batch image_size image_size"]:
+    """Relevance for one head's answer, 0 to 1 (the map's highest), on the model's input grid.
+
+    Args:
+      task, params, stats: as `inference.TrainedRun.model` gives them.
+      images: cleaned slices at the size of the shards, as the model is fed.
+      head: 'hemorrhage' or 'location'.
+      classes: of each slice, the class whose log-odds are explained; None: hemorrhage, or each
+        slice's likeliest location. Rollout is the same for every head and class.
+      method: of `relevance.METHODS`; empty: the first of `methods_of`.
+
+    A map without any relevance is all 0. Compiled once a shape of `images`.
+
+    Raises:
+      InputError: no such head, or a method that this model does not have.
+    """
+    known = methods_of(params)
+    method = method or known[0]
+    if head not in HEADS:
+        raise InputError(f"head {head!r}: it is one of {', '.join(HEADS)}")
+    if method not in known:
+        raise InputError(f"heat maps by {method!r}: this model has {', '.join(known)}")
+    if classes is None:
+        classes = np.full(len(images), 1 if head == "hemorrhage" else -1, np.int32)
+    return _heat_maps(params, stats, images, classes, task=task, head=head, method=method)
+
+
+@functools.partial(jax.jit, static_argnames=("task", "head", "method"))
+def _heat_maps(
+    params: Any, stats: Any, images: Array, classes: Array, *, task: Task, head: str, method: str
+) -> Array:
+    model = merge_model(task.graph, params, stats)
+    x = task.transform(images, None)
+    if method == "grad_cam":
+        relevance = grad_cam(model, x, head, classes)
+    else:
+        relevance = vit_relevance(model, x, None, head, classes, method)
+    relevance = jax.image.resize(relevance, x.shape[:3], "linear")
+    highest = relevance.max((1, 2), keepdims=True)
+    return relevance / jnp.where(highest > 0, highest, 1)
+
+
+def to_slice(
+    heat: Float[np.ndarray, "image_size image_size"], size: int, shape: tuple[int, int]
+) -> Float32[np.ndarray, "rows columns"]:
+    """A map at the pixels of the slice that was explained: the way back through the transform.
+
+    size: of the shards. shape: rows and columns of the slice before it was resized to that. What
+    the centre crop left out gets 0: the model did not see it.
+    """
+    start = round((size - len(heat)) / 2)  # as augment.centre_crop
+    stored = np.zeros((size, size), np.float32)
+    stored[start : start + len(heat), start : start + len(heat)] = heat
+    side = max(shape)
+    square = cv2.resize(stored, (side, side), interpolation=cv2.INTER_LINEAR)
+    top, left = (side - shape[0]) // 2, (side - shape[1]) // 2  # as data_builder.images.to_square
+    return np.clip(square[top : top + shape[0], left : left + shape[1]], 0, 1)
+
+
+def overlay(
+    image: UInt8[np.ndarray, "rows columns"], heat: Float[np.ndarray, "rows columns"]
+) -> UInt8[np.ndarray, "rows columns 3"]:
+    """The slice in gray with the map over it, RGB; heat is 0 to 1, as `to_slice` gives it."""
+    colour = matplotlib.colormaps[COLOURS](heat)[..., :3] * 255
+    opacity = OPACITY * np.asarray(heat, np.float64)[..., None]
+    return np.rint(image[..., None] * (1 - opacity) + colour * opacity).astype(np.uint8)

@@ -1,0 +1,275 @@
+"""Heat maps: their rules by hand, what they show after training, and the way back to the CT."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+from flax import nnx
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from scipy.stats import spearmanr
+
+from data_builder.errors import InputError
+from data_builder.images import resize
+from dtvit_jax import models, relevance
+from dtvit_jax.augment import IDENTITY, centre_crop
+from dtvit_jax.explain import heat_maps, methods_of, overlay, to_slice
+from dtvit_jax.run_setup import make_model, make_task
+from dtvit_jax.steps import TrainState, split_model, train_step
+
+PLACES = ((10, 11), (18, 25), (27, 12))  # centres of the spot in a slice of 36 pixels
+
+
+def draw(rng, n):
+    """Slices of a gray disc; where ICH is, a bright spot of 7 x 7 pixels at its location."""
+    y, x = np.mgrid[:36, :36]
+    head = (y - 18) ** 2 + (x - 18) ** 2 < 17**2
+    images = head * rng.integers(60, 110, (n, 36, 36))
+    location = rng.integers(-1, 3, n)
+    spots = np.zeros((n, 36, 36), bool)
+    for i, where in enumerate(location):
+        if where >= 0:
+            row, column = np.array(PLACES[where]) + rng.integers(-2, 3, 2)
+            spots[i, row - 3 : row + 4, column - 3 : column + 4] = True
+    images[spots] = rng.integers(160, 200, spots.sum())
+    return images.astype(np.uint8), location.astype(np.int32), spots, head
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """A nano ViT that has learnt to see the spots: task, parameters and statistics."""
+    config = tiny.get_config()
+    config.num_epochs, config.num_steps, config.warmup = 0, 150, 0.1
+    task, _ = make_task(config, 150)
+    _, params, stats = split_model(nnx.jit(lambda: make_model(config))())
+    state = TrainState(jnp.int32(0), params, stats, task.optimizer.init(params))
+    step = jax.jit(functools.partial(train_step, task=task))
+    rng = np.random.default_rng(0)
+    for _ in range(150):
+        images, location, _, _ = draw(rng, 16)
+        batch = {
+            "image": images,
+            "augmentation": np.tile(IDENTITY, (16, 1)),
+            "hemorrhage": (location >= 0).astype(np.int32),
+            "location": location,
+        }
+        state, logged = step(state, batch)
+    assert logged["right"] >= 15 and logged["loss"] < 0.3  # it has learnt something to explain
+    return task, state.params, state.stats
+
+
+@pytest.fixture(scope="module")
+def slices():
+    images, location, spots, head = draw(np.random.default_rng(1), 48)
+    bled = location >= 0
+    return images[bled], spots[bled], head
+
+
+def test_the_gradients_mass_lies_on_what_was_learnt(trained, slices):
+    images, spots, head = slices
+    heat = np.asarray(heat_maps(*trained, images))
+    assert heat.shape == (len(images), 32, 32) and heat.dtype == np.float32
+    assert heat.min() >= 0 and np.allclose(heat.max((1, 2)), 1)
+    seen = np.asarray(centre_crop(jnp.asarray(spots, jnp.uint8), 32)) > 0
+    share = (heat * seen).sum((1, 2)) / heat.sum((1, 2))
+    chance = spots.sum((1, 2)) / head.sum()
+    assert (share > chance).mean() > 0.7 and np.median(share / chance) > 2
+
+
+def alike(one, other):
+    """The median of Spearman's correlations of maps in pairs."""
+    pairs = zip(one, other, strict=True)
+    return np.median([spearmanr(a.ravel(), b.ravel()).statistic for a, b in pairs])
+
+
+def test_random_weights_make_another_map(trained, slices):
+    """The sanity check of Adebayo et al. 2018 (arXiv 1810.03292): full randomisation."""
+    task, params, stats = trained
+    config = tiny.get_config()
+    config.seed = 7
+    _, random, _ = split_model(nnx.jit(lambda: make_model(config))())
+    images, _, _ = slices
+
+    def grid(params, head):  # one value a patch: pixels between them would be no news
+        return np.asarray(heat_maps(task, params, stats, images, head=head))[:, 4::8, 4::8]
+
+    noise = np.random.default_rng(3)
+    nearly = jax.tree.map(lambda x: x * (1 + 0.02 * noise.standard_normal(x.shape)), params)
+    nearly = jax.tree.map(lambda x: x.astype(np.float32), nearly)
+    for head in relevance.HEADS:
+        maps = grid(params, head)
+        assert alike(maps, grid(random, head)) < 0.4
+        assert alike(maps, grid(nearly, head)) > 0.8  # what is compared is no noise
+
+
+def test_each_head_and_class_has_its_own_map_but_in_rollout(trained, slices):
+    images = slices[0][:8]
+
+    def maps(**options):
+        return np.asarray(heat_maps(*trained, images, **options))
+
+    deep, lobar = (maps(head="location", classes=np.full(8, i, np.int32)) for i in (0, 1))
+    assert np.abs(deep - lobar).max() > 0.1 and np.abs(deep - maps()).max() > 0.1
+    rollouts = [maps(method="rollout", head=head) for head in relevance.HEADS]
+    np.testing.assert_array_equal(*rollouts)
+    assert rollouts[0].min() >= 0 and np.allclose(rollouts[0].max((1, 2)), 1)
+
+
+def test_what_a_model_cannot_do_is_said(trained):
+    images = np.zeros((1, 36, 36), np.uint8)
+    with pytest.raises(InputError, match="gradient, rollout"):
+        heat_maps(*trained, images, method="grad_cam")
+    with pytest.raises(InputError, match="hemorrhage, location"):
+        heat_maps(*trained, images, head="age")
+
+
+def make(patch, **options):
+    create = functools.partial(models.create, f"vit_nano{patch}", image_size=16, channels=1)
+    return nnx.jit(lambda: create(key=jax.random.key(0), **options))()
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean"])
+def test_the_attention_that_is_shown_is_the_models_own(pooling):
+    """Features from the whole attention matrices equal the encoder's, with and without a mask."""
+    encoder = make(4, pooling=pooling).encoder
+    rng = np.random.default_rng(0)
+    images = jnp.asarray(rng.normal(size=(3, 16, 16, 1)), jnp.float32)
+    mask = rng.random((3, 16)) < 0.6
+
+    @jax.jit
+    def both_ways(images, mask):
+        patches = relevance.patchify(images, 4)
+        ways = [(relevance.attend(encoder, images, m), m) for m in (None, mask)]
+        return [(*shown, encoder.encode(patches, mask=m)) for shown, m in ways]
+
+    for features, weights, want in both_ways(images, mask):
+        np.testing.assert_allclose(features, want, atol=2e-6)
+        assert len(weights) == 2 and weights[0].shape == (3, 2, 17, 17)
+        np.testing.assert_allclose(np.sum(weights, -1), 1, atol=1e-5)
+    to_patches = np.asarray(weights[1])[:, :, :, 1:].transpose(0, 3, 1, 2)
+    assert not to_patches[~mask].any() and to_patches[mask].all()
+
+
+def test_patches_left_out_get_nothing_and_say_nothing():
+    model = make(4, pooling="mean")
+    rng = np.random.default_rng(0)
+    images = jnp.asarray(rng.normal(size=(2, 16, 16, 1)), jnp.float32)
+    mask = np.ones((2, 16), bool)
+    mask[:, :4] = False
+
+    @jax.jit
+    def maps(images, mask):
+        find = functools.partial(relevance.vit_relevance, model, images, mask, "hemorrhage")
+        return [find(jnp.ones(2, jnp.int32), method) for method in ("gradient", "rollout")]
+
+    other = images.at[:, :4].add(3.0)  # the first row of patches
+    for one, two in zip(maps(images, mask), maps(other, mask), strict=True):
+        one = np.asarray(one).reshape(2, 16)
+        assert (one[~mask] == 0).all() and one[mask].any()
+        np.testing.assert_allclose(one, np.asarray(two).reshape(2, 16), atol=1e-6)
+
+
+def test_rollout_by_hand():
+    """Two tokens, two blocks, two heads whose mean is known."""
+    first = jnp.array([[[1.0, 0.0], [0.5, 0.5]], [[0.0, 1.0], [0.5, 0.5]]])[None]
+    second = jnp.array([[[0.0, 1.0], [1.0, 0.0]], [[0.0, 1.0], [1.0, 0.0]]])[None]
+    # 0.5 A + 0.5 I: [[.75, .25], [.25, .75]], then [[.5, .5], [.5, .5]] times that.
+    np.testing.assert_allclose(relevance.rollout([first, second])[0], np.full((2, 2), 0.5))
+    np.testing.assert_allclose(relevance.rollout([first])[0], [[0.75, 0.25], [0.25, 0.75]])
+
+
+def test_gradient_relevance_by_finite_differences():
+    """One block, where R = I + mean over heads of (dy/dA x A)+: dy/dA by moving each weight."""
+    model = make(8, head="linear")
+    model.encoder.blocks = nnx.List(model.encoder.blocks[:1])
+    # At the start the class token is near 0, and what comes next to it far from linear.
+    model.encoder.class_token[...] = jax.random.normal(jax.random.key(1), (1, 1, 64))
+    images = jnp.asarray(np.random.default_rng(2).normal(size=(1, 16, 16, 1)), jnp.float32)
+    classes, step = jnp.array([2]), 1e-2
+
+    @jax.jit
+    def answer(tap):
+        features, _ = relevance.attend(model.encoder, images, None, [tap])
+        return relevance.log_odds(model, features, "location", classes)[0]
+
+    weights = jax.jit(lambda: relevance.attend(model.encoder, images)[1][0])()
+    want = np.zeros(4)
+    for patch in range(4):
+        for head in range(2):
+            tap = jnp.zeros((1, 2, 5, 5)).at[0, head, 0, patch + 1].set(step)
+            gradient = float(answer(tap) - answer(-tap)) / (2 * step)
+            want[patch] += max(gradient * weights[0, head, 0, patch + 1], 0) / 2
+    find = functools.partial(relevance.vit_relevance, model, images, None, "location")
+    got = jax.jit(lambda: find(classes, "gradient"))()
+    assert want.max() > 0
+    np.testing.assert_allclose(got.ravel(), want, rtol=2e-2, atol=1e-3 * want.max())
+
+
+def test_log_odds_are_those_of_the_probability():
+    model = make(8, location_classes=4)
+    features = jnp.asarray(np.random.default_rng(0).normal(size=(5, 64)), jnp.float32)
+    p = jax.nn.softmax(model.hemorrhage(features))[:, 1]
+    ones = jnp.ones(5, jnp.int32)
+    got = relevance.log_odds(model, features, "hemorrhage", ones)
+    np.testing.assert_allclose(got, np.log(p / (1 - p)), atol=1e-5)
+    places = jax.nn.softmax(model.location(features)[:, :3])  # a fourth, 'normal', is no answer
+    got = relevance.log_odds(model, features, "location", -ones)
+    np.testing.assert_allclose(got, np.log(places.max(-1) / (1 - places.max(-1))), atol=1e-5)
+
+
+def test_grad_cam_is_cam_where_the_head_is_linear():
+    """Selvaraju et al. 2017, section 3.1: with pooled means and one linear layer they are equal."""
+    config = tiny.get_config()
+    kept = {name: config.model[name] for name in ("image_size", "channels", "location_classes")}
+    config.model = {"name": "squeezenet1_1", "head": "linear", **kept}
+    task, _ = make_task(config, 1)
+    model = nnx.jit(lambda: make_model(config))()
+    _, params, stats = split_model(model)
+    assert methods_of(params) == ("grad_cam",)
+    images = np.random.default_rng(0).integers(0, 255, (2, 36, 36), dtype=np.uint8)
+    seen = task.transform(jnp.asarray(images), None)
+    last = np.asarray(jax.jit(model.encoder.last_map)(seen))
+    kernel = np.asarray(model.hemorrhage.out.kernel[...])
+    want = np.maximum(last @ (kernel[:, 1] - kernel[:, 0]), 0)
+    want = np.asarray(jax.image.resize(want, (2, 32, 32), "linear"))
+    got = np.asarray(heat_maps(task, params, stats, images))
+    assert want.max() > 0
+    np.testing.assert_allclose(got * want.max((1, 2), keepdims=True), want, atol=1e-5)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    shape=st.tuples(st.integers(90, 200), st.integers(90, 200)),
+    where=st.tuples(st.floats(0.35, 0.65), st.floats(0.35, 0.65)),
+    crop=st.integers(0, 7),
+)
+def test_a_map_goes_back_to_where_it_was_seen(shape, where, crop):
+    """A round spot goes the way of a slice; its image, taken for a map, must come home."""
+    y, x = np.mgrid[: shape[0], : shape[1]]
+    row, column = where[0] * shape[0], where[1] * shape[1]
+    spot = np.exp(-((y - row) ** 2 + (x - column) ** 2) / (2 * 9.0**2))
+    image = np.rint(255 * spot).astype(np.uint8)
+    stored = np.asarray(resize(Image.fromarray(image), 64))
+    seen = np.asarray(centre_crop(jnp.asarray(stored[None]), 64 - crop))[0].astype(np.float32) / 255
+    back = to_slice(seen, 64, shape)
+    assert back.shape == shape and back.dtype == np.float32 and back.max() <= 1
+    total = back.sum()
+    assert abs((back * y).sum() / total - row) < 0.3
+    assert abs((back * x).sum() / total - column) < 0.3
+    np.testing.assert_allclose(back, spot, atol=0.08)
+
+
+def test_the_overlay_leaves_alone_what_has_no_heat():
+    image = np.arange(200, dtype=np.uint8).reshape(10, 20)
+    heat = np.zeros((10, 20), np.float32)
+    heat[3, 4] = 1
+    shown = overlay(image, heat)
+    assert shown.shape == (10, 20, 3) and shown.dtype == np.uint8
+    cold = heat == 0
+    np.testing.assert_array_equal(shown[cold], np.repeat(image[cold][:, None], 3, 1))
+    red, green, blue = shown[3, 4].astype(int)
+    assert red > blue + 50 and green > blue + 50  # inferno's end is a light yellow
