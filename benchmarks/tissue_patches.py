@@ -129,9 +129,10 @@ def main() -> None:
             f"kept: mean {counts.mean():.1f}, median {np.median(counts):.0f}, "
             f"95th percentile {np.percentile(counts, 95):.0f}, most {counts.max()}"
         )
+        more = 100 * (kept.sum() / device.sum() - 1)
         print(
-            f"exact: mean {device.sum(1).mean():.1f}; kept {100 * kept.sum() / device.sum() - 100:.2f}"
-            f"% more; lost {int((device & ~kept).sum())}"
+            f"exact: mean {device.sum(1).mean():.1f}; kept {more:.2f}% more; "
+            f"lost {int((device & ~kept).sum())}"
         )
         for batch in (4, 16, 32, 64):
             print(padding(counts, batch, tissue.patches))
