@@ -30,7 +30,7 @@ def session(model, out):
 def rounds(session, watched, n, on_finished):
     """As `watch` for `n` polls."""
     left = iter(range(n))
-    watch(session, watched, on_finished, poll_seconds=0, stop=lambda: next(left, None) is None)
+    watch(session, watched, on_finished, poll_seconds=0.0, stop=lambda: next(left, None) is None)
 
 
 def test_a_study_is_quiet_when_nothing_of_it_came_for_a_while(tmp_path):
