@@ -1,9 +1,11 @@
 """An answered study's DICOM objects, made from the headers of its files."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import pydicom
+from jaxtyping import UInt8
 
 from data_builder.dicom import quiet
 from data_builder.errors import InputError
@@ -18,10 +20,12 @@ def write_dicom(
     answer: StudyAnswer,
     sources: Sequence[Path],
     model: ModelIdentity,
-    overlays: Sequence[Overlay],
+    maps: Mapping[str, UInt8[np.ndarray, "rows columns 3"]],
+    caption: str,
 ) -> tuple[list[Path], str]:
     """Writes the objects under `folder`, which alone carries identity (`dicom_out`).
 
+    maps: slice key -> the slice with its heat map, worst first; `caption` says what was drawn.
     Returns them, and why there are none where the sources can't be referred to. Raises InputError
     where the folder can't be written.
     """
@@ -31,4 +35,6 @@ def write_dicom(
         read_origin(headers)
     except InputError as error:
         return [], str(error)
+    place = {each.key: i for i, each in enumerate(answer.slices)}
+    overlays = [Overlay(place[key], image, caption) for key, image in maps.items()]
     return write_objects(folder, answer, headers, model, overlays), ""
