@@ -167,16 +167,22 @@ class Session:
     ) -> None:
         """Answers what is new and calls back for every answer that was not called back for yet.
 
-        Raises InputError where OUT can't be written, or images are cleaned for another model.
+        A study of images that were cleaned otherwise is passed over, with a word. Raises InputError
+        where OUT can't be written.
         """
         new = [found for found in strays if found.file not in self._strays]
         if not (studies or new):
             return
-        images = (found for study in studies for found in study.files)
-        check_cleaned(images, self._cleaning.mode, self._cleaning.stated)
+        fit = []
+        for study in studies:
+            try:
+                check_cleaned(study.files, self._cleaning.mode, self._cleaning.stated)
+                fit.append(study)
+            except InputError as error:
+                print(f"{study.key}: no answer: {error}", file=sys.stderr, flush=True)
         try:
             self._strays |= {row["file"]: row for row in self._predictor.refuse(new)}
-            for one in self._predictor.answer(studies):
+            for one in self._predictor.answer(fit):
                 if not self._folders.is_told(one.key):
                     print(in_words(one), flush=True)
                     on_finished(one)
