@@ -12,6 +12,7 @@ too for the study alone, without the start (imports, weights, the compiled progr
 """
 
 import argparse
+import itertools
 import json
 import os
 import shutil
@@ -88,13 +89,23 @@ def make_study(folder: Path) -> None:
     (folder / "dicom").mkdir(parents=True)
     with tempfile.TemporaryDirectory() as made:
         write_studies(Path(made), 2, 5)
-        for i, path in enumerate(sorted(Path(made).glob("*/*.dcm"))[:SLICES]):
+        heads = (path for path in sorted(Path(made).glob("*/*.dcm")) if shows_head(path))
+        for i, path in enumerate(itertools.islice(heads, SLICES)):
             slice_ = pydicom.dcmread(path)
             slice_.StudyInstanceUID = slice_.SeriesInstanceUID = generate_uid(entropy_srcs=["s"])
             slice_.PatientID = "phantom"
             slice_.SOPInstanceUID = slice_.file_meta.MediaStorageSOPInstanceUID = generate_uid()
             slice_.save_as(folder / "dicom" / f"{i:02d}.dcm")
     clean_folder(folder / "dicom", folder / "cleaned", key="public")
+
+
+def shows_head(path: Path) -> bool:
+    """Whether cleaning leaves anything of the slice."""
+    from data_builder import clean
+    from data_builder.dicom import read_slices
+
+    ((hu, header),) = read_slices(path)
+    return bool(clean.clean_slice(hu, "robust", (header.row_mm, header.column_mm)).any())
 
 
 def ours(run: Path, study: Path, out: Path) -> dict[str, float]:
@@ -136,9 +147,10 @@ def ours(run: Path, study: Path, out: Path) -> dict[str, float]:
     predict.main([*arguments, "--dicom_out", "no", "--explain", "none", "--batch", str(BATCH)])
     marks["whole"] = time.time() - born
     model, *batches = keep
+    assert sum(map(len, batches)) == SLICES
     begun = time.perf_counter()
     for images in batches:
-        probabilities, _ = model._step(model.params, model.stats, images)
+        probabilities, _ = model.begin(images)
         probabilities.block_until_ready()
     marks["model"] = time.perf_counter() - begun
     return marks
