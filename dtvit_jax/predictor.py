@@ -267,7 +267,8 @@ class Predictor:
         from dtvit_jax.dicom_of_study import write_dicom  # highdicom takes a second to import
 
         caption = f"{METHODS.get(self._options.explain, '')}, hemorrhage head"
-        objects, without = write_dicom(folder, answer, sources, self.identity(), maps, caption)
+        model, phantom = self.identity(), self._model.phantom
+        objects, without = write_dicom(folder, answer, sources, model, maps, caption, phantom)
         if without:
             print(f"{study.key}: {without}", file=sys.stderr)
         return objects
