@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import ml_collections
 
+from configs import vit_l
 from data_builder.errors import InputError
 from dtvit_jax import augment
 
@@ -112,7 +113,20 @@ def read_config(workdir: Path) -> ml_collections.ConfigDict:
             f"{workdir} holds no run (config.json is missing or damaged): give a --workdir that "
             "python -m dtvit_jax.main has trained in"
         ) from error
-    return ml_collections.ConfigDict(values, convert_dict=True)
+    return ml_collections.ConfigDict(_filled(values), convert_dict=True)
+
+
+def _filled(values: dict[str, Any]) -> dict[str, Any]:
+    """The config of an older run with the fields that are newer, as the paper's recipe has them.
+
+    A model's own options are left alone: they differ from model to model.
+    """
+    for name, default in json.loads(vit_l.get_config().to_json_best_effort()).items():
+        if name not in values:
+            values[name] = default
+        elif isinstance(default, dict) and name != "model":
+            values[name] = {**default, **values[name]}
+    return values
 
 
 def read_record(workdir: Path) -> dict[str, Any]:
