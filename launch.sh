@@ -4,12 +4,12 @@
 #   ./launch.sh              sets up .venv; phantom DICOM, clean, shards, train, evaluate, report
 #   ./launch.sh test ARGS    sets up .venv; runs the tests (ARGS go to pytest)
 #   ./launch.sh parity ARGS  the models beside their publishers' own code, in .venv-parity (PyTorch)
-#   ./launch.sh train ARGS   sets up .venv; python -m dtvit_jax.main ARGS
+#   ./launch.sh train ARGS   sets up .venv; python -m dtvit_jax.main ARGS (pods, SLURM, mpirun,
+#                            Kubernetes: docs/scaling.md)
 #
 # A second call reuses what is there. PYTHON names another interpreter (3.11 or newer); VENV another
 # folder than .venv; DTVIT_DEVICE (cpu, cuda or tpu) overrides what is found.
-set -euo pipefail
-here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+set -euo pipefail; here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 venv=${VENV:-$here/.venv}
 
 device() {
@@ -54,6 +54,6 @@ demo) setup ""
   $run dtvit_jax.main --config configs/phantom.py
   $run dtvit_jax.evaluate --workdir runs/phantom ;;
 *)
-  sed -n '2,10s/^# \{0,1\}//p' "$0" >&2
+  sed -n '2,11s/^# \{0,1\}//p' "$0" >&2
   exit 2 ;;
 esac

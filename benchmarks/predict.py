@@ -4,7 +4,7 @@
 
 Makes a ViT-L run with random weights and a made-up study once, into DIR. Each round is a fresh
 process of each program, in turn; what is printed are medians with the range. PYTHON is an
-interpreter with torchvision (default: this one).
+interpreter with torchvision (default: this one). Without heat maps and DICOM objects.
 
 What is not the model's own time: the whole of the process, from its start to its end, less the time
 that the same compiled batches take alone, on an idle machine, in that process afterwards. Given
@@ -22,6 +22,7 @@ import tempfile
 import time
 from pathlib import Path
 
+TESTS = str(Path(__file__).parents[1] / "tests")
 SLICES = 32
 BATCH = 4
 
@@ -132,7 +133,7 @@ def ours(run: Path, study: Path, out: Path) -> dict[str, float]:
         return real(*words)
 
     predict._session = watched
-    predict.main([*arguments, "--dicom_out", "no", "--batch", str(BATCH)])
+    predict.main([*arguments, "--dicom_out", "no", "--explain", "none", "--batch", str(BATCH)])
     marks["whole"] = time.time() - born
     model, *batches = keep
     begun = time.perf_counter()
@@ -146,7 +147,11 @@ def ours(run: Path, study: Path, out: Path) -> dict[str, float]:
 TORCH = """
 import json, sys, time, psutil
 born = psutil.Process().create_time()
-import numpy as np, torch, torchvision
+sys.path.append(sys.argv[4])
+import numpy as np
+import torch
+from make_references import import_torchvision
+torchvision = import_torchvision()
 from PIL import Image
 weights, folder, batch = sys.argv[1], sys.argv[2], int(sys.argv[3])
 torch.set_num_threads(psutil.cpu_count())
@@ -213,17 +218,18 @@ def main() -> None:
         make_study(study)
     if args.only != "ours" and not weights.is_file():
         save = (
-            "import sys, torch, torchvision as t; "
-            "torch.save(t.models.vit_l_16().state_dict(), sys.argv[1])"
+            "import sys, torch; sys.path.append(sys.argv[2]); "
+            "from make_references import import_torchvision as t; "
+            "torch.save(t().models.vit_l_16().state_dict(), sys.argv[1])"
         )
-        subprocess.run([args.torch, "-c", save, str(weights)], check=True)
+        subprocess.run([args.torch, "-c", save, str(weights), TESTS], check=True)
     if args.only == "make":
         return
     (images,) = (study / "cleaned" / "images").iterdir()
     mine = [sys.executable, __file__, "--out", str(args.out), "--model", args.model]
     ways = {
         "predict": [*mine, "--only", "child"],
-        "torchvision": [args.torch, "-c", TORCH, str(weights), str(images), str(BATCH)],
+        "torchvision": [args.torch, "-c", TORCH, str(weights), str(images), str(BATCH), TESTS],
     }
     if args.only:
         chosen = {"ours": "predict", "torch": "torchvision"}[args.only]

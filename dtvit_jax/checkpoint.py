@@ -1,17 +1,32 @@
 """Checkpoints of a run: state, place in the data and history, as one atomic whole (Orbax)."""
 
+import json
 import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
+import psutil
 from orbax.checkpoint import checkpoint_managers
 
 from data_builder.errors import InputError
+from dtvit_jax import hosts
+from dtvit_jax.checksums import check, checksums
+from dtvit_jax.disk_space import saying_disk_full
+from dtvit_jax.memory import tree_bytes
+from dtvit_jax.parameter_groups import overlay
+from dtvit_jax.validation_metrics import lower_is_better
 
 logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax tells of every step it takes
+
+ROOM_FOR_A_COPY = 1.5
+"""Free memory, in sizes of the state, above which a CPU saves a copy in the background."""
 
 
 def has_checkpoint(workdir: Path) -> bool:
@@ -20,17 +35,29 @@ def has_checkpoint(workdir: Path) -> bool:
     return folder.is_dir() and any(path.name.isdigit() for path in folder.iterdir())
 
 
+def saved_config(workdir: Path) -> dict[str, Any] | None:
+    """The config in the last checkpoint of `workdir` that can be read; None where there is none."""
+    steps = [p for p in (workdir / "checkpoints").glob("*") if p.name.isdigit()]
+    for folder in sorted(steps, key=lambda path: -int(path.name)):
+        try:
+            return json.loads(_progress_file(folder).read_text())["config"]
+        except (OSError, ValueError, KeyError):
+            continue
+    return None
+
+
 class Checkpoints:
-    """The checkpoints in `workdir`: the latest, and the best by one validation figure.
+    """The checkpoints in `workdir`: the last ones, and the best by one validation figure.
 
     Args:
       workdir: the run's folder; checkpoints lie in workdir/checkpoints.
-      best: name of the validation figure; the least 'loss...' or the greatest 'accuracy...' wins.
+      best: name of the validation figure (`validation_metrics.names`).
+      keep: how many of the last to keep.
       read_only: write and clean up nothing; another process may be training there.
     """
 
-    def __init__(self, workdir: Path, best: str, read_only: bool = False) -> None:
-        sign = -1.0 if best.startswith("loss") else 1.0
+    def __init__(self, workdir: Path, best: str, keep: int = 1, read_only: bool = False) -> None:
+        sign = -1.0 if lower_is_better(best) else 1.0
 
         def score(metrics: dict[str, float]) -> float:
             return sign * metrics[best]
@@ -41,7 +68,7 @@ class Checkpoints:
             best_mode="max",
             preservation_policy=policies.AnyPreservationPolicy(
                 [
-                    policies.LatestN(n=1),
+                    policies.LatestN(n=keep),
                     policies.BestN(
                         get_metric_fn=score, n=1, keep_checkpoints_without_metrics=False
                     ),
@@ -51,6 +78,7 @@ class Checkpoints:
             create=not read_only,
             read_only=read_only,
         )
+        self._workdir = workdir
         self._manager = ocp.CheckpointManager(
             (workdir / "checkpoints").absolute(),
             options=options,
@@ -73,42 +101,146 @@ class Checkpoints:
     def save(
         self, step: int, state: Any, progress: dict[str, Any], metrics: dict[str, float] | None
     ) -> None:
-        """Saves in the background; on a CPU at once, where the next step reuses the memory."""
+        """Saves in the background what `state` is now.
+
+        The next step reuses the state's memory. On an accelerator Orbax has copied it to the host
+        by then; on a CPU, where that copies nothing, a copy is made here, and where memory is too
+        short for one the writing is waited for. Raises InputError where the disk is full, for this
+        save or for the one before.
+        """
+        fields = state._asdict()
+        progress = {**progress, "checksums": checksums(fields)}
+        on_cpu = jax.default_backend() == "cpu"
+        room = psutil.virtual_memory().available > ROOM_FOR_A_COPY * tree_bytes(state)
+        if on_cpu and room:
+            fields = jax.tree.map(_copy, fields)
         items = ocp.args.Composite(
-            state=ocp.args.StandardSave(state._asdict()), progress=ocp.args.JsonSave(progress)
+            state=ocp.args.StandardSave(fields), progress=ocp.args.JsonSave(progress)
         )
-        self._manager.save(step, args=items, metrics=metrics, force=True)
-        if jax.default_backend() == "cpu":
-            self._manager.wait_until_finished()
+        with saying_disk_full(self._workdir):
+            self._manager.save(step, args=items, metrics=metrics, force=True)
+            if on_cpu and not room:
+                self._manager.wait_until_finished()
+
+    def restore_latest(self, abstract: Any) -> tuple[Any, dict[str, Any]] | None:
+        """State and progress of the last whole checkpoint; None where there is none.
+
+        A damaged one is told of and moved to workdir/damaged, and the one before is taken.
+
+        Raises:
+          InputError: a checkpoint is of another model or optimiser, or all are damaged.
+        """
+        damaged = 0
+        while (step := self.latest) is not None:
+            try:
+                return self.restore(step, abstract)
+            except Damaged as error:
+                damaged += 1
+                place = self._set_aside(step)
+                print(f"{error}: moved to {place}, going on from the one before", file=sys.stderr)
+        if damaged:
+            raise InputError(
+                f"no whole checkpoint is left in {self._workdir} (the damaged are in "
+                f"{self._workdir / 'damaged'}): train again into a new --workdir"
+            )
+        return None
 
     def restore(self, step: int, abstract: Any) -> tuple[Any, dict[str, Any]]:
-        """State (as `abstract`, which carries shardings) and progress of `step`."""
+        """State (as `abstract`, which carries shardings) and progress of `step`.
+
+        Raises:
+          Damaged: it can't be read, or its checksums are not those of what was saved.
+          InputError: it is whole, and of another model or optimiser.
+        """
+        wanted = abstract._asdict()
+        with self._saying_damaged(step):
+            saved = _shapes(self._tree(step))
+        if saved != _shapes(wanted):
+            differ = sorted(dict(saved ^ _shapes(wanted)))
+            raise InputError(
+                f"checkpoint {step} in {self._workdir} does not fit the config ({differ[0]} and "
+                f"{len(differ) - 1} more differ): give the config that it was made with"
+            )
         items = ocp.args.Composite(
-            state=ocp.args.StandardRestore(abstract._asdict()), progress=ocp.args.JsonRestore()
+            state=ocp.args.StandardRestore(wanted), progress=ocp.args.JsonRestore()
         )
-        found = self._manager.restore(step, args=items)
+        with self._saying_damaged(step):
+            found = self._manager.restore(step, args=items)
+            check(found["state"], found["progress"]["checksums"])
         return type(abstract)(**found["state"]), found["progress"]
 
-    def restore_model(self, step: int) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Parameters and statistics of `step` as NumPy arrays; the optimiser's state is not read.
+    def restore_model(self, step: int, abstract: Any = None) -> tuple[dict, dict]:
+        """Parameters and statistics of `step`, averaged where the run averages them.
 
-        Raises InputError where the checkpoint is damaged.
+        They come as NumPy arrays, or as `abstract` (a TrainState that carries shardings) says. The
+        optimiser's state is not read. Raises Damaged.
         """
-        path = Path(self._manager.directory) / str(step) / "state"
         checkpointer = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
-        try:
-            tree = checkpointer.metadata(path).item_metadata.tree
-            wanted = {name: tree[name] for name in ("params", "stats")}
-            as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
-            arguments = ocp.args.PyTreeRestore(wanted, as_numpy, partial_restore=True)
-            found = checkpointer.restore(path, args=arguments)
-        except (OSError, ValueError, KeyError, AttributeError) as error:
-            raise InputError(
-                f"{path.parent}: a damaged checkpoint ({type(error).__name__}): train again into "
-                "a new workdir"
-            ) from error
-        return found["params"], found["stats"]
+        with self._saying_damaged(step):
+            tree = self._tree(step) if abstract is None else abstract._asdict()
+            wanted = {name: tree[name] for name in ("params", "stats", "ema")}
+            if abstract is None:
+                how = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
+            else:
+                how = ocp.checkpoint_utils.construct_restore_args(wanted)
+            arguments = ocp.args.PyTreeRestore(wanted, how, partial_restore=True)
+            found = checkpointer.restore(self._folder(step) / "state", args=arguments)
+            progress = json.loads(_progress_file(self._folder(step)).read_text())
+            check(found, progress["checksums"])
+        both = overlay({name: found[name] for name in ("params", "stats")}, found["ema"])
+        return both["params"], both["stats"]
 
     def close(self) -> None:
-        """Waits for what is still being written."""
-        self._manager.close()
+        """Waits for what is still being written. Raises InputError where the disk is full."""
+        with saying_disk_full(self._workdir):
+            self._manager.close()
+
+    def _folder(self, step: int) -> Path:
+        return Path(self._manager.directory) / str(step)
+
+    def _tree(self, step: int) -> Any:
+        """Shapes of what was saved, from the checkpoint's own description."""
+        checkpointer = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
+        return checkpointer.metadata(self._folder(step) / "state").item_metadata.tree
+
+    def _set_aside(self, step: int) -> Path:
+        place = self._workdir / "damaged"
+        if hosts.is_primary():
+            place.mkdir(exist_ok=True)
+            number = sum(1 for _ in place.iterdir())
+            place = self._folder(step).rename(place / f"{step}_{number}")
+        hosts.wait_for_all("damaged checkpoint")
+        self._manager.reload()
+        return place
+
+    @contextmanager
+    def _saying_damaged(self, step: int) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # Orbax raises a bare Exception where an array can't be read
+            raise Damaged(f"{self._folder(step)}: a damaged checkpoint ({_why(error)})") from error
+
+
+class Damaged(InputError):
+    """A checkpoint that is not what was saved."""
+
+
+def _progress_file(folder: Path) -> Path:
+    return folder / "progress" / "metadata"
+
+
+_copy = jax.jit(jnp.copy)
+
+
+def _shapes(tree: Any) -> set[tuple[str, tuple]]:
+    flat, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {(_name(path), tuple(leaf.shape)) for path, leaf in flat}
+
+
+def _name(path: tuple) -> str:
+    parts = (getattr(key, "key", getattr(key, "name", getattr(key, "idx", ""))) for key in path)
+    return ".".join(map(str, parts))
+
+
+def _why(error: Exception) -> str:
+    return " ".join(str(error).split())[:80] or type(error).__name__

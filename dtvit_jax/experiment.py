@@ -29,6 +29,7 @@ from data_builder.errors import InputError
 from data_builder.shards import data_sets
 from dtvit_jax.main import parse
 from dtvit_jax.predictions import Predictions, read_csv, write_csv
+from dtvit_jax.sole_use import hold
 
 BASELINE = "gray histogram"
 STOPPED = (130, 143)
@@ -158,10 +159,15 @@ Runner = Callable[[ml_collections.ConfigDict, Cell, Path], Predictions]
 
 def run(config: ml_collections.ConfigDict, out: Path, runner: Runner = run_cell) -> int:
     """Runs what is not done yet and returns the exit status. Raises InputError for bad input."""
+    check(config)
+    with hold(out, "--out"):
+        claim(config, out)
+        return _run(config, out, runner)
+
+
+def _run(config: ml_collections.ConfigDict, out: Path, runner: Runner) -> int:
     from dtvit_jax.experiment_page import write_table
 
-    check(config)
-    claim(config, out)
     grid, failed = list(cells(config)), []
     done = {cell: found for cell in grid if (found := finished(out, cell)) is not None}
     for number, cell in enumerate(grid, start=1):
@@ -217,7 +223,6 @@ def claim(config: ml_collections.ConfigDict, out: Path) -> None:
         values.pop(private)
     path = out / "experiment.json"
     try:
-        out.mkdir(parents=True, exist_ok=True)
         if path.exists() and json.loads(path.read_text()) != values:
             raise InputError(f"{out} holds another experiment: give another --out")
         path.write_text(json.dumps(values, indent=1) + "\n")

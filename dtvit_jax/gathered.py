@@ -1,5 +1,6 @@
 """What workers made of one study's files: slices for the model, and each file's account."""
 
+import collections
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
@@ -67,9 +68,12 @@ class Gathered:
         paths = {one.file: PurePosixPath(one.path) for one in study.files}
         tables = assemble(self.results, paths, Labels([], pseudonyms), pseudonyms)
         reasons = {row["file"]: row for row in tables.refused}
+        of_file = collections.defaultdict(list)
+        for row in tables.manifest:
+            of_file[row["file"]].append(row)
         rows = []
         for one in study.files:
-            own = [row for row in tables.manifest if row["file"] == one.file]
+            own = of_file[one.file]
             if one.file in reasons:
                 row = reasons[one.file]
                 rows.append(file_row(one, "refused", 0, row["reason"], row["detail"]))
@@ -79,7 +83,9 @@ class Gathered:
             else:
                 detail = "it shows none, or nothing that could be told from the holder"
                 rows.append(file_row(one, "refused", 0, NO_HEAD, detail))
-        return rows, tables.notes
+        return rows, [
+            {name: note[name] for name in ("position_mm", "note")} for note in tables.notes
+        ]
 
 
 def result_of(task: Prepare, prepared: Prepared | isolation.Lost) -> FileResult:

@@ -39,7 +39,10 @@ class TrainedRun:
         return find_shards(self.config.data, self.record["dataset"]["digest"])
 
     def model(self) -> tuple[Task, Any, Any]:
-        """The task, and the best checkpoint's parameters and batch statistics, on the devices."""
+        """The task, and the best checkpoint's parameters and batch statistics, on the devices.
+
+        They are the averages where config.ema_decay made some.
+        """
         task, abstract = make_task(self.config, steps=1)
         mesh = make_mesh({"data": -1, "fsdp": 1})
         abstract = jax.tree.map(
@@ -47,8 +50,7 @@ class TrainedRun:
             abstract,
             state_sharding(mesh, abstract),
         )
-        state, _ = self._checkpoints.restore(self.step, abstract)
-        return task, state.params, state.stats
+        return task, *self._checkpoints.restore_model(self.step, abstract)
 
     def predict(self, split: str) -> Predictions:
         """Probabilities of the best checkpoint for every slice of 'train', 'validation', 'test'."""

@@ -10,7 +10,7 @@ import grain
 import numpy as np
 import psutil
 import tensorflow_datasets as tfds
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float32, Int, Int32, UInt8
 
 from data_builder.errors import InputError
 from data_builder.prepare import prepare
@@ -45,9 +45,10 @@ class Shards:
         if side not in SPLITS:
             raise InputError(f"split {side!r}: it is one of {', '.join(SPLITS)}")
         if side not in self._sources:
-            decoders = {"image": tfds.decode.SkipDecoding()}
-            records = self._builder.as_data_source(side, decoders=decoders)
-            self._sources[side] = SliceSource(records, self.metadata["size"])
+            raw = tfds.decode.DeserializeMethod.RAW_BYTES
+            records = self._builder.as_data_source(side, deserialize_method=raw)
+            features = self._builder.info.features
+            self._sources[side] = SliceSource(records, features, self.metadata["size"])
         return self._sources[side]
 
 
@@ -57,42 +58,71 @@ class SliceSource:
     `[i]` gives `image` (uint8 [size, size]), `hemorrhage`, `location` (-1: none) and `index`.
     """
 
-    def __init__(self, records: Sequence, size: int) -> None:
-        self._records = records
+    def __init__(
+        self, records: Sequence[bytes], features: tfds.features.FeaturesDict, size: int
+    ) -> None:
+        self._records = records  # as they are stored
+        self._features = features
+        self._image = _part(features, "image")
         self._size = size
         needed = len(records) * size * size
         fits = needed <= CACHE_PART_OF_MEMORY * psutil.virtual_memory().total
         self._pixels = np.empty((len(records), size, size), np.uint8) if fits else None
-        self._rows: list[dict | None] = [None] * len(records)
+        self._kept = np.zeros(len(records), bool)
 
     def __len__(self) -> int:
         return len(self._records)
 
     def __getitem__(self, index: int) -> dict:
-        row = self._rows[index]
-        if row is not None and self._pixels is not None:
-            return {**row, "image": self._pixels[index]}
-        record = self._records[index]
-        image = decode(record["image"], self._size)
-        row = {
-            "hemorrhage": np.int32(record["hemorrhage"]),
-            "location": np.int32(record["location"]),
+        hemorrhage, location = self._labels[index]
+        return {
+            "image": self._slice(index),
+            "hemorrhage": hemorrhage,
+            "location": location,
             "index": np.int32(index),
         }
+
+    def _slice(self, index: int) -> UInt8[np.ndarray, "size size"]:
+        if self._pixels is not None and self._kept[index]:
+            return self._pixels[index]
+        image = decode(self._png(index), self._size)
         if self._pixels is not None:
             self._pixels[index] = image
-            self._rows[index] = row  # after the pixels: another thread may look
-        return {**row, "image": image}
+            self._kept[index] = True  # after the pixels: another thread may look
+        return image
+
+    def _png(self, index: int) -> bytes:
+        record = self._records[index]
+        return self._image.deserialize_example_np(record, decoders=_ENCODED)["image"]
+
+    def encoded(self) -> Iterator[bytes]:
+        """Every slice's PNG, in stored order."""
+        return map(self._png, range(len(self)))
 
     def describe(self, index: int) -> dict[str, str]:
         """`key`, `subject` and `study` of a slice."""
-        record = self._records[index]
+        record = self._features.deserialize_example_np(self._records[index], decoders=_ENCODED)
         return {name: record[name].decode() for name in ("key", "subject", "study")}
 
     @functools.cached_property
-    def strata(self) -> np.ndarray:
+    def _labels(self) -> Int32[np.ndarray, "slices 2"]:
+        """`hemorrhage` and `location` of every slice, from one pass over the records."""
+        part = _part(self._features, "hemorrhage", "location")
+        rows = map(part.deserialize_example_np, self._records)
+        return np.array([(row["hemorrhage"], row["location"]) for row in rows], np.int32)
+
+    @property
+    def strata(self) -> Int[np.ndarray, " slices"]:
         """Index into CLASSES of every slice."""
-        return np.array([int(record["location"]) + 1 for record in self._records])
+        return self._labels[:, 1] + 1
+
+
+_ENCODED = {"image": tfds.decode.SkipDecoding()}
+
+
+def _part(features: tfds.features.FeaturesDict, *names: str) -> tfds.features.FeaturesDict:
+    # tfds.decode.PartialDecoding would do this, but needs TensorFlow.
+    return tfds.features.FeaturesDict({name: features[name] for name in names})
 
 
 def decode(png: bytes, size: int) -> UInt8[np.ndarray, "size size"]:
@@ -176,25 +206,58 @@ class TrainingExamples:
         return row
 
 
-def training_batches(examples: TrainingExamples, batch_size: int) -> grain.DatasetIterator:
-    """An endless iterator of batches; its state can be saved and set."""
-    dataset = grain.MapDataset.source(examples).batch(batch_size, drop_remainder=True)
-    threads = psutil.cpu_count() or 1
-    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=4)
+class _TrainingBatches:
+    """`[n]` is `rows` of batch n of the endless sequence of examples."""
+
+    def __init__(self, examples: Any, batch_size: int, rows: np.ndarray) -> None:
+        self._examples, self._batch_size, self._rows = examples, batch_size, rows
+
+    def __len__(self) -> int:
+        return len(self._examples) // self._batch_size
+
+    def __getitem__(self, n: int) -> Batch:
+        start = int(n) * self._batch_size
+        return stacked([self._examples[start + int(row)] for row in self._rows])
+
+
+def training_batches(
+    examples: Any,
+    batch_size: int,
+    rows: np.ndarray | None = None,
+    threads: int | None = None,
+) -> grain.DatasetIterator:
+    """An endless iterator of batches; its state can be saved and set.
+
+    Args:
+      examples: an endless sequence, such as TrainingExamples.
+      rows: those of each batch that this process reads; all, if None.
+      threads: each makes a whole batch, so that grain's own cost is paid once for it; None: as
+        many as cores. The batches do not depend on their number.
+    """
+    rows = np.arange(batch_size) if rows is None else rows
+    dataset = grain.MapDataset.source(_TrainingBatches(examples, batch_size, rows))
+    threads = threads or psutil.cpu_count() or 1
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(threads, 4))
     return iter(dataset.to_iter_dataset(options))
 
 
-def evaluation_batches(source: SliceSource, batch_size: int) -> Iterator[Batch]:
-    """Every slice once, in stored order; the last batch is padded where `mask` is False."""
+def stacked(rows: Sequence[dict]) -> Batch:
+    """Examples as one batch."""
+    return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+
+
+def evaluation_batches(
+    source: SliceSource, batch_size: int, rows: np.ndarray | None = None
+) -> Iterator[Batch]:
+    """Every slice once, in stored order; the last batch is padded where `mask` is False.
+
+    `rows` of each batch are given, where this process loads those alone; all of them, if None.
+    """
+    rows = np.arange(batch_size) if rows is None else rows
     for start in range(0, len(source), batch_size):
-        rows = [source[i] for i in range(start, min(start + batch_size, len(source)))]
-        padding = batch_size - len(rows)
-        batch = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
-        batch = {
-            name: np.concatenate([v, np.repeat(v[-1:], padding, axis=0)])
-            for name, v in batch.items()
-        }
-        batch["mask"] = np.arange(batch_size) < len(rows)
+        wanted = start + rows
+        batch = stacked([source[int(i)] for i in np.minimum(wanted, len(source) - 1)])
+        batch["mask"] = wanted < len(source)
         yield batch
 
 

@@ -8,7 +8,15 @@ from data_builder.errors import InputError
 
 
 def add_flags(top: argparse.ArgumentParser) -> None:
-    """The listener's flags of the command line."""
+    """The listener's flags of the command line, and --quiet, which --watch has too."""
+    top.add_argument(
+        "--quiet",
+        type=float,
+        default=30.0,
+        metavar="SECONDS",
+        help="with --watch and --listen: a study is complete when nothing of it came so long "
+        "(default 30)",
+    )
     flags = top.add_argument_group("DICOM listener (needs the extra 'listener')")
     flags.add_argument("--listen", type=int, metavar="PORT", help="receive studies with C-STORE")
     flags.add_argument("--aet", default="DTVIT", help="this application's title (default DTVIT)")
@@ -17,13 +25,6 @@ def add_flags(top: argparse.ArgumentParser) -> None:
     )
     flags.add_argument("--bind", default="127.0.0.1", help="address (default 127.0.0.1)")
     flags.add_argument("--spool", type=Path, help="folder for what is received (default OUT/spool)")
-    flags.add_argument(
-        "--quiet",
-        type=float,
-        default=60.0,
-        metavar="SECONDS",
-        help="a study is complete when none of it came for so long (default 60)",
-    )
     flags.add_argument("--send_to", metavar="AET@HOST:PORT", help="send results there with C-STORE")
     flags.add_argument(
         "--spool_gib", type=float, default=32.0, help="what the spool may hold (default 32 GiB)"
@@ -37,7 +38,8 @@ def listen(args: argparse.Namespace, key: bytes, handle: Callable[[Path], Sequen
     DICOM objects to send. Raises InputError.
     """
     try:
-        from dtvit_jax.listener import Listening, serve
+        from dtvit_jax.acceptor import Listening
+        from dtvit_jax.listener import serve
         from dtvit_jax.send_back import read_peer
     except ModuleNotFoundError as error:
         if error.name != "pynetdicom":
@@ -49,8 +51,8 @@ def listen(args: argparse.Namespace, key: bytes, handle: Callable[[Path], Sequen
 
     callers = tuple(title.strip() for title in args.callers.split(",") if title.strip())
     peer = read_peer(args.send_to) if args.send_to else None
-    if args.quiet <= 0 or args.spool_gib <= 0:
-        raise InputError("--quiet and --spool_gib are above 0")
+    if args.spool_gib <= 0:
+        raise InputError("--spool_gib is above 0")
     listening = Listening(args.listen, args.aet, callers, args.bind, args.quiet, peer)
     limits = Limits(spool_bytes=int(args.spool_gib * 2**30))
     with Spool(args.spool or args.out / "spool", key, limits) as spool:

@@ -31,6 +31,7 @@ def public_command(argv: list[str]) -> str:
 
 def _main(argv: list[str]) -> None:
     del argv
+    from dtvit_jax import hosts
     from dtvit_jax.allocator import keep_freed_memory
     from dtvit_jax.train import train
 
@@ -38,7 +39,10 @@ def _main(argv: list[str]) -> None:
     path = Path(config_flags.get_config_filename(flags.FLAGS["config"]))
     workdir = Path(flags.FLAGS.workdir or Path("runs") / path.stem)
     try:
-        sys.exit(train(flags.FLAGS.config, workdir, public_command(sys.argv[1:])))
+        hosts.connect()
+        with hosts.ending_with_the_others():
+            status = train(flags.FLAGS.config, workdir, public_command(sys.argv[1:]))
+        sys.exit(status)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -12,7 +12,6 @@ import psutil
 from data_builder.errors import InputError
 
 GIB = 2**30
-STATE_COPIES = 3  # parameters and AdamW's two moments
 MARGIN = 1.1  # XLA's own count was 0.96 to 1.16 of ours without it (ViT micro, S and L)
 RUNTIME_BYTES = GIB // 2
 """Python, XLA and the data set's buffers: what a small run takes."""
@@ -33,20 +32,20 @@ class Estimate:
         return self.state + max(self.gradients, activations) + summed + RUNTIME_BYTES
 
 
-def estimate(loss: Callable[[Any, int], Any], params: Any) -> Estimate:
+def estimate(loss: Callable[[Any, int], Any], trained: Any, state: Any) -> Estimate:
     """Reads the need off the shapes of what the backward pass keeps; runs and compiles nothing.
 
     Args:
-      loss: (params, number of examples) -> scalar, to be differentiated by params.
-      params: abstract parameters.
+      loss: (trained parameters, number of examples) -> scalar, to be differentiated by the first.
+      trained: abstract parameters with a gradient.
+      state: all that lies in memory between steps, abstract.
     """
 
     def kept(examples: int) -> int:
-        backward = jax.eval_shape(lambda p: jax.vjp(lambda q: loss(q, examples), p)[1], params)
-        return _bytes(backward)
+        backward = jax.eval_shape(lambda p: jax.vjp(lambda q: loss(q, examples), p)[1], trained)
+        return tree_bytes(backward)
 
-    size = _bytes(params)
-    return Estimate(STATE_COPIES * size, size, kept(2) - kept(1))
+    return Estimate(tree_bytes(state), tree_bytes(trained), kept(2) - kept(1))
 
 
 def available() -> int:
@@ -88,6 +87,7 @@ def check(need: Estimate, batch: int, accumulation: int, has: int) -> None:
     )
 
 
-def _bytes(tree: Any) -> int:
+def tree_bytes(tree: Any) -> int:
+    """Bytes of all arrays in `tree`, whole or abstract."""
     arrays = [x for x in jax.tree.leaves(tree) if jax.dtypes.issubdtype(x.dtype, np.generic)]
     return sum(int(np.prod(x.shape)) * x.dtype.itemsize for x in arrays)

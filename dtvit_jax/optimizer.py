@@ -3,9 +3,11 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from data_builder.errors import InputError
+from dtvit_jax.parameter_groups import learning_rate_scales
 
 
 def learning_rate(config: Any, steps: int) -> optax.Schedule:
@@ -36,13 +38,27 @@ def decayed(params: Any) -> Any:
 
 
 def make_optimizer(config: Any, steps: int) -> optax.GradientTransformation:
-    """Clipping (if any), then AdamW with decoupled weight decay (arXiv 1711.05101)."""
+    """Clipping (if any), then AdamW with decoupled weight decay (arXiv 1711.05101).
+
+    With config.layer_decay the rate, and with it the decay of weights, falls by that factor from
+    layer to layer towards the input.
+    """
     for name in ("learning_rate", "weight_decay", "clip_norm"):
         if config[name] < 0:
             raise InputError(f"config.{name}={config[name]}: it can't be negative")
     adamw = optax.adamw(
         learning_rate(config, steps), weight_decay=config.weight_decay, mask=decayed
     )
-    if not config.clip_norm:
-        return adamw
-    return optax.chain(optax.clip_by_global_norm(config.clip_norm), adamw)
+    parts = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
+    parts.append(adamw)
+    if config.layer_decay != 1:
+        parts.append(_scale_by_layer(config.layer_decay))
+    return optax.chain(*parts) if len(parts) > 1 else adamw
+
+
+def _scale_by_layer(decay: float) -> optax.GradientTransformation:
+    def scale(updates: Any, params: Any) -> Any:
+        del params
+        return jax.tree.map(jnp.multiply, updates, learning_rate_scales(updates, decay))
+
+    return optax.stateless(scale)

@@ -44,6 +44,12 @@ def parser() -> argparse.ArgumentParser:
         default="yes",
         help="objects for a PACS in OUT/dicom, which alone carries identity (default yes)",
     )
+    top.add_argument(
+        "--explain",
+        choices=("auto", "gradient", "rollout", "grad_cam", "none"),
+        default="auto",
+        help="heat maps on the most suspicious slices (default auto: the model's usual method)",
+    )
     top.add_argument("--jobs", type=int, help="processes that read and clean (default: one a core)")
     top.add_argument("--batch", type=int, help="slices at a time (default 4, or 32 off the CPU)")
     top.add_argument(
@@ -63,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
             "give PATH (a study's folder, a folder of studies, or images), or --watch DIR, or "
             "--listen PORT"
         )
-    if (args.jobs or 1) < 1 or (args.batch or 1) < 1 or args.quiet < 0:
+    if min(n for n in (args.jobs, args.batch, 1) if n is not None) < 1 or args.quiet < 0:
         raise InputError("--jobs and --batch are 1 or more, --quiet is 0 or more")
     _check_places([args.watch] if args.watch else args.paths, args.out)
     args.jobs = args.jobs or len(os.sched_getaffinity(0))
@@ -123,6 +129,7 @@ def _session(args: argparse.Namespace, key: bytes) -> Any:
             key=key,
             key_name=args.key,
             dicom=args.dicom_out == "yes",
+            explain=args.explain,
         )
     )
 

@@ -7,7 +7,7 @@ import hashlib
 import json
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,13 @@ from data_builder.isolation import Lost
 from data_builder.progress import track
 from data_builder.subjects import Lookup, Pseudonyms
 from dtvit_jax import results
-from dtvit_jax.answering import Points, answer_study, band
+from dtvit_jax.answering import Points, answer_study, own_scale
 from dtvit_jax.answers import ModelIdentity, StudyAnswer
 from dtvit_jax.classifier import Answers, Classifier
 from dtvit_jax.gathered import NO_HEAD, Gathered, Row, file_row, result_of
 from dtvit_jax.intake import OWN_WORDS, Found, Prepare, Prepared, StudyFiles, is_image, prepare
 from dtvit_jax.model_folder import ModelFolder
+from dtvit_jax.relevance import METHODS
 from dtvit_jax.study_folder import (
     FILE_COLUMNS,
     FILES,
@@ -55,12 +56,14 @@ class Options:
       jobs: worker processes.
       key: of pseudonyms.
       dicom: folder for DICOM objects; None: none are made.
+      explain: method of heat maps, of `relevance.METHODS`; empty: none are drawn.
     """
 
     points: Points
     jobs: int
     key: bytes
     dicom: Path | None
+    explain: str
 
 
 class Predictor:
@@ -89,6 +92,7 @@ class Predictor:
                     "checkpoint_step": model.step,
                     "rule": _digest(model.rule.raw),
                     "point": options.points.name,
+                    "explain": options.explain,
                 }
             )
         )
@@ -171,7 +175,7 @@ class Predictor:
         detail = f"one study of {people} patients"
         rows = [file_row(found, "refused", 0, MIXED, detail) for found in study.files]
         refusal = f"its files name {people} patients: a study is of one; sort them out"
-        return self._write(study, None, refusal, rows, [], Gathered())
+        return self._write(study, None, refusal, rows, Gathered(), {"scale": {}, "notes": []})
 
     def _study(
         self, study: StudyFiles, stream: Iterator[tuple[Prepare, Prepared | Lost]]
@@ -183,8 +187,9 @@ class Predictor:
         p_hemorrhage, p_location = answers.finish()
         self._remember(pair for result in gathered.results for pair in result.meanings)
         rows, notes = gathered.accounts(study, self._pseudonyms)
-        answer, refusal = None, ""
+        answer, refusal, scale = None, "", {}
         if gathered.facts:
+            scale = own_scale(gathered.facts, p_hemorrhage, self._model.rule, self._options.points)
             answer = answer_study(
                 study.key,
                 study.subjects[0],
@@ -199,7 +204,8 @@ class Predictor:
             refusal = "no slice of it shows a head"
         else:
             refusal = "none of its files is a CT slice that can be used: files.csv says why"
-        return self._write(study, answer, refusal, rows, notes, gathered)
+        about = {"scale": scale, "notes": notes}
+        return self._write(study, answer, refusal, rows, gathered, about)
 
     def _write(
         self,
@@ -207,22 +213,26 @@ class Predictor:
         answer: StudyAnswer | None,
         refusal: str,
         rows: list[Row],
-        notes: list[Row],
         gathered: Gathered,
+        about: dict[str, Any],
     ) -> Finished:
-        about = {
+        about = about | {
             "model": dataclasses.asdict(self.identity()),
             "trained_on_phantoms": self._model.phantom,
             "cleaning": dataclasses.asdict(self._model.cleaning),
-            "uncertain_between": band(self._model.rule, self._options.points),
-            "notes": [{name: row[name] for name in ("position_mm", "note")} for row in notes],
         }
         told = results.study_results(study.key, answer, refusal, about)
-        objects = self._dicom(study, answer, gathered)
+        keys = [facts.key for facts in gathered.facts]
+        pictures = dict(zip(keys, gathered.pictures, strict=True))
+        maps = {}
+        if answer and self._options.explain:
+            from dtvit_jax.heat_pictures import draw  # matplotlib's colours
+
+            stored = dict(zip(keys, gathered.stored, strict=True))
+            maps = draw(self._classifier(), answer, stored, pictures, self._options.explain)
+        objects = self._dicom(study, answer, gathered, maps)
         with self._folders.draft(study.key) as draft:
-            keys = (facts.key for facts in gathered.facts)
-            pictures = dict(zip(keys, gathered.pictures, strict=True))
-            put(draft / REPORT, study_page(told, answer, rows, pictures))
+            put(draft / REPORT, study_page(told, answer, rows, pictures, maps))
             put(draft / FILES, csv_text(FILE_COLUMNS, rows))
             put(draft / RESULTS, json.dumps(told, indent=1) + "\n")
             sources = [found.instance for found in gathered.sources]
@@ -240,7 +250,11 @@ class Predictor:
         )
 
     def _dicom(
-        self, study: StudyFiles, answer: StudyAnswer | None, gathered: Gathered
+        self,
+        study: StudyFiles,
+        answer: StudyAnswer | None,
+        gathered: Gathered,
+        maps: Mapping[str, np.ndarray],
     ) -> list[Path]:
         """Writes the study's DICOM objects, if it came as DICOM; those of an earlier answer go."""
         folder = self._options.dicom
@@ -252,7 +266,9 @@ class Predictor:
             return []
         from dtvit_jax.dicom_of_study import write_dicom  # highdicom takes a second to import
 
-        objects, without = write_dicom(folder, answer, sources, self.identity(), ())
+        caption = f"{METHODS.get(self._options.explain, '')}, hemorrhage head"
+        model, phantom = self.identity(), self._model.phantom
+        objects, without = write_dicom(folder, answer, sources, model, maps, caption, phantom)
         if without:
             print(f"{study.key}: {without}", file=sys.stderr)
         return objects

@@ -26,6 +26,7 @@ from dtvit_jax.report_rows import (
     MOST_SLICES,
     TITLES,
     anchor,
+    class_anchor,
     location_rows,
     outcome_rows,
     subject_facts,
@@ -159,6 +160,7 @@ def write_report(
             most_slices=MOST_SLICES,
             facts=FACTS if facts else (),
             anchor=anchor,
+            class_anchor=class_anchor,
             checklist=checklist(metrics, run),
         )
     )

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from data_builder.records import FACTS, LOCATIONS
+from data_builder.records import CLASSES, FACTS, LOCATIONS
 from dtvit_jax.evidence import has_location
 from dtvit_jax.predictions import UNKNOWN, Predictions
 from dtvit_jax.subgroups import Facts
@@ -31,6 +31,13 @@ def anchor(level: str, task: str, name: str) -> str:
         return f"{level}-in-{place}" if kind == "recall" else f"{level}-places"
     of = {"sensitivity": "ich", "recall": "ich", "specificity": "normal", "precision": "found"}
     return f"{level}-{of.get(name, 'rows') if task == 'hemorrhage' else 'rows'}"
+
+
+def class_anchor(level: str, name: str) -> str:
+    """The id of the rows of one class of CLASSES, or of unknown truth."""
+    if name in LOCATIONS:
+        return f"{level}-in-{name}"
+    return f"{level}-normal" if name == CLASSES[0] else f"{level}-unknown"
 
 
 def outcome_rows(

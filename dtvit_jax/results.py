@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from dtvit_jax.answers import LOCATIONS, StudyAnswer
+from dtvit_jax.answers import LOCATIONS, SliceAnswer, StudyAnswer
 from dtvit_jax.study_folder import (
     FILE_COLUMNS,
     FILES,
@@ -74,9 +74,13 @@ def strays_before(out: Path) -> list[dict[str, str]]:
     return [row for row in read_rows(out / FILES) if not row["study"]]
 
 
+def worst_first(answer: StudyAnswer) -> list[SliceAnswer]:
+    """A study's slices from the most to the least probable hemorrhage."""
+    return sorted(answer.slices, key=lambda each: (-each.p_hemorrhage, each.key))
+
+
 def study_row(answer: StudyAnswer) -> dict[str, Any]:
     """A study's row of results.csv."""
-    worst = max(answer.slices, key=lambda each: (each.p_hemorrhage, each.key))
     return {
         "study": answer.key,
         "subject": answer.subject,
@@ -88,7 +92,7 @@ def study_row(answer: StudyAnswer) -> dict[str, Any]:
         "point": answer.point,
         "slices": len(answer.slices),
         "outliers": sum(each.outlier > 1 for each in answer.slices),
-        "worst_slice": worst.key,
+        "worst_slice": worst_first(answer)[0].key,
         "reasons": "; ".join(answer.reasons),
     }
 

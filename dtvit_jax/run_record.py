@@ -17,7 +17,16 @@ from dtvit_jax import augment
 FORMAT = 1
 """Of a run's folder: raised by every change after which an older program would misread it."""
 
-PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "numpy")
+PACKAGES = (
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "orbax-checkpoint",
+    "grain",
+    "tensorflow-datasets",
+    "numpy",
+)
 PRIVATE = ("source", "key")
 """Fields of config.data that name places on the user's disk; they are not written."""
 FREE_TO_CHANGE = (
@@ -27,6 +36,10 @@ FREE_TO_CHANGE = (
     "mesh",
     "aggregation",
     "calibration",
+    "early_stopping",
+    "keep",
+    "log_every_steps",
+    "profile",
 )
 """Fields that a continued run may change."""
 
@@ -46,8 +59,12 @@ def public_config(config: ml_collections.ConfigDict) -> dict[str, Any]:
     return values
 
 
-def claim_workdir(workdir: Path, config: ml_collections.ConfigDict) -> None:
+def claim_workdir(
+    workdir: Path, config: ml_collections.ConfigDict, saved: dict[str, Any] | None = None
+) -> None:
     """Makes the workdir and writes config.json, or checks that the run in it is this one.
+
+    `saved` is the config in the run's last checkpoint, if it has one: config.json may be gone.
 
     Raises:
       InputError: it can't be written, or holds a run with another config.
@@ -56,12 +73,13 @@ def claim_workdir(workdir: Path, config: ml_collections.ConfigDict) -> None:
     path = workdir / "config.json"
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        if path.exists():
-            differ = differences(json.loads(path.read_text()), values)
+        known = [json.loads(path.read_text())] if path.exists() else []
+        for earlier in [*known, *([saved] if saved else [])]:
+            differ = differences(earlier, values)
             differ = [name for name in differ if name.split(".")[0] not in FREE_TO_CHANGE]
             if differ:
                 raise InputError(
-                    f"{workdir} holds a run with another config ({', '.join(differ)}): "
+                    f"{workdir} holds a run with another config ({', '.join(sorted(differ))}): "
                     "give another --workdir, or the same config to go on"
                 )
         write_json(path, values)
@@ -134,7 +152,8 @@ def describe_run(
         "git_commit": git_commit(),
         "device": f"{jax.device_count()} x {device.device_kind} ({device.platform})",
         "started": time.strftime("%Y-%m-%d %H:%M:%S"),
-        "seed": config.seed,
+        "seed": config.seed,  # of the weights, the data's order, augmentation and dropout
+        "split_seed": config.data.seed,
         "model": config.model.name,
         "parameters": parameters,
         "dataset": dataset,

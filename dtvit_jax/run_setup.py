@@ -10,21 +10,15 @@ import numpy as np
 from flax import nnx
 
 from data_builder.errors import InputError
-from dtvit_jax import calibration, models
+from dtvit_jax import calibration, models, parameter_groups, validation_metrics
 from dtvit_jax.aggregation import Aggregation
 from dtvit_jax.augment import Augmentation, transform
 from dtvit_jax.losses import LossWeights
 from dtvit_jax.memory import Estimate, estimate
 from dtvit_jax.optimizer import make_optimizer
+from dtvit_jax.parameter_groups import WHOLE_ENCODER, overlay
+from dtvit_jax.sharding import create
 from dtvit_jax.steps import Task, TrainState, merge_model, split_model
-
-FIGURES = (
-    "loss",
-    "loss_hemorrhage",
-    "loss_location",
-    "accuracy_hemorrhage",
-    "accuracy_location",
-)
 
 
 def check_config(config: ml_collections.ConfigDict) -> None:
@@ -34,7 +28,7 @@ def check_config(config: ml_collections.ConfigDict) -> None:
             f"config.num_epochs={config.num_epochs} and config.num_steps={config.num_steps}: "
             "give exactly one of them, and 0 for the other"
         )
-    for name in ("batch_size", "eval_batch_size", "accumulation"):
+    for name in ("batch_size", "eval_batch_size", "accumulation", "keep", "log_every_steps"):
         if config[name] < 1:
             raise InputError(f"config.{name}={config[name]}: give 1 or more")
     if config.batch_size % config.accumulation:
@@ -42,15 +36,29 @@ def check_config(config: ml_collections.ConfigDict) -> None:
             f"config.batch_size={config.batch_size} is not a multiple of "
             f"config.accumulation={config.accumulation}"
         )
-    for name in ("num_epochs", "num_steps", "seed"):
+    for name in ("num_epochs", "num_steps", "seed", "early_stopping"):
         if config[name] < 0:
             raise InputError(f"config.{name}={config[name]}: give 0 or more")
     if config.eval_every_epochs <= 0:
         raise InputError(f"config.eval_every_epochs={config.eval_every_epochs}: give more than 0")
     if config.init_heads and config.init_from == "scratch":
         raise InputError("config.init_heads=True: set --config.init_from to a run's folder")
-    if config.best not in FIGURES:
-        raise InputError(f"config.best={config.best!r}: it is one of {', '.join(FIGURES)}")
+    if config.best not in (known := validation_metrics.names()):
+        raise InputError(f"config.best={config.best!r}: it is one of {', '.join(known)}")
+    for name in ("label_smoothing", "ema_decay"):
+        if not 0 <= config[name] < 1:
+            raise InputError(f"config.{name}={config[name]}: give 0 or more, below 1")
+    if not 0 < config.layer_decay <= 1:
+        raise InputError(f"config.layer_decay={config.layer_decay}: give above 0, up to 1")
+    if config.layer_decay != 1 and not config.model.name.startswith("vit"):
+        raise InputError(
+            f"config.layer_decay={config.layer_decay}: a CNN has no numbered blocks: leave it at 1"
+        )
+    if config.frozen_blocks < WHOLE_ENCODER:
+        raise InputError(
+            f"config.frozen_blocks={config.frozen_blocks}: give 0 or more, "
+            f"or {WHOLE_ENCODER} for the whole encoder"
+        )
     if config.calibration not in calibration.METHODS:
         raise InputError(
             f"config.calibration={config.calibration!r}: it is one of "
@@ -99,8 +107,10 @@ def make_task(config: ml_collections.ConfigDict, steps: int) -> tuple[Task, Trai
     model = nnx.eval_shape(lambda: make_model(config))
     graph, params, stats = split_model(model)
     optimizer = make_optimizer(config, steps)
-    moments = jax.eval_shape(optimizer.init, params)
-    abstract = TrainState(jax.ShapeDtypeStruct((), np.int32), params, stats, moments)
+    trained = parameter_groups.trained(params, config.frozen_blocks)
+    moments = jax.eval_shape(optimizer.init, trained)
+    ema = {"params": trained, "stats": stats} if config.ema_decay else {}
+    abstract = TrainState(jax.ShapeDtypeStruct((), np.int32), params, stats, moments, ema)
     task = Task(
         graph=graph,
         optimizer=optimizer,
@@ -113,9 +123,14 @@ def make_task(config: ml_collections.ConfigDict, steps: int) -> tuple[Task, Trai
             windows=tuple((float(low), float(high)) for low, high in config.windows),
             mean=tuple(config.mean),
             std=tuple(config.std),
+            noise=config.augment.noise > 0,
         ),
         accumulation=config.accumulation,
         seed=config.seed,
+        frozen_blocks=config.frozen_blocks,
+        smoothing=config.label_smoothing,
+        ema_decay=config.ema_decay,
+        mixes=config.augment.mixup > 0,
     )
     return task, abstract
 
@@ -126,9 +141,15 @@ def make_augmentation(config: ml_collections.ConfigDict) -> Augmentation:
     for name in ("sharpness_probability", "flip_probability"):
         if not 0 <= getattr(augmentation, name) <= 1:
             raise InputError(f"config.augment.{name}: a probability is 0 to 1")
-    for name in ("zoom", "shift", "intensity"):
+    for name in ("zoom", "shift", "intensity", "noise"):
         if not 0 <= getattr(augmentation, name) < 1:
             raise InputError(f"config.augment.{name}: give 0 or more, below 1")
+    part = config.batch_size // config.accumulation
+    if augmentation.mixup < 0 or (augmentation.mixup and part % 2):
+        raise InputError(
+            f"config.augment.mixup={augmentation.mixup:g}: give 0 or more; it blends pairs, so "
+            f"config.batch_size / config.accumulation = {part} must be even with it"
+        )
     return augmentation
 
 
@@ -153,14 +174,18 @@ def step_memory(config: ml_collections.ConfigDict, task: Task, abstract: TrainSt
     """What a training step of this model needs, by its shapes."""
     size = config.model.image_size
 
-    def loss(params: Any, examples: int) -> jax.Array:
-        stats = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), abstract.stats)
-        model = merge_model(task.graph, params, stats)
+    def loss(trained: Any, examples: int) -> jax.Array:
+        params, stats = jax.tree.map(
+            lambda x: jnp.zeros(x.shape, x.dtype), (abstract.params, abstract.stats)
+        )
+        model = merge_model(task.graph, overlay(params, trained), stats)
         images = jnp.zeros((examples, size, size, config.model.channels))
-        first, second = model(images, key=jax.random.key(0))
+        whole = task.frozen_blocks == WHOLE_ENCODER
+        first, second = model(images, key=jax.random.key(0), train_encoder=not whole)
         return first.sum() + second.sum()
 
-    return estimate(loss, abstract.params)
+    trained = parameter_groups.trained(abstract.params, task.frozen_blocks)
+    return estimate(loss, trained, abstract)
 
 
 def initial_state(
@@ -172,13 +197,13 @@ def initial_state(
     those that are shapes only are made too.
     """
 
-    def create() -> tuple[Any, Any]:
+    def make() -> tuple[Any, Any]:
         return split_model(make_model(config))[1:]
 
-    params, stats = jax.jit(create, out_shardings=(placed.params, placed.stats))()
-    if loaded is not None:
-        made = (params, stats)
-        both = jax.tree.map(lambda x, y: y if isinstance(y, np.ndarray) else x, made, loaded)
-        params, stats = jax.device_put(both, (placed.params, placed.stats))
-    moments = jax.jit(task.optimizer.init, out_shardings=placed.moments)(params)
-    return TrainState(jax.device_put(np.int32(0), placed.step), params, stats, moments)
+    params, stats = create(make, (placed.params, placed.stats), loaded)
+    trained = parameter_groups.trained(params, task.frozen_blocks)
+    moments = jax.jit(task.optimizer.init, out_shardings=placed.moments)(trained)
+    ema = {"params": trained, "stats": stats} if task.ema_decay else {}
+    copy = jax.jit(functools.partial(jax.tree.map, jnp.copy), out_shardings=placed.ema)
+    ema = copy(ema)  # each step gives away the memory of what it gets
+    return TrainState(jax.device_put(np.int32(0), placed.step), params, stats, moments, ema)

@@ -52,8 +52,14 @@ class SendBack:
 
     def send_due(self) -> None:
         """Sends all that waits, unless the last try failed too short a time ago. Never raises."""
-        if time.monotonic() < self._next:
-            return
+        try:
+            if time.monotonic() >= self._next:
+                self._send_all()
+        except OSError as error:  # what was sent and could not be noted is sent again
+            print(f"the spool can't be written ({error.strerror})", flush=True)
+            self._put_off()
+
+    def _send_all(self) -> None:
         for study, objects in self._spool.unsent().items():
             gone = [path for path in objects if not path.is_file()]
             taken = send([path for path in objects if path not in gone], self._peer, self._aet)
@@ -67,12 +73,15 @@ class SendBack:
                     f"{self._wait:.0f} s",
                     flush=True,
                 )
-                self._next = time.monotonic() + self._wait
-                self._wait = min(2 * self._wait, _LONGEST_WAIT)
+                self._put_off()
                 return
             if taken:
                 print(f"{study}: {len(taken)} results sent", flush=True)
             self._wait = _FIRST_WAIT
+
+    def _put_off(self) -> None:
+        self._next = time.monotonic() + self._wait
+        self._wait = min(2 * self._wait, _LONGEST_WAIT)
 
 
 def send(objects: Sequence[Path], peer: Peer, aet: str) -> list[Path]:

@@ -42,7 +42,7 @@ BATCH_ON_CPU, BATCH = 4, 32
 @dataclasses.dataclass(frozen=True)
 class Settings:
     """What the command line says. batch: None for the device's own; key_name: as `load_key`'s;
-    dicom: write DICOM objects to OUT/dicom.
+    dicom: write DICOM objects to OUT/dicom; explain: method of heat maps, 'auto' or 'none'.
     """
 
     workdir: Path
@@ -53,6 +53,7 @@ class Settings:
     key: bytes
     key_name: str | None
     dicom: bool = True
+    explain: str = "none"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,6 +96,7 @@ class Session:
         model = open_model(settings.workdir)
         self._cleaning = model.cleaning
         points = points_of(model.rule, settings.point)
+        explain = _method(model.config.model.name, settings.explain)
         self._closing = contextlib.ExitStack()
         self._closing.enter_context(_locked(settings.out))
         lookup_at = lookup_path(settings.key_name)
@@ -106,7 +108,7 @@ class Session:
         on_cpu = jax.default_backend() == "cpu"
         batch = settings.batch or (BATCH_ON_CPU if on_cpu else BATCH)
         dicom = settings.out / "dicom" if settings.dicom else None
-        options = Options(points, settings.jobs, settings.key, dicom)
+        options = Options(points, settings.jobs, settings.key, dicom, explain)
         self._predictor = Predictor(
             model, self._folders, options, lambda: Classifier(model, batch), lookup
         )
@@ -165,16 +167,22 @@ class Session:
     ) -> None:
         """Answers what is new and calls back for every answer that was not called back for yet.
 
-        Raises InputError where OUT can't be written, or images are cleaned for another model.
+        A study of images that were cleaned otherwise is passed over, with a word. Raises InputError
+        where OUT can't be written.
         """
         new = [found for found in strays if found.file not in self._strays]
         if not (studies or new):
             return
-        images = (found for study in studies for found in study.files)
-        check_cleaned(images, self._cleaning.mode, self._cleaning.stated)
+        fit = []
+        for study in studies:
+            try:
+                check_cleaned(study.files, self._cleaning.mode, self._cleaning.stated)
+                fit.append(study)
+            except InputError as error:
+                print(f"{study.key}: no answer: {error}", file=sys.stderr, flush=True)
         try:
             self._strays |= {row["file"]: row for row in self._predictor.refuse(new)}
-            for one in self._predictor.answer(studies):
+            for one in self._predictor.answer(fit):
                 if not self._folders.is_told(one.key):
                     print(in_words(one), flush=True)
                     on_finished(one)
@@ -185,6 +193,16 @@ class Session:
     def write_tables(self) -> None:
         """Brings the tables over all studies up to date."""
         write_tables(self._out, self._folders, self._strays.values())
+
+
+def _method(model: str, asked: str) -> str:
+    """The method of heat maps; empty for none. Raises InputError where the model has no such."""
+    known = ("gradient", "rollout") if model.startswith("vit") else ("grad_cam",)
+    if asked in ("auto", "none"):
+        return known[0] if asked == "auto" else ""
+    if asked not in known:
+        raise InputError(f"--explain {asked}: this model has {', '.join(known)}, auto and none")
+    return asked
 
 
 def in_words(one: Finished) -> str:

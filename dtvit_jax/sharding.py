@@ -1,20 +1,26 @@
 """Where each array lives: batches over all devices, parameters over the axis 'fsdp'."""
 
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from data_builder.errors import InputError
 
-SMALLEST_SHARDED = 2**14
+SMALLEST_SHARDED = 2**13
 """Smaller arrays are copied to every device: splitting them costs more than it saves."""
 
 
-def make_mesh(shape: Any) -> Mesh:
-    """The mesh of config.mesh: axes 'data' and 'fsdp'; -1 takes the devices that are left."""
-    devices = jax.device_count()
+def make_mesh(shape: Any, on: Sequence[jax.Device] | None = None) -> Mesh:
+    """The mesh of config.mesh: axes 'data' and 'fsdp'; -1 takes the devices that are left.
+
+    `on` are the devices to use, all of every process if None. Raises InputError for a shape that
+    does not use each of them once.
+    """
+    devices = jax.device_count() if on is None else len(on)
     data, fsdp = shape["data"], shape["fsdp"]
     if fsdp < 1 or data < -1 or data == 0:
         raise InputError(f"config.mesh is data={data}, fsdp={fsdp}: give 1 and more, or data=-1")
@@ -25,10 +31,11 @@ def make_mesh(shape: Any) -> Mesh:
             f"config.mesh asks for {max(data, 1)} x {fsdp} devices and there are {devices}: "
             "give --config.mesh.data=-1 and a fsdp that divides them"
         )
-    return jax.make_mesh((data, fsdp), ("data", "fsdp"), axis_types=(AxisType.Auto, AxisType.Auto))
+    types = (AxisType.Auto, AxisType.Auto)
+    return jax.make_mesh((data, fsdp), ("data", "fsdp"), axis_types=types, devices=on)
 
 
-def state_sharding(mesh: Mesh, abstract: Any) -> Any:
+def state_sharding(mesh: Mesh | AbstractMesh, abstract: Any) -> Any:
     """A NamedSharding for each leaf: its longest axis that 'fsdp' divides, if it is large."""
     parts = mesh.shape["fsdp"]
 
@@ -42,6 +49,87 @@ def state_sharding(mesh: Mesh, abstract: Any) -> Any:
     return jax.tree.map(one, abstract)
 
 
+def is_split(part: NamedSharding) -> bool:
+    """Whether an array lies in parts."""
+    return any(axis is not None for axis in part.spec)
+
+
+def bytes_of_one(abstract: Any, placed: Any) -> int:
+    """Bytes of the arrays of `abstract` on one device, where they lie as `placed`."""
+    sizes = jax.tree.map(
+        lambda x, part: math.prod(part.shard_shape(x.shape)) * x.dtype.itemsize, abstract, placed
+    )
+    return sum(jax.tree.leaves(sizes))
+
+
+def held_by_one(state: Any, placed: Any) -> int:
+    """Bytes that a step keeps on one device: its part of a TrainState, and what it gathers."""
+    both = zip(jax.tree.leaves(state.params), jax.tree.leaves(placed.params), strict=True)
+    gathered = sum(math.prod(x.shape) * x.dtype.itemsize for x, part in both if is_split(part))
+    return bytes_of_one(state, placed) + gathered
+
+
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Examples over all devices of the mesh."""
     return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+
+
+def create(make: Callable[[], Any], placed: Any, loaded: Any = None) -> Any:
+    """What `make` returns, made where `placed` says: no device or process holds all of it.
+
+    Leaves of `loaded` that are NumPy arrays (of the same tree) stand in for what is made. Of such
+    an array, one in a mapped file too, only the parts of this process's own devices are read.
+    """
+    if loaded is None:
+        return jax.jit(make, out_shardings=placed)()
+    arrays, tree = jax.tree.flatten(loaded)
+    parts = jax.tree.leaves(placed)
+    given = [isinstance(array, np.ndarray) for array in arrays]
+
+    def make_missing() -> list[Any]:
+        made = jax.tree.leaves(make())
+        return [x for x, there in zip(made, given, strict=True) if not there]
+
+    missing = [part for part, there in zip(parts, given, strict=True) if not there]
+    made = iter(jax.jit(make_missing, out_shardings=missing)())
+    both = zip(arrays, parts, given, strict=True)
+    leaves = [_put(array, part) if there else next(made) for array, part, there in both]
+    return jax.tree.unflatten(tree, leaves)
+
+
+def _put(array: np.ndarray, part: NamedSharding) -> jax.Array:
+    return jax.make_array_from_callback(
+        array.shape, part, lambda where: np.ascontiguousarray(array[where])
+    )
+
+
+def gather_for_use(placed: Any) -> Callable[[Any], Any]:
+    """What a step does with its parameters before the model sees them.
+
+    Each device computes whole layers on its own examples, so a parameter split over 'fsdp' is
+    gathered first, and its gradient goes back in parts (ZeRO-3, arXiv 1910.02054). Left to itself,
+    the partitioner splits layers instead and sends activations about. `placed` is a NamedSharding
+    for each parameter; whole ones pass as they are.
+    """
+
+    def gather(x: Any, part: NamedSharding) -> Any:
+        if not is_split(part):
+            return x
+        whole = NamedSharding(part.mesh, PartitionSpec())
+
+        @jax.custom_vjp
+        def gathered(x: Any) -> Any:
+            return jax.lax.with_sharding_constraint(x, whole)
+
+        def forward(x: Any) -> tuple[Any, None]:
+            return gathered(x), None
+
+        def backward(_: None, gradient: Any) -> tuple[Any]:
+            # Whole first, or the partitioner splits the layers that the gradient comes from.
+            summed = jax.lax.with_sharding_constraint(gradient, whole)
+            return (jax.lax.with_sharding_constraint(summed, part),)
+
+        gathered.defvjp(forward, backward)
+        return gathered(x)
+
+    return lambda params: jax.tree.map(gather, params, placed)

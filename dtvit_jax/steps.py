@@ -1,6 +1,7 @@
 """Pure functions of the training loop: one step, one evaluation batch."""
 
 import dataclasses
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -9,7 +10,9 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Key
 
+from dtvit_jax import mixup, parameter_groups
 from dtvit_jax.losses import LossWeights, cross_entropy, example_weights, location_target
+from dtvit_jax.parameter_groups import WHOLE_ENCODER, overlay
 
 Batch = dict[str, Array]
 SUMS = ("n", "n_location", "loss_hemorrhage", "loss_location", "right", "right_location")
@@ -21,7 +24,8 @@ class TrainState(NamedTuple):
     step: Any
     params: Any
     stats: Any
-    moments: Any
+    moments: Any  # of the trained parameters
+    ema: Any = {}  # noqa: RUF012  averages of 'params' (the trained) and 'stats'; or empty
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +39,15 @@ class Task:
     transform: Any  # (images, parameters or None) -> model input
     accumulation: int
     seed: int
+    frozen_blocks: int = 0  # of the encoder; see parameter_groups.trained
+    smoothing: float = 0.0  # of the labels, in the training loss
+    ema_decay: float = 0.0  # of the averages; 0: there are none
+    mixes: bool = False  # examples of a batch in pairs (mixup.py)
+    gather: Any = None  # params -> params as the model reads them, where they lie in parts
+
+    def model(self, params: Any, stats: Any) -> Any:
+        """The model, to be called inside a jax.jit."""
+        return merge_model(self.graph, self.gather(params) if self.gather else params, stats)
 
 
 def split_model(model: nnx.Module) -> tuple[nnx.GraphDef, Any, Any]:
@@ -49,21 +62,50 @@ def merge_model(graph: nnx.GraphDef, params: Any, stats: Any) -> Any:
     return nnx.merge(graph, nnx.State(params), nnx.State(stats))
 
 
+def evaluated_model(state: TrainState) -> tuple[Any, Any]:
+    """The parameters and statistics that are validated: the averages where there are some."""
+    both = {"params": state.params, "stats": state.stats}
+    both = overlay(both, state.ema)
+    return both["params"], both["stats"]
+
+
 def _loss(
-    params: Any, stats: Any, part: Batch, key: Key[Array, ""], task: Task
+    trained: Any, params: Any, stats: Any, part: Batch, key: Key[Array, ""], task: Task
 ) -> tuple[Array, tuple[Any, dict[str, Array]]]:
-    """Weighted sum of both tasks' losses over one part of a batch, and what is logged of it."""
-    model = merge_model(task.graph, params, stats)
-    logits = model(task.transform(part["image"], part["augmentation"]), key=key)
-    sums = task_sums(logits, part)
-    loss_1 = (sums.pop("each_hemorrhage") * part["weight"]).sum()
-    loss_2 = (sums.pop("each_location") * part["weight_location"]).sum()
-    loss = task.weights.hemorrhage * loss_1 + task.weights.location * loss_2  # Eq. 5
+    """Weighted sum of both tasks' losses over one part of a batch, and what is logged of it.
+
+    `trained` are the parameters with a gradient; they stand in for those in `params`.
+    """
+    model = task.model(overlay(params, trained), stats)
+    images = task.transform(part["image"], part["augmentation"])
+    share: Array | float = 1.0
+    if task.mixes:
+        share = mixup.shares(part["augmentation"])
+        images = mixup.mix(images, share)
+    logits = model(images, key=key, train_encoder=task.frozen_blocks != WHOLE_ENCODER)
+    loss, sums = _labelled_loss(logits, part, share, task)
+    if task.mixes:
+        loss += _labelled_loss(logits, jax.tree.map(mixup.partner, part), 1 - share, task)[0]
     return loss, (split_model(model)[2], sums)
 
 
-def task_sums(logits: tuple[Array, Array], batch: Batch) -> dict[str, Array]:
-    """Sums over a batch of what SUMS names, padding left out, and each example's two losses."""
+def _labelled_loss(
+    logits: tuple[Array, Array], part: Batch, share: Array | float, task: Task
+) -> tuple[Array, dict[str, Array]]:
+    """The loss where `share` of each example has the labels of `part`, and the sums of these."""
+    sums = task_sums(logits, part, task.smoothing)
+    loss_1 = (sums.pop("each_hemorrhage") * part["weight"] * share).sum()
+    loss_2 = (sums.pop("each_location") * part["weight_location"] * share).sum()
+    return task.weights.hemorrhage * loss_1 + task.weights.location * loss_2, sums  # Eq. 5
+
+
+def task_sums(
+    logits: tuple[Array, Array], batch: Batch, smoothing: float = 0.0
+) -> dict[str, Array]:
+    """Sums over a batch of what SUMS names, padding left out, and each example's two losses.
+
+    `smoothing` of the labels goes into each example's losses, not into the sums.
+    """
     mask = batch["mask"]
     target, has_location = location_target(
         batch["hemorrhage"], batch["location"], logits[1].shape[-1]
@@ -80,8 +122,8 @@ def task_sums(logits: tuple[Array, Array], batch: Batch) -> dict[str, Array]:
         "loss_location": jnp.where(counted, each_2, 0).sum(),
         "right": (mask & right_1).sum(),
         "right_location": (counted & right_2).sum(),
-        "each_hemorrhage": each_1,
-        "each_location": each_2,
+        "each_hemorrhage": cross_entropy(logits[0], batch["hemorrhage"], smoothing),
+        "each_location": cross_entropy(logits[1], target, smoothing),
     }
 
 
@@ -105,9 +147,12 @@ def train_step(
         "weight": example_weights(mask, mask, first),
         "weight_location": example_weights(has_location, mask, second),
     }
-    gradient = jax.value_and_grad(_loss, has_aux=True)
+    trained = parameter_groups.trained(state.params, task.frozen_blocks)
+    gradient = functools.partial(
+        jax.value_and_grad(_loss, has_aux=True), trained, state.params, task=task
+    )
     if task.accumulation == 1:
-        (loss, (stats, sums)), grads = gradient(state.params, state.stats, batch, key, task)
+        (loss, (stats, sums)), grads = gradient(state.stats, batch, key)
     else:
         parts = jax.tree.map(
             lambda x: x.reshape(-1, task.accumulation, *x.shape[1:]).swapaxes(0, 1), batch
@@ -116,21 +161,35 @@ def train_step(
         def one(carry: tuple, xs: tuple) -> tuple[tuple, None]:
             total, stats = carry
             part, part_key = xs
-            (loss, (stats, sums)), grads = gradient(state.params, stats, part, part_key, task)
+            (loss, (stats, sums)), grads = gradient(stats, part, part_key)
             return (jax.tree.map(jnp.add, total, (loss, sums, grads)), stats), None
 
         first = jax.tree.map(lambda x: x[0], parts)
-        shapes = jax.eval_shape(lambda p: gradient(state.params, state.stats, p, key, task), first)
+        shapes = jax.eval_shape(lambda p: gradient(state.stats, p, key), first)
         (loss_shape, (_, sums_shape)), grads_shape = shapes
         zeros = jax.tree.map(
             lambda x: jnp.zeros(x.shape, x.dtype), (loss_shape, sums_shape, grads_shape)
         )
         keys = jax.random.split(key, task.accumulation)
         ((loss, sums, grads), stats), _ = jax.lax.scan(one, (zeros, state.stats), (parts, keys))
-    updates, moments = task.optimizer.update(grads, state.moments, state.params)
-    params = optax.apply_updates(state.params, updates)
+    updates, moments = task.optimizer.update(grads, state.moments, trained)
+    trained = optax.apply_updates(trained, updates)
+    ema = state.ema
+    if task.ema_decay:
+        ema = averaged(ema, {"params": trained, "stats": stats}, state.step, task.ema_decay)
     logged = {**sums, "loss": loss, "gradient_norm": optax.tree.norm(grads)}
-    return TrainState(state.step + 1, params, stats, moments), logged
+    params = overlay(state.params, trained)
+    return TrainState(state.step + 1, params, stats, moments, ema), logged
+
+
+def averaged(ema: Any, now: Any, step: Array, decay: float) -> Any:
+    """The exponential moving average after one more step; `step` counts from 0.
+
+    The decay begins at 1/10 and rises to `decay` as (1 + step) / (10 + step), so that the random
+    start is soon forgotten.
+    """
+    kept = jnp.minimum(decay, (1 + step) / (10 + step))
+    return jax.tree.map(lambda mean, x: mean + (1 - kept) * (x - mean), ema, now)
 
 
 def evaluate_step(
@@ -141,7 +200,7 @@ def evaluate_step(
     Probabilities: hemorrhage [batch]; locations [batch, 3], given ICH, summing to 1 (a fourth
     class 'normal' is left out and the rest scaled).
     """
-    model = merge_model(task.graph, params, stats)
+    model = task.model(params, stats)
     logits = model(task.transform(batch["image"], None))
     sums = task_sums(logits, batch)
     return {name: sums[name] for name in SUMS}, *probabilities(logits)
@@ -150,6 +209,15 @@ def evaluate_step(
 def probabilities(logits: tuple[Array, Array]) -> tuple[Array, Array]:
     """Of hemorrhage [batch], and of the three locations given one [batch, 3]."""
     return jax.nn.softmax(logits[0])[:, 1], jax.nn.softmax(logits[1][:, :3])
+
+
+def validation_step(
+    params: Any, stats: Any, batch: Batch, *, task: Task
+) -> tuple[dict[str, Array], dict[str, Array]]:
+    """Sums of the batch (SUMS), and a row for each example: mask, labels and probabilities."""
+    sums, p_hemorrhage, p_location = evaluate_step(params, stats, batch, task=task)
+    rows = {name: batch[name] for name in ("mask", "hemorrhage", "location")}
+    return sums, {**rows, "p_hemorrhage": p_hemorrhage, "p_location": p_location}
 
 
 def figures(sums: dict[str, Any], weights: LossWeights) -> dict[str, float]:

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from dtvit_jax.answers import LOCATIONS, SliceAnswer, StudyAnswer
+from dtvit_jax.answers import LOCATIONS, StudyAnswer
 from dtvit_jax.caveats import RESEARCH
 from dtvit_jax.report import environment
+from dtvit_jax.results import worst_first
 
 SLICES_SHOWN = 6
 PICTURE_PIXELS = 512
@@ -43,10 +44,10 @@ def study_page(
     -> RGB picture with its heat map. The same input gives the same bytes.
     """
     maps = {key: _array(pixels) for key, pixels in (overlays or {}).items()}
-    worst = worst_first(answer)
+    worst = worst_first(answer) if answer else []
     shown = [
         (each, _file(pictures[each.key]), maps.get(each.key, ""))
-        for each in worst[:SLICES_SHOWN]
+        for each in worst[: len(maps) or SLICES_SHOWN]
         if each.key in pictures
     ]
     counts = {use: sum(row["use"] == use for row in files) for use in ("used", "refused")}
@@ -71,12 +72,6 @@ def study_page(
 
 WORDS = {"ich": "hemorrhage", "no ich": "none found", "uncertain": "uncertain"}
 """A slice's decision for a reader."""
-
-
-def worst_first(answer: StudyAnswer | None) -> list[SliceAnswer]:
-    """A study's slices from the most to the least probable hemorrhage."""
-    slices = answer.slices if answer else ()
-    return sorted(slices, key=lambda each: (-each.p_hemorrhage, each.key))
 
 
 def _chart(answer: StudyAnswer) -> dict[str, Any]:

@@ -1,23 +1,24 @@
 """The training loop, to be read from top to bottom."""
 
+import dataclasses
 import functools
 import json
-import math
-import signal
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import jax
 import ml_collections
+import numpy as np
+import optax
+from jax.sharding import NamedSharding, PartitionSpec
 
-from data_builder.errors import InputError
-from dtvit_jax import memory, pretrained, run_record, weights
-from dtvit_jax.checkpoint import Checkpoints, has_checkpoint
+from dtvit_jax import hosts, memory, pretrained, run_record, weights
+from dtvit_jax.checkpoint import Checkpoints, has_checkpoint, saved_config
 from dtvit_jax.console import TrainingProgress
+from dtvit_jax.disk_space import saying_disk_full
 from dtvit_jax.input_pipeline import (
     SliceSource,
     TrainingExamples,
@@ -25,6 +26,9 @@ from dtvit_jax.input_pipeline import (
     open_shards,
     training_batches,
 )
+from dtvit_jax.not_finite import check_finite, keeping_the_batch
+from dtvit_jax.prefetch import Prefetched
+from dtvit_jax.profiling import StepTrace
 from dtvit_jax.run_setup import (
     check_batch,
     check_config,
@@ -33,10 +37,34 @@ from dtvit_jax.run_setup import (
     make_task,
     step_memory,
 )
-from dtvit_jax.sharding import batch_sharding, make_mesh, state_sharding
-from dtvit_jax.steps import SUMS, Task, TrainState, evaluate_step, figures, train_step
-
-STOPPED = {signal.SIGINT: 130, signal.SIGTERM: 143}
+from dtvit_jax.sharding import (
+    batch_sharding,
+    gather_for_use,
+    held_by_one,
+    make_mesh,
+    state_sharding,
+)
+from dtvit_jax.step_log import StepLog
+from dtvit_jax.steps import (
+    SUMS,
+    Task,
+    TrainState,
+    evaluated_model,
+    figures,
+    train_step,
+    validation_step,
+)
+from dtvit_jax.stop_signals import stop_signals, stop_status
+from dtvit_jax.tensorboard import MOST_IMAGES, TensorBoard
+from dtvit_jax.validation_metrics import (
+    check_best,
+    evaluated,
+    evaluation_steps,
+    evaluations_since_best,
+    in_words,
+    row,
+    slice_metrics,
+)
 
 
 def train(config: ml_collections.ConfigDict, workdir: Path, command: str) -> int:
@@ -48,6 +76,8 @@ def train(config: ml_collections.ConfigDict, workdir: Path, command: str) -> int
     check_config(config)
     augmentation = make_augmentation(config)
     mesh = make_mesh(config.mesh)
+    hosts.check_source(config.data.source)
+    primary = hosts.is_primary()  # the process that writes and speaks
 
     shards = open_shards(config.data)
     examples = TrainingExamples(
@@ -63,7 +93,9 @@ def train(config: ml_collections.ConfigDict, workdir: Path, command: str) -> int
         told = pretrained.model_options(initial, config.model.name, config.init_heads)
         config.model.update(told)
     task, abstract = make_task(config, steps)
+    placed = state_sharding(mesh, abstract)
     need = step_memory(config, task, abstract)
+    need = dataclasses.replace(need, state=held_by_one(abstract, placed))
     memory.check(need, config.batch_size // mesh.size, config.accumulation, memory.available())
     loaded = None
     if initial is not None and not has_checkpoint(workdir):  # before anything is written
@@ -71,143 +103,176 @@ def train(config: ml_collections.ConfigDict, workdir: Path, command: str) -> int
         loaded = pretrained.load_into(
             initial, given, abstract.params, abstract.stats, config.init_heads
         )
-    run_record.claim_workdir(workdir, config)
-    placed = state_sharding(mesh, abstract)
+    if primary:
+        run_record.claim_workdir(workdir, config, saved_config(workdir))
+    hosts.wait_for_all("workdir")
+    task = dataclasses.replace(task, gather=gather_for_use(placed.params))
     abstract = jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, placed
     )
-    checkpoints = Checkpoints(workdir, config.best)
-    batches = training_batches(examples, config.batch_size)
-    history: list[dict[str, Any]] = []
-    sums = dict.fromkeys((*SUMS, "steps"), 0.0)
-    seconds = 0.0
-    if checkpoints.latest is None:
+    checkpoints = Checkpoints(workdir, config.best, config.keep)
+    on_devices, everywhere = batch_sharding(mesh), NamedSharding(mesh, PartitionSpec())
+    rows = hosts.local_rows(on_devices, config.batch_size)
+    batches = Prefetched(
+        training_batches(examples, config.batch_size, rows),
+        functools.partial(put, placed=on_devices),
+    )
+    restored = checkpoints.restore_latest(abstract)
+    if restored is None:
         state = initial_state(config, task, placed, loaded)
-        del loaded
+        progress: dict[str, Any] = {"history": [], "sums": {}, "seconds": 0.0, "waited": 0.0}
         run = run_record.describe_run(
             command, config, shards.metadata, sum(x.size for x in jax.tree.leaves(abstract.params))
         )
-        run_record.write_json(workdir / "run.json", run)
+        if primary:
+            run_record.write_json(workdir / "run.json", run)
     else:
-        state, progress = checkpoints.restore(checkpoints.latest, abstract)
+        state, progress = restored
         batches.set_state(progress["batches"])
-        history, sums, seconds = progress["history"], progress["sums"], progress["seconds"]
         run = json.loads((workdir / "run.json").read_text())
+    del loaded, restored
+    history: list[dict[str, Any]] = progress["history"]
+    first, started = int(state.step), time.monotonic() - progress["seconds"]
+    waited = progress["waited"]  # for data, by the steps before this process's
 
-    on_devices = batch_sharding(mesh)
-    step_fn = jax.jit(functools.partial(train_step, task=task), donate_argnums=0)
-    evaluate_fn = jax.jit(functools.partial(evaluate_step, task=task))
-    first = int(state.step)
+    agreement = hosts.Agreement(mesh)
+    step_fn = jax.jit(
+        functools.partial(train_step, task=task),
+        donate_argnums=0,
+        out_shardings=(placed, everywhere),
+    )
+    validation_fn = jax.jit(functools.partial(validation_step, task=task), out_shardings=everywhere)
     evaluate_at = evaluation_steps(steps, config.eval_every_epochs * epoch_steps)
-    waiting: list[dict[str, jax.Array]] = []
-    started = time.monotonic() - seconds
 
-    with TrainingProgress(first, steps) as progress_bar, stop_signals() as stopped:
+    with (
+        stop_signals() as stopped,
+        TrainingProgress(first, steps, primary) as progress_bar,
+        TensorBoard(workdir / "tensorboard", first, primary) as board,
+        StepTrace(workdir / "profile", first, steps, config.profile and primary) as trace,
+        saying_disk_full(workdir),
+        closing(checkpoints),
+        closing(batches),
+        keeping_the_batch(workdir, examples, shards.source("train"), config),
+    ):
+        log = StepLog(board, progress["sums"])
+        logged: dict[str, jax.Array] = {}
+        if not first:
+            describe(board, config, task, abstract, examples)
         for step in range(first, steps + 1):
             metrics = None
-            leaving = bool(stopped)  # asked once: a signal after this waits for the next step
+            leaving = agreement.reached(bool(stopped))  # asked once a step
             if step in evaluate_at and not evaluated(history, step):
-                sums = add(sums, waiting)
+                log.fetch()
                 epoch = round(step / epoch_steps, 4)
                 if step:
-                    history.append(row(step, epoch, "train", figures(sums, task.weights)))
-                metrics = validate(state, validation, config.eval_batch_size, evaluate_fn, task)
-                check_finite(metrics, step, workdir)
+                    of_training = figures(log.start_again(), task.weights)
+                    history.append(row(step, epoch, "train", of_training))
+                metrics = validate(
+                    state, validation, config.eval_batch_size, on_devices, validation_fn, task
+                )
+                check_finite("validation", metrics, step)
+                check_best(metrics, config.best)
                 history.append(row(step, epoch, "validation", metrics))
-                sums = dict.fromkeys(sums, 0.0)
-                progress_bar.tell(f"epoch {epoch:g}: {in_words(history)}")
+                show(history, epoch, board, progress_bar)
             if metrics is not None or leaving:
-                sums = add(sums, waiting)
+                log.fetch()
+                check_finite("training", {"norm of the parameters": norm(state.params)}, step)
+                board.flush()
                 progress = {
                     "batches": batches.get_state(),
                     "history": history,
-                    "sums": sums,
+                    "sums": log.sums,
                     "seconds": time.monotonic() - started,
+                    "waited": waited + batches.waited,
+                    "config": run_record.public_config(config),
                 }
                 checkpoints.save(step, state, progress, metrics)
-                run_record.write_history(workdir, history)
-            if step == steps or leaving:
+                if primary:
+                    run_record.write_history(workdir, history)
+            early = 0 < config.early_stopping <= evaluations_since_best(history, config.best)
+            if step == steps or leaving or early:
                 break
-            batch = jax.device_put(next(batches), on_devices)
-            batch.pop("index")
-            state, logged = step_fn(state, batch)
-            waiting.append(logged)
+            batch = batches.take(busy=logged)
+            with trace.step(step), jax.transfer_guard("disallow"):
+                state, logged = step_fn(state, batch)
+            trace.done(step, logged)
+            log.append(step + 1, logged)
+            if (step + 1) % config.log_every_steps == 0:
+                log.fetch(leave=1)
             progress_bar.advance(step + 1, logged["loss"])
-    checkpoints.close()
+    if not primary:
+        return stop_status(stopped) if leaving else 0
     if leaving:
         print(
             f"stopped at step {step} of {steps}, saved; the same command goes on", file=sys.stderr
         )
-        return STOPPED[stopped[0]]
+        return stop_status(stopped)
     run["train_seconds"] = round(time.monotonic() - started, 1)
+    run["waited_for_data_seconds"] = round(waited + batches.waited, 1)
     run_record.write_json(workdir / "run.json", run)
-    print(f"trained {steps} steps; evaluate with: python -m dtvit_jax.evaluate --workdir {workdir}")
+    if early and step < steps:
+        print(f"no better {config.best} in {config.early_stopping} validations: stopped early")
+    print(f"trained {step} steps; evaluate with: python -m dtvit_jax.evaluate --workdir {workdir}")
     return 0
 
 
-def evaluation_steps(steps: int, every: float) -> set[int]:
-    """0, each multiple of `every` (rounded), and the last step."""
-    return {0, steps} | {round(i * every) for i in range(1, int(steps / every) + 1)}
+def put(batch: dict[str, np.ndarray], placed: NamedSharding) -> dict[str, jax.Array]:
+    """What the step takes of a batch, on the devices."""
+    return hosts.to_devices({k: v for k, v in batch.items() if k != "index"}, placed)
+
+
+def describe(
+    board: TensorBoard,
+    config: ml_collections.ConfigDict,
+    task: Task,
+    abstract: TrainState,
+    examples: TrainingExamples,
+) -> None:
+    """Shows in TensorBoard the config, the parameters, and the first augmented slices."""
+    board.text("config", json.dumps(run_record.public_config(config), indent=1))
+    board.parameters(abstract.params)
+    rows = [examples[i] for i in range(min(config.batch_size, MOST_IMAGES))]
+    images, drawn = (np.stack([row[name] for row in rows]) for name in ("image", "augmentation"))
+    board.images("augmented", jax.jit(task.transform)(images, drawn))
 
 
 def validate(
-    state: TrainState, source: SliceSource, batch_size: int, evaluate_fn: Any, task: Task
+    state: TrainState,
+    source: SliceSource,
+    batch_size: int,
+    on_devices: NamedSharding,
+    validation_fn: Any,
+    task: Task,
 ) -> dict[str, float]:
-    """Losses and accuracies over every validation slice once."""
-    total = dict.fromkeys(SUMS, 0.0)
-    for batch in evaluation_batches(source, batch_size):
-        batch.pop("index")
-        sums, _, _ = evaluate_fn(state.params, state.stats, batch)
-        total = add(total, [sums])
-    return figures(total, task.weights)
+    """Losses, accuracies and metrics over every validation slice once."""
+    model = evaluated_model(state)
+    total, tables = dict.fromkeys(SUMS, 0.0), []
+    for batch in evaluation_batches(source, batch_size, hosts.local_rows(on_devices, batch_size)):
+        sums, table = jax.device_get(validation_fn(*model, put(batch, on_devices)))
+        total = {name: value + float(sums[name]) for name, value in total.items()}
+        mask = table.pop("mask")
+        tables.append({name: column[mask] for name, column in table.items()})
+    of_sums = figures(total, task.weights)
+    if not np.isfinite(list(of_sums.values())).all():
+        return of_sums
+    table = {name: np.concatenate([part[name] for part in tables]) for name in tables[0]}
+    return of_sums | slice_metrics(**table)
 
 
-def check_finite(metrics: dict[str, float], step: int, workdir: Path) -> None:
-    """Raises InputError where a figure is not a number; the checkpoints before it stay."""
-    for name, value in metrics.items():
-        if not math.isfinite(value):
-            raise InputError(
-                f"the validation {name} is {value} at step {step}: the last good checkpoint stays "
-                f"in {workdir}; take a smaller --config.learning_rate into a new --workdir"
-            )
+def norm(params: Any) -> float:
+    """The parameters' norm; infinite or nan where one of them is."""
+    return float(jax.device_get(_norm(params)))
 
 
-def add(sums: dict[str, float], waiting: list[dict[str, jax.Array]]) -> dict[str, float]:
-    """Adds what the device has logged, and empties the list."""
-    fetched = jax.device_get(waiting)
-    waiting.clear()
-    return {name: sums[name] + sum(float(x[name]) for x in fetched if name in x) for name in sums}
+_norm = jax.jit(optax.tree.norm)
 
 
-def row(step: int, epoch: float, split: str, values: dict[str, float]) -> dict[str, Any]:
-    return {"step": step, "epoch": epoch, "split": split, **values}
-
-
-def evaluated(history: list[dict[str, Any]], step: int) -> bool:
-    return bool(history) and history[-1]["step"] == step
-
-
-def in_words(history: list[dict[str, Any]]) -> str:
-    parts = [
-        f"{r['split']} loss {r['loss']:.4f}, accuracy {r['accuracy_hemorrhage']:.3f} and "
-        f"{r['accuracy_location']:.3f}"
-        for r in history[-2:]
-    ]
-    return "; ".join(parts)
-
-
-@contextmanager
-def stop_signals() -> Iterator[list[signal.Signals]]:
-    """Collects SIGINT and SIGTERM; the loop saves and leaves at the next step."""
-    seen: list[signal.Signals] = []
-
-    def note(number: int, frame: Any) -> None:
-        del frame
-        seen.append(signal.Signals(number))
-
-    before = {number: signal.signal(number, note) for number in STOPPED}
-    try:
-        yield seen
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+def show(
+    history: list[dict[str, Any]], epoch: float, board: TensorBoard, bar: TrainingProgress
+) -> None:
+    """Writes the last validation, and the training since the one before, where people look."""
+    last = [r for r in history[-2:] if r["step"] == history[-1]["step"]]
+    for r in last:
+        values = {f"{r['split']}/{k}": v for k, v in r.items() if k not in ("step", "split")}
+        board.scalars(r["step"], values)
+    bar.tell(f"epoch {epoch:g}: {in_words(last)}")

@@ -40,8 +40,8 @@ def read(path: Path) -> tuple[Arrays, dict[str, str]]:
         with path.open("rb") as file:
             start = file.read(9)
         if len(start) == 9 and start[8:] == b"{":  # safetensors: 8 bytes of length, then JSON
-            with safetensors.safe_open(path, "numpy") as file:
-                return safetensors.numpy.load_file(path), file.metadata() or {}
+            with safetensors.safe_open(path, "numpy") as file:  # checks the header
+                return _mapped(path), file.metadata() or {}
         if start[:1] == b"\x80":  # a pickle: PyTorch before 1.6
             return _read_torch(path), {}
         if start[:2] == b"PK":  # a zip archive whose end, with its table of contents, is missing
@@ -51,6 +51,26 @@ def read(path: Path) -> tuple[Arrays, dict[str, str]]:
     except safetensors.SafetensorError as error:
         raise InputError(f"{path}: damaged safetensors file: {_line(error)}") from error
     raise InputError(f"{path}: not a file of weights; it may be .safetensors, .npz or .pth")
+
+
+_MAPPED = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "U8": "u1"}
+
+
+def _mapped(path: Path) -> Arrays:
+    """A safetensors file's arrays as views of the file's own pages: read where they are used."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+    header.pop("__metadata__", None)
+    if any(entry["dtype"] not in _MAPPED for entry in header.values()):
+        return safetensors.numpy.load_file(path)
+    pages = np.memmap(path, np.uint8, "r")[8 + length :]
+    return {
+        name: pages[slice(*entry["data_offsets"])]
+        .view(_MAPPED[entry["dtype"]])
+        .reshape(entry["shape"])
+        for name, entry in header.items()
+    }
 
 
 def _read_torch(path: Path) -> Arrays:

@@ -8,8 +8,9 @@ import pydicom
 from made_up_answers import MODEL, answer_for, overlay_image
 
 from data_builder.subjects import PUBLIC_KEY
+from dtvit_jax.acceptor import Listening
 from dtvit_jax.dicom_out import Overlay, write_objects
-from dtvit_jax.listener import Listening, serve
+from dtvit_jax.listener import serve
 from dtvit_jax.send_back import read_peer
 from dtvit_jax.spool import Limits, Spool
 

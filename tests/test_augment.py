@@ -128,7 +128,7 @@ def test_draws_lie_in_their_ranges_and_depend_on_the_example_alone():
 def test_the_compiled_transform_is_finite_on_the_border():
     """A coordinate that falls on the border's rounding edge once gave nan, compiled only."""
     border = np.array([0.7478084564208984, 0.9243535995483398, 0.049872417002916336], np.float32)
-    row_of = np.array([[*border, -0.042756590992212296, 1.0, 2.0, 1.0]], np.float32)
+    row_of = np.array([[*border, -0.042756590992212296, 1.0, 2.0, 1.0, 0.0, 0.0, 1.0]], np.float32)
     rng = np.random.default_rng(0)
     wild = Augmentation(15.0, 2.0, 0.5, 0.5, 0.2, 0.1, 0.2)
     drawn = np.concatenate([row_of, [wild.draw(rng) for _ in range(1023)]]).astype(np.float32)
@@ -139,3 +139,42 @@ def test_the_compiled_transform_is_finite_on_the_border():
         )
     )
     assert np.isfinite(np.asarray(compiled(images, jnp.asarray(drawn)))).all()
+
+
+def test_noise_is_each_examples_own():
+    """Of the deviation drawn, from the drawn key, whatever else is in the batch."""
+    gray = jnp.full((4, 64, 64), 128, jnp.uint8)
+    rows = jnp.concatenate(
+        [row(noise=10, noise_key=5), row(noise=20, noise_key=6), row(noise_key=7), row(noise=10)]
+    )
+    add = jax.jit(
+        lambda x, p: transform(
+            x,
+            p,
+            image_size=64,
+            channels=1,
+            windows=WHOLE,
+            mean=(0.0,),
+            std=(1 / 255,),
+            noise=True,
+        )[..., 0]
+    )
+    noisy = np.asarray(add(gray, rows)) - 128
+    assert noisy[0].std() == pytest.approx(10, rel=0.05) and abs(noisy[0].mean()) < 0.6
+    assert noisy[1].std() == pytest.approx(20, rel=0.05)
+    assert np.abs(noisy[2]).max() < 1e-4
+    assert np.corrcoef(noisy[0].ravel(), noisy[3].ravel())[0, 1] < 0.1  # another key
+    turned = np.asarray(add(gray[::-1], rows[::-1])) - 128
+    assert np.array_equal(turned[::-1], noisy)
+
+
+def test_options_are_drawn_in_their_ranges_and_change_nothing_else():
+    wild = Augmentation(15.0, 2.0, 0.5, 0.5, 0.1, 0.1, 0.2, 0.05, 0.4)
+    rows = np.stack([wild.draw(example_rng(3, 1, i)) for i in range(400)])
+    named = dict(zip(PARAMETERS, rows.T, strict=True))
+    assert 0 <= named["noise"].min() < 1 and 12 < named["noise"].max() <= 0.05 * 255
+    assert (named["noise_key"] == np.floor(named["noise_key"])).all()
+    assert len(set(named["noise_key"])) > 390 and named["noise_key"].max() < 2**24
+    assert 0.5 <= named["share"].min() < 0.55 and named["share"].max() > 0.95
+    assert 0.4 < named["flip"].mean() < 0.6
+    assert (PAPER.draw(example_rng(3, 1, 7))[:1] == rows[7, :1]).all()  # the same angle

@@ -1,3 +1,6 @@
+import concurrent.futures
+import contextlib
+import time
 from collections import Counter
 
 import ml_collections
@@ -16,6 +19,7 @@ from dtvit_jax.input_pipeline import (
     replication,
     training_batches,
 )
+from dtvit_jax.prefetch import Prefetched
 
 PAPER = Augmentation(15.0, 2.0, 0.5, 0.0, 0.0, 0.0, 0.0)
 
@@ -78,11 +82,120 @@ def test_batches_resume_in_the_middle_with_the_same_bytes(shards):
         assert all((found[name] == expected[name]).all() for name in expected)
 
 
+WILD = Augmentation(15.0, 2.0, 0.5, 0.5, 0.1, 0.1, 0.2, 0.05, 0.4)
+
+
+def equal(one, other):
+    return one.keys() == other.keys() and all((one[name] == other[name]).all() for name in one)
+
+
+def test_batches_do_not_depend_on_the_number_of_threads(shards):
+    def batches(threads):
+        source = Shards(shards.folder).source("train")
+        examples = TrainingExamples(source, "replicate", WILD, 5)
+        return training_batches(examples, 8, threads=threads), examples
+
+    (one, examples), (four, _) = batches(1), batches(4)
+    n = 2 * examples.epoch_length // 8  # into the second epoch, and from memory
+    for _ in range(n):
+        batch = next(one)
+        assert equal(batch, next(four))
+    last = [examples[8 * (n - 1) + i] for i in range(8)]  # and by itself, in any order
+    assert (batch["augmentation"] == [row["augmentation"] for row in last]).all()
+    assert len(set(batch["augmentation"][:, 0])) == 8
+
+
+def test_processes_read_their_parts_of_the_same_batches(shards):
+    examples = TrainingExamples(shards.source("train"), "replicate", WILD, 5)
+    whole = training_batches(examples, 8)
+    parts = [training_batches(examples, 8, np.arange(start, start + 4)) for start in (0, 4)]
+    for _ in range(3):
+        first, second = map(next, parts)
+        together = {name: np.concatenate([first[name], second[name]]) for name in first}
+        assert equal(next(whole), together)
+
+
+class Slow:
+    """Stands for batches whose making takes a while."""
+
+    def __init__(self, seconds):
+        self.place, self.seconds = 0, seconds
+
+    def __next__(self):
+        time.sleep(self.seconds)
+        self.place += 1
+        return self.place
+
+    def get_state(self):
+        return {"place": self.place}
+
+    def set_state(self, state):
+        self.place = state["place"]
+
+
+def test_the_state_is_that_of_the_batches_taken(shards):
+    def batches():
+        examples = TrainingExamples(shards.source("train"), "replicate", WILD, 5)
+        return Prefetched(training_batches(examples, 8), lambda batch: batch)
+
+    with contextlib.closing(batches()) as untouched:
+        whole = [next(untouched) for _ in range(7)]
+    for taken in (0, 1, 4):
+        with contextlib.closing(batches()) as stopped, contextlib.closing(batches()) as resumed:
+            for _ in range(taken):
+                next(stopped)
+            next(resumed)  # what it has made ahead is dropped
+            resumed.set_state(stopped.get_state())
+            assert all(equal(next(resumed), expected) for expected in whole[taken:])
+
+
+class Device:
+    """Stands for figures that a device is still computing."""
+
+    def __init__(self, until):
+        self.until = until
+
+    def block_until_ready(self):
+        concurrent.futures.wait(self.until)
+
+
+def test_only_what_starves_the_device_counts_as_waited():
+    with contextlib.closing(Prefetched(Slow(0.05), lambda x: x)) as batches:
+        assert [batches.take() for _ in range(3)] == [1, 2, 3]
+        assert batches.get_state() == {"place": 3}
+        starved = batches.waited
+        assert starved > 0.05
+        assert batches.take(Device(list(batches._coming))) == 4  # at work until that is made
+        assert batches.waited - starved < 0.04
+        concurrent.futures.wait(batches._coming)
+        before = batches.waited
+        assert [batches.take(), batches.waited] == [5, before]
+
+
+def test_what_goes_wrong_in_the_thread_is_told_by_the_loop():
+    def fail(batch):
+        raise InputError("a shard holds a damaged slice")
+
+    batches = Prefetched(Slow(0), fail)
+    with contextlib.closing(batches), pytest.raises(InputError, match="damaged"):
+        batches.take()
+
+
 def test_decoded_slices_are_the_same_from_memory(shards):
     source = Shards(shards.folder).source("train")
     cold, warm = source[3], source[3]
     assert (cold["image"] == warm["image"]).all()
     assert cold["hemorrhage"] == warm["hemorrhage"] and cold["index"] == warm["index"] == 3
+
+
+def test_labels_are_the_records(shards):
+    source = shards.source("train")
+    stored = shards._builder.as_data_source("train")
+    for i, record in enumerate(stored):
+        row = source[i]
+        assert (row["hemorrhage"], row["location"]) == (record["hemorrhage"], record["location"])
+        assert (row["image"] == record["image"][..., 0]).all()
+        assert source.describe(i)["key"] == record["key"].decode()
 
 
 @pytest.mark.parametrize("size", [1, 5, 7, 100])

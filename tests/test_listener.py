@@ -7,7 +7,9 @@ import queue
 import re
 import shutil
 import signal
+import socket
 import stat
+import struct
 import subprocess
 import sys
 import threading
@@ -264,7 +266,13 @@ def test_what_was_received_before_a_stop_is_answered_after_it(tmp_path):
 
     with program(tmp_path, quiet=60) as first, association(first.port) as opened:
         assert [status_of(opened, ds) for ds in sent] == [0, 0]
-        status, seconds = first.stop(signal.SIGTERM)  # with an association open
+        # Strangers: one wants to send 100 MB at once, one falls silent in the middle of a word.
+        with socket.create_connection(("127.0.0.1", first.port), 10) as greedy:
+            greedy.sendall(struct.pack(">BBL", 1, 0, 100_000_000))
+            assert greedy.recv(1) == b""
+        with socket.create_connection(("127.0.0.1", first.port), 10) as silent:
+            silent.sendall(struct.pack(">BBL", 1, 0, 200) + b"half")
+            status, seconds = first.stop(signal.SIGTERM)  # with associations open
         assert status == 143 and seconds < 10
     with program(tmp_path) as second:
         second.wait_for(f"answered {key_of(sent)} of 2")
@@ -337,7 +345,7 @@ def test_a_spool_has_one_listener_and_starts_where_it_was(tmp_path):
         (["--listen", "0"], "--callers"),
         (["--listen", "0", "--callers", "A,B\\C"], "AE title"),
         (["--listen", "0", "--callers", "A", "--send_to", "PACS:104"], "AET@host:port"),
-        (["--listen", "0", "--callers", "A", "--quiet", "0"], "--quiet"),
+        (["--listen", "0", "--callers", "A", "--spool_gib", "0"], "--spool_gib"),
         (["--listen", "0", "--callers", "A", "--bind", "192.0.2.1"], "192.0.2.1"),
         (["--listen", "99999", "--callers", "A"], "99999"),
     ],

@@ -15,7 +15,7 @@ def test_activations_of_a_linear_chain_by_hand():
     def loss(p, examples):
         return jnp.tanh(jnp.ones((examples, 64)) @ p["kernel"]).sum()
 
-    need = memory.estimate(loss, params)
+    need = memory.estimate(loss, params, [params] * 3)
     assert need.state == 3 * 64 * 32 * 4
     assert need.gradients == 64 * 32 * 4
     kept = (64 + 32) * 4  # the input, and tanh's output

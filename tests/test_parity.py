@@ -25,6 +25,7 @@ import torch  # noqa: E402
 
 from data_builder.errors import InputError  # noqa: E402
 from dtvit_jax import convert, pretrained, weight_files, weights  # noqa: E402
+from dtvit_jax.augment import IDENTITY, PARAMETERS, transform  # noqa: E402
 
 
 @pytest.mark.parametrize("name", references.REFERENCES)
@@ -181,3 +182,67 @@ def test_positions_are_resampled_as_timm_does():
         np.testing.assert_allclose(
             pretrained.resample_positions(before, new * new + 1), want, atol=1e-5
         )
+
+
+def heads(n, side):
+    """Noisy rings on black, as a head is."""
+    rng = np.random.default_rng(3)
+    y, x = np.mgrid[:side, :side] / side - 0.5
+    radius = np.hypot(x, y * rng.uniform(0.8, 1.2, (n, 1, 1)))
+    gray = 110 + 60 * np.sin(40 * x + rng.uniform(0, 6, (n, 1, 1))) + 80 * (radius > 0.38)
+    gray = gray + rng.normal(0, 12, gray.shape)
+    return (np.clip(gray, 0, 255) * (radius < 0.42)).astype(np.uint8)
+
+
+def test_the_papers_transform_is_torchvisions():
+    """Resize, crop, rotation, sharpness, normalisation: at least 99.5% of all pixels equal."""
+    from PIL import Image
+
+    from data_builder.images import resize
+
+    transforms = references.import_torchvision().transforms
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    begin = transforms.Compose([transforms.Resize(256), transforms.CenterCrop(224)])
+    end = transforms.Compose([transforms.ToTensor(), transforms.Normalize(mean, std)])
+    rng = np.random.default_rng(4)
+    drawn = np.repeat(IDENTITY[None], 16, 0)
+    drawn[:, PARAMETERS.index("angle")] = rng.uniform(-15, 15, len(drawn))
+    drawn[::2, PARAMETERS.index("sharpness")] = 2
+    stored, expected = [], []
+    for picture, row in zip(heads(len(drawn), 512), drawn, strict=True):
+        image = Image.fromarray(picture)
+        stored.append(np.asarray(resize(image, 256)))
+        image = transforms.functional.rotate(begin(image.convert("RGB")), float(row[0]))
+        if row[5] != 1:
+            image = transforms.functional.adjust_sharpness(image, float(row[5]))
+        expected.append(end(image).permute(1, 2, 0).numpy())
+    ours = jax.jit(
+        lambda x, p: transform(
+            x,
+            p,
+            image_size=224,
+            channels=3,
+            windows=((0.0, 255.0),) * 3,
+            mean=mean,
+            std=std,
+        )
+    )(np.stack(stored), drawn)
+    equal = np.abs(np.asarray(ours) - np.stack(expected)) < 1e-5
+    assert equal.all(-1).mean() >= 0.995
+    assert equal.all(-1).mean((1, 2)).min() >= 0.99  # and no image is much worse
+
+
+def test_the_drawn_parameters_are_torchvisions():
+    """RandomRotation's uniform angles, RandomAdjustSharpness for half."""
+    from dtvit_jax.augment import Augmentation, example_rng
+
+    transforms = references.import_torchvision().transforms
+    paper = Augmentation(15.0, 2.0, 0.5, 0.0, 0.0, 0.0, 0.0)
+    rows = np.stack([paper.draw(example_rng(0, 0, i)) for i in range(2000)])
+    torch.manual_seed(0)
+    turn = transforms.RandomRotation(15)
+    theirs = [transforms.RandomRotation.get_params(turn.degrees) for _ in range(2000)]
+    at = np.linspace(0.05, 0.95, 10)
+    ours = np.quantile(rows[:, PARAMETERS.index("angle")], at)
+    assert np.abs(ours - np.quantile(theirs, at)).max() < 1.5
+    assert abs((rows[:, PARAMETERS.index("sharpness")] == 2).mean() - 0.5) < 0.05

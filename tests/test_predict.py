@@ -9,6 +9,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pydicom
 import pytest
 from dicom_files import ct, encoded, enhanced, head_hu
 from made_up_model import SIZE, save_model
@@ -70,7 +71,7 @@ def write(folder, datasets):
 def run(*arguments, key="public"):
     words = [*arguments, "--key", key, "--jobs", "1"]
     if "--dicom_out" not in arguments:
-        words += ["--dicom_out", "no"]
+        words += ["--dicom_out", "no", "--explain", "none"]
     return predict.main(list(map(str, words)))
 
 
@@ -146,11 +147,15 @@ def test_slices_are_what_clean_and_build_make_and_the_model_says_what_evaluation
     config = run_record.read_config(model)
     task, abstract = make_task(config, steps=1)
     params, stats = random_weights(abstract)
-    logits = merge_model(task.graph, params, stats)(task.transform(jnp.asarray(images), None))
-    p, where = map(np.asarray, probabilities(logits))
+
+    @jax.jit
+    def evaluate(params, stats, images):
+        return probabilities(merge_model(task.graph, params, stats)(task.transform(images, None)))
+
+    raw, where = map(np.asarray, evaluate(params, stats, jnp.asarray(images)))
     rule = decision_rule.read(model)
     fitted = rule.calibrations["slice"]
-    p = fitted["hemorrhage"].apply(decision_rule.both(p), rule.method)[:, 1]
+    p = fitted["hemorrhage"].apply(decision_rule.both(raw), rule.method)[:, 1]
     where = fitted["location"].apply(where, rule.method)
     point = points_of(rule, "sensitivity_0.95").slice
     assert {record.key for record in records} <= told.keys() and len(records) == 5
@@ -160,7 +165,7 @@ def test_slices_are_what_clean_and_build_make_and_the_model_says_what_evaluation
         for j, name in enumerate(("deep", "lobar", "subtentorial")):
             assert abs(float(row[f"p_{name}"]) - where[i, j]) < 2e-5
         if float(row["outlier"]) <= 1:
-            assert row["decision"] == point.decide(float(probabilities(logits)[0][i]))
+            assert row["decision"] == point.decide(float(raw[i]))
 
 
 def test_a_second_call_does_nothing_and_a_new_file_makes_a_new_answer(model, tmp_path, capsys):
@@ -418,6 +423,7 @@ def test_a_model_folder_that_is_not_whole_or_of_another_version_is_refused(
         (["s", "--point", "sensitivity_2"], "it has balanced_accuracy"),
         (["s", "--watch", "s"], "give PATH"),
         (["s", "--batch", "0"], "1 or more"),
+        (["s", "--explain", "grad_cam", "--dicom_out", "no"], "this model has gradient, rollout"),
     ],
 )
 def test_a_wrong_command_line_is_one_line(model, tmp_path, monkeypatch, capsys, arguments, says):
@@ -463,3 +469,23 @@ def test_weights_are_hashed_whole(model):
     assert weights_digest((a, {})) == weights_digest((same_again, {}))
     same_again["y"][1, 1] = 2
     assert weights_digest((a, {})) != weights_digest((same_again, {}))
+
+
+def test_objects_for_a_pacs_and_heat_maps_come_with_it(model, tmp_path):
+    source = write(tmp_path / "s", [head(i) for i in range(5)])
+    out = tmp_path / "out"
+    words = ["--workdir", model, "--out", out, "--dicom_out", "yes", "--explain", "rollout"]
+    assert run(source, *words) == 0
+    (row,) = table(out / "results.csv")
+    place = out / "dicom" / row["study"]
+    assert {path.name for path in place.iterdir()} == {"sr.dcm", "capture.dcm"}
+    assert (out / "dicom").stat().st_mode & 0o777 == 0o700
+    report = pydicom.dcmread(place / "sr.dcm")
+    assert report.PatientID == "A17" and row["study"] not in str(report.StudyInstanceUID)
+    capture = pydicom.dcmread(place / "capture.dcm")
+    assert int(capture.NumberOfFrames) == 4
+    page = (out / "studies" / row["study"] / "report.html").read_text()
+    assert page.count("<img") == 8 and "heat map of slice" in page and NAME not in page
+    before = {path: path.read_bytes() for path in place.iterdir()}
+    assert run(source, *words) == 0  # done: nothing is made anew
+    assert {path: path.read_bytes() for path in place.iterdir()} == before

@@ -109,6 +109,14 @@ def test_every_link_inside_has_one_target(made):
     assert {link[1:] for link in page.links if link.startswith("#")} <= set(page.ids)
 
 
+def test_the_counts_of_classes_lead_to_their_rows(made):
+    metrics, html, _ = made
+    for level in ("subject", "slice"):
+        for name, count in metrics["n"][f"{level}s_by_class"].items():
+            target = {"normal": f"{level}-normal"}.get(name, f"{level}-in-{name}")
+            assert f'<a href="#{target}">{count}</a>' in html
+
+
 def test_the_page_shows_the_numbers_of_metrics_json(made):
     metrics, _, page = made
     for level in ("subject", "slice"):

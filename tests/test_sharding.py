@@ -1,66 +1,92 @@
-"""On 8 devices that XLA makes of one CPU, in a process of its own."""
+"""Meshes of 1, 2 and 8 devices that XLA makes of one CPU, in a process of its own."""
 
 import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-CODE = """
-import functools, json, sys
-import jax, numpy as np
-sys.path.insert(0, 'tests')
-import tiny
-from test_steps import batch_of
-from dtvit_jax.run_setup import make_task
-from dtvit_jax.sharding import batch_sharding, make_mesh, state_sharding
-from dtvit_jax.steps import train_step
-from dtvit_jax.run_setup import initial_state
-out = {}
-for data, fsdp in ((8, 1), (2, 4)):
-    config = tiny.get_config()
-    mesh = make_mesh({'data': data, 'fsdp': fsdp})
-    task, abstract = make_task(config, steps=20)
-    placed = state_sharding(mesh, abstract)
-    state = initial_state(config, task, placed, None)
-    step = jax.jit(functools.partial(train_step, task=task), donate_argnums=0)
-    losses = []
-    for i in range(20):
-        batch = jax.device_put(batch_of(16, seed=i), batch_sharding(mesh))
-        state, logged = step(state, batch)
-        losses.append(float(logged['loss']))
-    bytes_here = sum(x.addressable_shards[0].data.nbytes for x in jax.tree.leaves(state.params))
-    large = sum(x.size * 4 for x in jax.tree.leaves(state.params) if x.size >= 2**14)
-    whole = sum(x.size * 4 for x in jax.tree.leaves(state.params))
-    out[f'{data}x{fsdp}'] = [losses, bytes_here, large, whole]
-print(json.dumps(out))
-"""
+from data_builder.errors import InputError
+from dtvit_jax.sharding import make_mesh
+
+MESHES = ("8x1", "1x2", "2x4")
 
 
 @pytest.fixture(scope="module")
 def runs():
-    results = {}
-    for devices in (1, 8):
-        flags = f"--xla_force_host_platform_device_count={devices}"
-        code = CODE if devices == 8 else CODE.replace("((8, 1), (2, 4))", "((1, 1),)")
-        done = subprocess.run(
-            [sys.executable, "-c", code],
-            env={**os.environ, "XLA_FLAGS": flags},
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, done.stderr
-        results |= json.loads(done.stdout.splitlines()[-1])
-    return results
+    done = subprocess.run(
+        [sys.executable, str(Path(__file__).parent / "mesh_runs.py")],
+        env={**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
 
 
-def test_losses_are_the_same_on_any_mesh(runs):
-    for mesh in ("8x1", "2x4"):
-        assert runs[mesh][0] == pytest.approx(runs["1x1"][0], abs=1e-5)
+@pytest.mark.parametrize("mesh", MESHES)
+def test_losses_are_the_same_on_any_mesh(runs, mesh):
+    alone = runs["1x1"]["losses"]
+    assert len(alone) == 20 and alone[-1] < alone[0]
+    assert runs[mesh]["losses"] == pytest.approx(alone, abs=1e-5)
 
 
-def test_large_parameters_are_split_over_fsdp(runs):
-    _, here, large, whole = runs["2x4"]
-    assert here == whole - large + large / 4
-    assert runs["8x1"][1] == whole
+@pytest.mark.parametrize("mesh", ("1x1", *MESHES))
+def test_parameters_lie_in_equal_parts_over_fsdp(runs, mesh):
+    run, fsdp = runs[mesh], int(mesh[-1])
+    if fsdp == 1:
+        assert run["in_parts"] == 0
+    else:
+        assert run["in_parts"] > 2 * run["whole"]
+    assert run["bytes_on_each"] == [run["whole"] + run["in_parts"] / fsdp]
+    assert run["bytes_by_arithmetic"] == run["bytes_on_each"][0]
+
+
+def by_kind(run):
+    total = {}
+    for kind, size in run["collectives"]:
+        total[kind] = total.get(kind, 0) + size
+    return total
+
+
+def test_data_parallel_steps_only_sum(runs):
+    """Gradients, each once, and some scalars: no parameter and no activation is sent."""
+    assert runs["1x1"]["collectives"] == []
+    found = by_kind(runs["8x1"])
+    assert set(found) == {"all-reduce"}
+    assert found["all-reduce"] == pytest.approx(runs["8x1"]["whole"], abs=256)
+
+
+@pytest.mark.parametrize("mesh", ("1x2", "2x4"))
+def test_fully_sharded_steps_gather_parameters_and_sum_gradients(runs, mesh):
+    """Each split parameter is gathered once; activations stay where they are.
+
+    XLA's CPU compiler makes no reduce-scatter: each gradient is summed whole, once over all
+    devices, and a slice of it kept.
+    """
+    run = runs[mesh]
+    found = by_kind(run)
+    assert set(found) == {"all-gather", "all-reduce"}
+    assert found["all-gather"] == pytest.approx(run["in_parts"], abs=256)
+    assert found["all-reduce"] == pytest.approx(run["whole"] + run["in_parts"], abs=256)
+
+
+def test_bytes_sent_by_hand(runs):
+    """Rings: 2 (n - 1) / n of what is summed, (n - 1) / n of what is gathered or scattered."""
+    whole = runs["8x1"]["whole"]
+    assert runs["8x1"]["sent"]["all-reduce"] == pytest.approx(2 * 7 / 8 * whole)
+    run = runs["2x4"]
+    assert run["sent"]["all-gather"] == pytest.approx(3 / 4 * run["in_parts"])
+    assert run["sent"]["reduce-scatter"] == pytest.approx(3 / 4 * run["in_parts"])
+    summed = 2 * 7 / 8 * run["whole"] + 2 * 1 / 2 * run["in_parts"] / 4
+    assert run["sent"]["all-reduce"] == pytest.approx(summed)
+
+
+@pytest.mark.parametrize(("data", "fsdp"), [(3, 1), (-1, 2), (0, 1), (-2, 1), (1, 0)])
+def test_a_mesh_that_does_not_use_each_device_once(data, fsdp):
+    import jax
+
+    with pytest.raises(InputError, match=r"config\.mesh"):
+        make_mesh({"data": data, "fsdp": fsdp}, jax.devices()[:1])

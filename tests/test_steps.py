@@ -8,13 +8,15 @@ import pytest
 import tiny
 from scipy.special import log_softmax
 
+from dtvit_jax import parameter_groups
 from dtvit_jax.augment import IDENTITY
-from dtvit_jax.losses import LossWeights, location_target
+from dtvit_jax.losses import LossWeights, cross_entropy, location_target
 from dtvit_jax.optimizer import decayed, learning_rate, make_optimizer
 from dtvit_jax.run_setup import make_model, make_task
 from dtvit_jax.steps import (
     TrainState,
     evaluate_step,
+    evaluated_model,
     figures,
     merge_model,
     split_model,
@@ -202,3 +204,78 @@ def test_class_weights_turn_the_loss_into_a_weighted_mean():
         second = np.average(each["each_location"], weights=of_ich)
         _, logged = step(state, {**batch, "class_weight": jnp.asarray(weights)})
         assert float(logged["loss"]) == pytest.approx(0.5 * first + 0.5 * second, rel=1e-5)
+
+
+def test_smoothed_labels_by_hand():
+    """The target of 3 classes at 0.3: 0.8 and twice 0.1. Sums are of the plain loss."""
+    logits = np.array([[1.0, 2.0, 0.5], [0.1, -1.0, 3.0]], np.float32)
+    labels = jnp.array([1, 2])
+    target = np.full((2, 3), 0.1)
+    target[[0, 1], [1, 2]] = 0.8
+    by_hand = -(target * log_softmax(logits, axis=1)).sum(1)
+    assert cross_entropy(jnp.asarray(logits), labels, 0.3) == pytest.approx(by_hand, rel=1e-6)
+    two = jnp.asarray(logits[:, :2]), jnp.asarray(logits)
+    batch = {"hemorrhage": jnp.array([1, 1]), "location": labels, "mask": jnp.ones(2, bool)}
+    plain, smooth = task_sums(two, batch), task_sums(two, batch, 0.3)
+    assert smooth["each_location"] == pytest.approx(by_hand, rel=1e-6)
+    assert smooth["loss_location"] == plain["loss_location"]
+
+
+def leaves(tree):
+    return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
+
+
+def test_learning_rates_fall_from_layer_to_layer():
+    """nano has two blocks: embedding, block 0, block 1, and the norm with the heads."""
+    config = no_dropout()
+    _, params, _ = split_model(make_model(config))
+    grads = jax.tree.map(lambda x: x + 1, params)
+    updates = []
+    for decay in (1.0, 0.5):
+        config.layer_decay = decay
+        optimizer = make_optimizer(config, 10)
+        updates.append(leaves(optimizer.update(grads, optimizer.init(params), params)[0]))
+    plain, scaled = updates
+    for name in plain:
+        distance = 0
+        for part, is_away in (("['blocks'][1]", 1), ("['blocks'][0]", 2), ("_embedding", 3)):
+            distance = is_away if part in name else distance
+        distance = 3 if "class_token" in name else distance
+        assert np.allclose(scaled[name], plain[name] * 0.5**distance, rtol=1e-6), name
+
+
+@pytest.mark.parametrize("frozen", [1, -1])
+def test_frozen_parameters_stay_and_their_gradient_is_not_computed(frozen):
+    config = no_dropout()
+    task, state = fresh(config)
+    whole = jax.jit(functools.partial(train_step, task=task)).lower(state, batch_of(8))
+    config.frozen_blocks = frozen
+    task, abstract = make_task(config, steps=10)
+    trained = parameter_groups.trained(state.params, frozen)
+    state = state._replace(moments=task.optimizer.init(trained))
+    lowered = jax.jit(functools.partial(train_step, task=task)).lower(state, batch_of(8))
+    flops = [x.cost_analysis()["flops"] for x in (whole, lowered)]
+    assert flops[1] < (0.75 if frozen == 1 else 0.45) * flops[0]  # of 3 parts, 2 are backward
+    after, logged = lowered.compile()(state, batch_of(8))
+    assert float(logged["gradient_norm"]) > 0
+    before, after, changing = leaves(state.params), leaves(after.params), leaves(trained)
+    for name in before:
+        assert np.array_equal(before[name], after[name]) == (name not in changing), name
+    assert leaves(abstract.moments).keys() == leaves(state.moments).keys()
+
+
+def test_the_moving_average_by_hand():
+    """d = min(0.9, (1 + t) / (10 + t)) after step t, over parameters, two parts a batch."""
+    config = no_dropout()
+    config.ema_decay, config.accumulation = 0.2, 2
+    task, state = fresh(config)
+    state = state._replace(ema={"params": state.params, "stats": {}})
+    step = jax.jit(functools.partial(train_step, task=task))
+    mean = [np.asarray(x, np.float64) for x in jax.tree.leaves(state.params)]
+    for t, kept in enumerate((1 / 10, 2 / 11, 0.2)):
+        state, _ = step(state, batch_of(8, seed=t))
+        now = jax.tree.leaves(state.params)
+        mean = [kept * m + (1 - kept) * np.asarray(x) for m, x in zip(mean, now, strict=True)]
+    params, _ = evaluated_model(state)
+    for by_hand, found in zip(mean, jax.tree.leaves(params), strict=True):
+        assert np.allclose(by_hand, found, atol=1e-6)

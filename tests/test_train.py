@@ -1,5 +1,7 @@
 import json
+import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,9 +13,12 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 import tiny
+from test_tensorboard import shown
 
 from data_builder.errors import InputError
 from dtvit_jax.inference import TrainedRun
+from dtvit_jax.input_pipeline import TrainingExamples, training_batches
+from dtvit_jax.run_setup import make_augmentation
 from dtvit_jax.train import train
 
 TINY = str(Path(__file__).parent / "tiny.py")
@@ -57,7 +62,7 @@ def test_a_run_learns_and_records_itself(trained):
     assert "source" not in json.loads((workdir / "config.json").read_text())["data"]
 
 
-def test_a_stopped_run_goes_on_to_the_same_bytes(trained, shards, tmp_path, monkeypatch):
+def test_a_stopped_run_goes_on_to_the_same_bytes(trained, shards, tmp_path, monkeypatch, caplog):
     """Stopped by a signal in the middle of each epoch; the untouched run is the reference."""
     workdir, config = trained
     other = tmp_path / "stopped"
@@ -83,26 +88,61 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(trained, shards, tmp_path, monk
         return Stopping()
 
     monkeypatch.setattr(module, "training_batches", stopping)
-    assert [train(config, other, "a command") for _ in range(2)] == [143, 143]
-    monkeypatch.setattr(module, "training_batches", original)
-    assert train(config, other, "a command") == 0
+    with jax.log_compiles(), caplog.at_level(logging.WARNING):
+        assert [train(config, other, "a command") for _ in range(2)] == [143, 143]
+        monkeypatch.setattr(module, "training_batches", original)
+        assert train(config, other, "a command") == 0
+    compiled = [r.getMessage() for r in caplog.records if "Compiling jit(" in r.getMessage()]
+    for name in ("train_step", "validation_step"):  # once in each of the three
+        assert sum(f"jit({name})" in message for message in compiled) == 3
     step = last_step(workdir)
     for one, two in zip(saved(workdir, step), saved(other, step), strict=True):
         assert np.asarray(one).tobytes() == np.asarray(two).tobytes()
     assert (workdir / "history.jsonl").read_text() == (other / "history.jsonl").read_text()
+    whole, resumed = (
+        {k: v.SerializeToString() for k, v in shown(run / "tensorboard").items()}
+        for run in (workdir, other)
+    )
+    assert whole == resumed
+
+
+def test_tensorboard_shows_each_step_and_what_the_run_is(trained):
+    workdir, config = trained
+    found = shown(workdir / "tensorboard")
+    steps = last_step(workdir)
+    for name in ("step/loss", "step/gradient_norm"):
+        assert [s for tag, s in found if tag == name] == list(range(1, steps + 1))
+    validated = {s for tag, s in found if tag == "validation/auroc_hemorrhage"}
+    rows = [json.loads(line) for line in (workdir / "history.jsonl").read_text().splitlines()]
+    assert validated == {row["step"] for row in rows if row["split"] == "validation"}
+    assert found["augmented", 0].image.width == 3 * config.model.image_size  # 8 of 9 places
+    text = found["parameters/text_summary", 0].tensor.string_val[0].decode()
+    total = re.search(r"Total: ([\d,]+)", text)[1].replace(",", "")
+    assert int(total) == json.loads((workdir / "run.json").read_text())["parameters"]
+    text = found["config/text_summary", 0].tensor.string_val[0].decode()
+    assert json.loads(text) == json.loads((workdir / "config.json").read_text())
 
 
 def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(trained, shards, tmp_path):
+    """Once before its first save is done, and once in a later save."""
     workdir, _ = trained
     other = tmp_path / "killed"
     command = [sys.executable, "-m", "dtvit_jax.main", f"--config={TINY}", f"--workdir={other}"]
     command += [f"--config.data.dir={shards.folder}"]
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while not (other / "checkpoints").exists() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    process.kill()
-    process.wait()
+
+    def saving(after):  # Orbax writes into a folder of that name, and renames it
+        return any(
+            int(path.name.split(".")[0]) >= after
+            for path in (other / "checkpoints").glob("*.orbax-checkpoint-tmp*")
+        )
+
+    for after in (0, 1):
+        process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        deadline = time.monotonic() + 300
+        while not saving(after) and time.monotonic() < deadline and process.poll() is None:
+            time.sleep(0.001)
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
     assert run_main(*command[3:]).returncode == 0
     step = last_step(workdir)
     for one, two in zip(saved(workdir, step), saved(other, step), strict=True):
@@ -141,6 +181,53 @@ def test_the_best_checkpoint_is_the_one_with_the_best_validation_figure(trained)
     assert by_hand == pytest.approx(best["loss_hemorrhage"], rel=1e-4)
 
 
+@pytest.fixture(scope="module")
+def optioned(shards, tmp_path_factory):
+    """A run with what the paper's recipe has off; at a rate of 0 nothing gets better."""
+    workdir = tmp_path_factory.mktemp("runs") / "optioned"
+    config = tiny.get_config(shards.folder)
+    config.learning_rate, config.early_stopping, config.eval_every_epochs = 0.0, 2, 0.5
+    config.best, config.keep, config.profile, config.log_every_steps = (
+        "auroc_hemorrhage",
+        1,
+        True,
+        3,
+    )
+    config.frozen_blocks, config.layer_decay, config.ema_decay = 1, 0.8, 0.5
+    config.model.scan = True
+    assert train(config, workdir, "") == 0
+    return workdir, config
+
+
+def test_early_stopping_counts_validations_since_the_best(optioned, capsys):
+    workdir, config = optioned
+    rows = [json.loads(line) for line in (workdir / "history.jsonl").read_text().splitlines()]
+    validated = [row["step"] for row in rows if row["split"] == "validation"]
+    assert validated == [0, 2, 4]  # 4.5 steps an epoch
+    assert TrainedRun(workdir).step == 0 and last_step(workdir) == 4
+    assert train(config, workdir, "") == 0  # it is done: no step is added
+    assert "no better auroc_hemorrhage in 2 validations" in capsys.readouterr().out
+    assert last_step(workdir) == 4
+
+
+def test_a_trace_of_steps_is_written_for_xprof(optioned):
+    workdir, _ = optioned
+    (trace,) = (workdir / "profile" / "plugins" / "profile").glob("*/*.xplane.pb")
+    content = trace.read_bytes()  # a protocol buffer: its first field is a plane
+    assert content[0] == 0x0A and len(content) > 10_000
+    assert b"/host:CPU" in content and b"train_step" in content
+
+
+def test_frozen_parameters_have_no_moments(optioned):
+    workdir, _ = optioned
+    path = (workdir / "checkpoints" / "4" / "state").absolute()
+    state = ocp.StandardCheckpointer().restore(path)
+    names = {jax.tree_util.keystr(p) for p, _ in jax.tree.leaves_with_path(state["moments"])}
+    assert any("blocks']['1']" in name for name in names)
+    assert not any("blocks']['0']" in name or "embedding" in name for name in names)
+    assert state["ema"]["params"]["encoder"]["blocks"].keys() == {"1"}
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -151,7 +238,15 @@ def test_the_best_checkpoint_is_the_one_with_the_best_validation_figure(trained)
         ({"batch_size": 4096}, "more than all"),
         ({"model.image_size": 64}, "above the shards'"),
         ({"model.name": "vit_giant"}, "no such model"),
-        ({"best": "auc"}, r"config\.best"),
+        ({"best": "auc"}, r"config\.best.* auroc_hemorrhage, .* macro_recall_location"),
+        ({"label_smoothing": 1.0}, r"config\.label_smoothing"),
+        ({"ema_decay": 1.0}, r"config\.ema_decay"),
+        ({"layer_decay": 0.0}, r"config\.layer_decay"),
+        ({"frozen_blocks": 3}, r"config\.frozen_blocks=3: it is 0 to 2"),
+        ({"frozen_blocks": -2}, r"config\.frozen_blocks"),
+        ({"early_stopping": -1}, r"config\.early_stopping"),
+        ({"keep": 0}, r"config\.keep"),
+        ({"log_every_steps": 0}, r"config\.log_every_steps"),
         ({"model.channels": 3, "windows": ((0, 255),)}, r"config\.windows has 1 parts"),
         ({"windows": ((0, 255), (9, 9), (0, 255))}, "low to high"),
         ({"schedule": "step"}, r"config\.schedule"),
@@ -229,15 +324,28 @@ def test_the_command_line_gives_status_2_and_no_traceback(tmp_path, arguments, w
 def test_a_run_that_turns_into_nan_stops_and_keeps_the_last_good_checkpoint(shards, tmp_path):
     config = tiny.get_config(shards.folder)
     config.learning_rate, config.clip_norm, config.schedule = 1e30, 0.0, "constant"
-    with pytest.raises(InputError, match=r"validation loss\w* is nan at step"):
+    with pytest.raises(InputError, match=r"training \w+ is (nan|inf) at step 2: .*step_2.npz"):
         train(config, tmp_path / "run", "")
     assert last_step(tmp_path / "run") == 0
+    kept = np.load(tmp_path / "run" / "not_finite_step_2.npz")
+    batches = training_batches(
+        TrainingExamples(
+            shards.source("train"), config.data.balance, make_augmentation(config), config.seed
+        ),
+        config.batch_size,
+    )
+    _, second = next(batches), next(batches)
+    for name in ("image", "hemorrhage", "location", "augmentation"):
+        assert np.array_equal(kept[name], second[name])
+    known = [shards.source("train").describe(i)["key"] for i in second["index"]]
+    assert kept["key"].tolist() == known and kept["step"] == 2
 
 
 def test_a_cnn_with_batch_statistics_trains_and_predicts(shards, tmp_path):
     config = tiny.get_config(shards.folder)
     config.model = {"name": "resnet18", "image_size": 32, "channels": 1, "location_classes": 3}
     config.num_epochs, config.num_steps = 0, 3
+    config.accumulation, config.ema_decay, config.label_smoothing = 2, 0.9, 0.1
     assert train(config, tmp_path / "run", "") == 0
     predictions = TrainedRun(tmp_path / "run").predict("test")
     assert np.isfinite(predictions.p_hemorrhage).all() and len(predictions) == 12

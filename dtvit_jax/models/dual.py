@@ -75,12 +75,15 @@ class DualTask(nnx.Module):
         images: Float[Array, "batch rows columns channels"],
         *,
         key: Key[Array, ""] | None = None,
+        train_encoder: bool = True,
     ) -> tuple[Float[Array, "batch 2"], Float[Array, "batch locations"]]:
         """Logits of (no hemorrhage, hemorrhage) and of the location, float32.
 
         A `key` means training: dropout, and batch statistics where the encoder has BatchNorm
         (its running statistics, the `nnx.BatchStat` of this module, are then updated in place).
+        Without `train_encoder` that goes for the heads alone; the encoder is as in inference.
         """
         keys = (None,) * 3 if key is None else tuple(jax.random.split(key, 3))
+        keys = keys if train_encoder else (None, *keys[1:])
         features = self.encoder(images, key=keys[0])
         return self.hemorrhage(features, keys[1]), self.location(features, keys[2])

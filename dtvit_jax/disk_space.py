@@ -1,0 +1,24 @@
+"""A full disk in plain words."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from data_builder.errors import InputError
+
+OUT_OF_SPACE = ("RESOURCE_EXHAUSTED", "No space left", "Disk quota exceeded", "File too large")
+"""What Orbax's and the system's errors say then."""
+
+
+@contextmanager
+def saying_disk_full(workdir: Path) -> Iterator[None]:
+    """Raises InputError instead of what is raised where the disk is full."""
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError) as error:
+        if isinstance(error, InputError) or not any(word in str(error) for word in OUT_OF_SPACE):
+            raise
+        raise InputError(
+            f"the disk of {workdir} is full: what was saved before is whole; make room and give "
+            "the same command"
+        ) from error

@@ -1,0 +1,68 @@
+"""Floating-point operations of a JAX function, counted in its trace: nothing runs or compiles."""
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+from jax.extend import core
+
+
+def count(function: Callable, *arguments: Any) -> int:
+    """Operations of the products (matrix products and convolutions) in `function`: 2 a MAC.
+
+    `arguments` may be shapes (`jax.ShapeDtypeStruct`). Sums, norms, softmax and the like are left
+    out, as in published counts. A scan's body counts once a turn, what a backward pass computes
+    again counts again. Raises ValueError for a loop whose number of turns is not known.
+    """
+    return _count(jax.make_jaxpr(function)(*arguments).jaxpr)
+
+
+def _count(jaxpr: core.Jaxpr) -> int:
+    return sum(_of(equation) for equation in jaxpr.eqns)
+
+
+def _of(equation: core.JaxprEqn) -> int:
+    name = equation.primitive.name
+    if name == "dot_general":
+        return _product(equation)
+    if name == "conv_general_dilated":
+        return _convolution(equation)
+    inner = [_count(jaxpr) for jaxpr in _inner(equation)]
+    if name == "cond":
+        return max(inner)
+    if name == "while" and any(inner):
+        raise ValueError("a loop with products in it turns a number of times that is not known")
+    return sum(inner) * (equation.params["length"] if name == "scan" else 1)
+
+
+def _product(equation: core.JaxprEqn) -> int:
+    (contracted, _), _ = equation.params["dimension_numbers"]
+    left = _shape(equation.invars[0])
+    return 2 * math.prod(_shape(equation.outvars[0])) * math.prod(left[i] for i in contracted)
+
+
+def _convolution(equation: core.JaxprEqn) -> int:
+    """Of the output's every number; taps in the padding count too, as in published counts.
+
+    A gradient's convolution reads an input with zeros set in (`lhs_dilation`) or a kernel so
+    spread: those zeros count as what hardware would skip, so that it costs what the forward did.
+    """
+    numbers = equation.params["dimension_numbers"]
+    kernel = _shape(equation.invars[1])
+    taps = math.prod(kernel) // kernel[numbers.rhs_spec[0]]
+    skipped = math.prod(equation.params["lhs_dilation"])
+    return 2 * math.prod(_shape(equation.outvars[0])) * taps // skipped
+
+
+def _shape(variable: Any) -> tuple[int, ...]:
+    return variable.aval.shape
+
+
+def _inner(equation: core.JaxprEqn) -> Iterator[core.Jaxpr]:
+    for value in equation.params.values():
+        for item in value if isinstance(value, (tuple, list)) else (value,):
+            if isinstance(item, core.ClosedJaxpr):
+                yield item.jaxpr
+            elif isinstance(item, core.Jaxpr):
+                yield item

@@ -1,0 +1,158 @@
+import os
+import subprocess
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from data_builder.errors import InputError
+from dtvit_jax.checkpoint import Checkpoints, Damaged, saved_config
+from dtvit_jax.steps import TrainState
+
+
+def state_at(step, size=300, **params):
+    rng = np.random.default_rng(step)
+    kernel = jnp.asarray(rng.normal(size=(size, size)), jnp.float32)
+    params = {"encoder": {"blocks": {0: {"kernel": kernel}}}, **params}
+    ema = {"params": jax.tree.map(lambda x: x + 1, params), "stats": {}}
+    return TrainState(
+        jnp.int32(step), params, {}, {"mu": jax.tree.map(jnp.zeros_like, params)}, ema
+    )
+
+
+def abstract(state):
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), state)
+
+
+def saved(workdir, steps=(1, 2), losses=None, **options):
+    checkpoints = Checkpoints(workdir, "loss", **options)
+    for step in steps:
+        metrics = {"loss": losses[step]} if losses else None
+        checkpoints.save(step, state_at(step), {"history": [step], "config": {"a": 1}}, metrics)
+    checkpoints.close()
+    return workdir
+
+
+def same(one, two):
+    return all(map(np.array_equal, jax.tree.leaves(one), jax.tree.leaves(two)))
+
+
+def largest_file(folder):
+    return max((p for p in folder.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+
+
+def flip(folder):
+    path = largest_file(folder)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def truncate(folder):
+    os.truncate(largest_file(folder), 1000)
+
+
+def remove(folder):
+    largest_file(folder).unlink()
+
+
+def break_progress(folder):
+    (folder / "progress" / "metadata").write_text("{")
+
+
+@pytest.mark.parametrize("damage", [flip, truncate, remove, break_progress])
+def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(tmp_path, capsys, damage):
+    saved(tmp_path, keep=2)
+    damage(tmp_path / "checkpoints" / "2")
+    checkpoints = Checkpoints(tmp_path, "loss", keep=2)
+    state, progress = checkpoints.restore_latest(abstract(state_at(1)))
+    assert same(state, state_at(1)) and progress["history"] == [1]
+    said = capsys.readouterr().err
+    assert f"{tmp_path}/checkpoints/2: a damaged checkpoint" in said and "the one before" in said
+    assert (tmp_path / "damaged" / "2_0").is_dir()  # nothing is thrown away
+    checkpoints.save(2, state_at(2), {}, None)  # the step can be saved again
+    checkpoints.close()
+    assert same(Checkpoints(tmp_path, "loss").restore(2, abstract(state_at(1)))[0], state_at(2))
+
+
+def test_where_all_are_damaged_that_is_said(tmp_path):
+    saved(tmp_path, keep=2)
+    for step in ("1", "2"):
+        flip(tmp_path / "checkpoints" / step)
+    with pytest.raises(InputError, match="no whole checkpoint is left"):
+        Checkpoints(tmp_path, "loss").restore_latest(abstract(state_at(1)))
+    assert len(list((tmp_path / "damaged").iterdir())) == 2
+
+
+def test_a_damaged_best_is_not_evaluated(tmp_path):
+    saved(tmp_path, steps=(1,))
+    flip(tmp_path / "checkpoints" / "1")
+    for how in (None, abstract(state_at(1))):
+        with pytest.raises(Damaged, match="damaged checkpoint"):
+            Checkpoints(tmp_path, "loss", read_only=True).restore_model(1, how)
+
+
+def test_a_checkpoint_of_another_model_is_refused_and_left_in_place(tmp_path):
+    saved(tmp_path)
+    checkpoints = Checkpoints(tmp_path, "loss")
+    for other in (state_at(1, size=200), state_at(1, more=jnp.zeros(3))):
+        with pytest.raises(InputError, match="does not fit the config") as error:
+            checkpoints.restore_latest(abstract(other))
+        assert not isinstance(error.value, Damaged)
+    assert same(checkpoints.restore(2, abstract(state_at(1)))[0], state_at(2))
+
+
+def test_the_last_ones_and_the_best_are_kept(tmp_path):
+    losses = {1: 3.0, 2: 1.0, 3: 2.0, 4: 2.5, 5: 2.2}
+    saved(tmp_path, losses, losses, keep=2)
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["2", "4", "5"]
+    assert Checkpoints(tmp_path, "loss", read_only=True).best == 2
+
+
+def test_what_is_saved_is_the_state_at_that_time(tmp_path):
+    """The next steps take its memory while it is still being written."""
+    step = jax.jit(lambda s: jax.tree.map(lambda x: x + 1, s), donate_argnums=0)
+    checkpoints, state = Checkpoints(tmp_path, "loss"), state_at(1, size=1500)
+    checkpoints.save(1, state, {}, None)
+    for _ in range(20):
+        state = step(state)
+    jax.block_until_ready(state)
+    checkpoints.close()
+    restored, _ = Checkpoints(tmp_path, "loss").restore(1, abstract(state))
+    assert same(restored, state_at(1, size=1500))
+
+
+def test_the_average_is_the_model_where_there_is_one(tmp_path):
+    saved(tmp_path, steps=(1,))
+    checkpoints = Checkpoints(tmp_path, "loss", read_only=True)
+    wanted = state_at(1).ema["params"]
+    assert same(checkpoints.restore_model(1)[0], wanted)
+    assert same(checkpoints.restore_model(1, abstract(state_at(1)))[0], wanted)
+    assert saved_config(tmp_path) == {"a": 1}
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk on which two of three checkpoints of 0.75 MB find room."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1900k", "none", str(place)]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("no right to mount a small disk here")
+    yield place
+    subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+def test_a_full_disk_is_said_and_loses_nothing(small_disk: Path):
+    checkpoints = Checkpoints(small_disk, "loss", keep=3)
+    with pytest.raises(InputError, match="is full: what was saved before is whole"):
+        for step in (1, 2, 3):
+            checkpoints.save(step, state_at(step), {}, None)
+        checkpoints.close()
+    again = Checkpoints(small_disk, "loss", keep=3)
+    last = again.latest
+    assert last is not None and last < 3
+    assert same(again.restore_latest(abstract(state_at(1)))[0], state_at(last))
