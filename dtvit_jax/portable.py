@@ -97,7 +97,7 @@ def to_onnx(answer: Answer, size: int) -> bytes:
             import jax2onnx
         except ImportError as error:
             raise needs_extra() from error
-    with _quiet(), _padding_as_tuples():
+    with _quiet(), _for_onnx():
         model = jax2onnx.to_onnx(
             lambda images: tuple(answer(images)[name] for name in OUTPUTS),
             [jax.ShapeDtypeStruct(("batch", size, size), np.uint8)],
@@ -126,15 +126,25 @@ def needs_extra() -> InputError:
 
 
 @contextlib.contextmanager
-def _padding_as_tuples() -> Iterator[None]:
-    """jax2onnx 0.13 binds a padding as Flax gives it, a list; JAX wants it hashable."""
+def _for_onnx() -> Iterator[None]:
+    """Traces what jax2onnx 0.13 can't write in a form that it can.
+
+    It binds a convolution's padding as Flax gives it, a list, where JAX wants what can be hashed;
+    and it knows no choice by platform.
+    """
     original = linear.canonicalize_padding
 
     def as_tuples(padding: Any, rank: int) -> Any:
         found = original(padding, rank)
         return found if isinstance(found, str) else tuple(map(tuple, found))
 
-    with mock.patch.object(linear, "canonicalize_padding", as_tuples):
+    def default_platform(*args: Any, default: Callable, **others: Any) -> Any:
+        return default(*args)
+
+    with (
+        mock.patch.object(linear, "canonicalize_padding", as_tuples),
+        mock.patch.object(jax.lax, "platform_dependent", default_platform),
+    ):
         yield
 
 
