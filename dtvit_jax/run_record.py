@@ -13,6 +13,7 @@ import ml_collections
 
 from configs import vit_l
 from data_builder.errors import InputError
+from dtvit_jax.sole_use import hold
 from dtvit_jax import augment
 
 FORMAT = 1
@@ -63,17 +64,18 @@ def public_config(config: ml_collections.ConfigDict) -> dict[str, Any]:
 def claim_workdir(
     workdir: Path, config: ml_collections.ConfigDict, saved: dict[str, Any] | None = None
 ) -> None:
-    """Makes the workdir and writes config.json, or checks that the run in it is this one.
+    """Holds the workdir and writes config.json, or checks that the run in it is this one.
 
     `saved` is the config in the run's last checkpoint, if it has one: config.json may be gone.
 
     Raises:
-      InputError: it can't be written, or holds a run with another config.
+      InputError: it can't be written, another process is at it, or it holds a run with another
+        config.
     """
     values = public_config(config)
     path = workdir / "config.json"
+    hold(workdir, "--workdir")
     try:
-        workdir.mkdir(parents=True, exist_ok=True)
         known = [json.loads(path.read_text())] if path.exists() else []
         for earlier in [*known, *([saved] if saved else [])]:
             differ = differences(earlier, values)
