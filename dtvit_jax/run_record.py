@@ -13,8 +13,8 @@ import ml_collections
 
 from configs import vit_l
 from data_builder.errors import InputError
-from dtvit_jax.sole_use import hold
 from dtvit_jax import augment
+from dtvit_jax.sole_use import hold
 
 FORMAT = 1
 """Of a run's folder: raised by every change after which an older program would misread it."""
