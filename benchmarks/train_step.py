@@ -206,7 +206,8 @@ def tissue(model: str, depth: int, batch: int, threads: int, data_dir: str) -> d
     def once(name: str, run: Callable[[dict], None], given: dict, levels: tuple) -> None:
         if name not in compiled:  # each shape but the whole slices', which no batch here needs
             for level in levels[:-1]:
-                run({**given, "packing": packing.pack(nothing, level, mesh.size)})
+                empty = packing.pack(nothing, level, mesh.size)
+                run(given | to_device({"packing": empty}))
             compiled.add(name)
 
     def train() -> None:

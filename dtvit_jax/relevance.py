@@ -69,11 +69,7 @@ def attend(
         heads = jnp.einsum("bhqk,bkhd->bqhd", attention, v).astype(x.dtype)
         x = x + layer.out(heads.reshape(x.shape))
         x = x + block.mlp(block.norm2(x))
-    x = encoder.norm(x)
-    if encoder.pooling == "cls":
-        return x[:, 0], weights
-    where = None if mask is None else mask[..., None]
-    return jnp.mean(x[:, 1:], axis=1, where=where), weights
+    return encoder.pool(encoder.norm(x), mask), weights
 
 
 def rollout(

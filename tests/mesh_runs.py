@@ -14,11 +14,13 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 
 import jax
+import numpy as np
 import tiny
 from test_steps import batch_of
 
 from dtvit_jax.collectives import collectives
-from dtvit_jax.run_setup import initial_state, make_task
+from dtvit_jax.packing import Level, Packer
+from dtvit_jax.run_setup import initial_state, make_task, make_tissue
 from dtvit_jax.sharding import (
     batch_sharding,
     bytes_of_one,
@@ -70,5 +72,34 @@ def run(data: int, fsdp: int) -> dict:
     }
 
 
+def run_on_tissue(data: int, fsdp: int, accumulation: int) -> dict:
+    """Four steps on slices with tissue in part of them, packed for the mesh."""
+    config = tiny.get_config()
+    config.model.tokens, config.model.head_dropout = "tissue", 0.0
+    config.accumulation, config.batch_size = accumulation, 16
+    mesh = make_mesh({"data": data, "fsdp": fsdp}, jax.devices()[: data * fsdp])
+    task, abstract = make_task(config, steps=STEPS)
+    placed = state_sharding(mesh, abstract)
+    task = dataclasses.replace(task, gather=gather_for_use(placed.params))
+    state = initial_state(config, task, placed, None)
+    rule, groups = make_tissue(config), data * fsdp * accumulation
+    each = 16 // groups
+    packer = Packer(rule, (Level(16 * each, (17,)),), 16, groups, accumulation)
+    step = jax.jit(functools.partial(train_step, task=task), donate_argnums=0)
+    losses, kinds = [], set()
+    for i in range(4):
+        batch = batch_of(16, seed=i)
+        for place, image in enumerate(batch["image"]):
+            image[2 * place :] = 0
+        batch = jax.device_put(packer(batch, np.arange(16), lambda row: {}), batch_sharding(mesh))
+        if not i:
+            kinds = {one.kind for one in collectives(step.lower(state, batch).compile().as_text())}
+        state, logged = step(state, batch)
+        losses.append(float(logged["loss"]))
+    return {"losses": losses, "kinds": sorted(kinds)}
+
+
 if __name__ == "__main__":
-    print(json.dumps({f"{data}x{fsdp}": run(data, fsdp) for data, fsdp in MESHES}))
+    found = {f"{data}x{fsdp}": run(data, fsdp) for data, fsdp in MESHES}
+    tissue = {"1x1": run_on_tissue(1, 1, 1), "2x1 in parts": run_on_tissue(2, 1, 2)}
+    print(json.dumps({**found, "tissue": tissue}))

@@ -33,6 +33,13 @@ def test_losses_are_the_same_on_any_mesh(runs, mesh):
     assert runs[mesh]["losses"] == pytest.approx(alone, abs=1e-5)
 
 
+def test_packed_batches_are_the_same_in_parts_on_two_devices(runs):
+    """config.model.tokens='tissue': each device packs its own slices, and only sums are sent."""
+    alone, parts = runs["tissue"]["1x1"], runs["tissue"]["2x1 in parts"]
+    assert parts["losses"] == pytest.approx(alone["losses"], abs=1e-5)
+    assert parts["kinds"] == ["all-reduce"]
+
+
 @pytest.mark.parametrize("mesh", ("1x1", *MESHES))
 def test_parameters_lie_in_equal_parts_over_fsdp(runs, mesh):
     run, fsdp = runs[mesh], int(mesh[-1])

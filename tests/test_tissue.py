@@ -18,12 +18,15 @@ from hypothesis import strategies as st
 from data_builder.errors import InputError
 from dtvit_jax import packing
 from dtvit_jax.augment import IDENTITY, Augmentation, centre_crop, normalise, rotate, sharpen
+from dtvit_jax.explain import heat_maps
+from dtvit_jax.inference import TrainedRun
 from dtvit_jax.input_pipeline import TrainingExamples, training_batches
 from dtvit_jax.models import create
 from dtvit_jax.models.vit import patches_above
 from dtvit_jax.packing import Level, choose_levels, pack
+from dtvit_jax.portable import to_stablehlo
 from dtvit_jax.run_setup import check_config, make_augmentation, make_tissue
-from dtvit_jax.steps import merge_model, split_model
+from dtvit_jax.steps import merge_model, probabilities, split_model
 from dtvit_jax.tissue import Tissue
 from dtvit_jax.train import train
 
@@ -274,7 +277,7 @@ def trained(shards, tmp_path_factory):
 def tissue_config(shards):
     config = tiny.get_config(shards.folder)
     config.model.tokens = "tissue"
-    config.num_epochs, config.accumulation = 4, 2
+    config.num_epochs = 4
     config.eval_every_epochs = 2.0
     return config
 
@@ -294,22 +297,29 @@ def test_a_run_learns_and_compiles_its_step_for_few_shapes(trained):
 
 
 def test_prediction_is_the_dense_forms(trained, shards):
-    """Packed batches against whole slices given one by one, which the model masks itself."""
-    from dtvit_jax.inference import TrainedRun
-    from dtvit_jax.steps import evaluate_step
-
+    """Packed batches against the exported program, where the model masks whole slices itself."""
     workdir, _, _ = trained
     run = TrainedRun(workdir)
     found = run.predict("test")
     task, params, stats = run.model()
     source = run.shards.source("test")
-    rows = [source[i] for i in range(len(source))]
-    batch = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
-    batch["mask"] = np.ones(len(rows), bool)
-    step = jax.jit(functools.partial(evaluate_step, task=task))
-    _, p_hemorrhage, p_location = step(params, stats, batch)
-    assert np.abs(found.p_hemorrhage - np.asarray(p_hemorrhage)).max() < 1e-5
-    assert np.abs(found.p_location - np.asarray(p_location)).max() < 1e-5
+    images = np.stack([source[i]["image"] for i in range(len(source))])
+
+    def dense(images):
+        net = merge_model(task.graph, params, stats)
+        p_hemorrhage, p_location = probabilities(net(task.transform(images, None)))
+        return {"p_hemorrhage": p_hemorrhage, "p_location": p_location}
+
+    exported = jax.export.deserialize(bytearray(to_stablehlo(dense, images.shape[1])))
+    for name, values in exported.call(images).items():
+        assert np.abs(getattr(found, name) - np.asarray(values)).max() < 1e-5
+
+    rule = make_tissue(run.config)
+    kept = np.stack([rule.kept(image) for image in images]).reshape(-1, 4, 4)
+    heat = np.asarray(heat_maps(task, params, stats, images))
+    assert 0 < kept.mean() < 1 and np.isfinite(heat).all() and heat.max() == 1
+    middles = heat[:, 4::8, 4::8]  # of the patches, out of reach of what is drawn in between
+    assert middles[~kept].max() < 0.5 * middles[kept].max()
 
 
 def test_a_stopped_run_goes_on_to_the_same_bytes(trained, shards, tmp_path, monkeypatch):
@@ -340,6 +350,21 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(trained, shards, tmp_path, monk
     assert train(config, tmp_path / "run", "a command") == 0
     for one, two in zip(saved(workdir), saved(tmp_path / "run"), strict=True):
         assert np.asarray(one).tobytes() == np.asarray(two).tobytes()
+
+
+def test_each_process_packs_its_part_of_what_one_would(shards):
+    """Whichever way the rows are divided over them; each knows the level of the whole batch."""
+    config = tissue_config(shards)
+    examples = TrainingExamples(
+        shards.source("train"), config.data.balance, make_augmentation(config), config.seed
+    )
+    packer = packing.for_training(make_tissue(config), examples, config, devices=4)
+    whole = next(training_batches(examples, 8, packer=packer))["packing"]
+    for rows in ([0, 1, 4, 5], [2, 3, 6, 7]):
+        part = next(training_batches(examples, 8, np.array(rows), packer=packer))["packing"]
+        groups = np.array(rows[::2]) // 2
+        for one, two in zip(jax.tree.leaves(part), jax.tree.leaves(whole), strict=True):
+            assert (one == two[groups]).all()
 
 
 def test_the_same_examples_in_the_same_order_as_with_all_tokens(shards):
