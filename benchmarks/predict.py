@@ -4,7 +4,7 @@
 
 Makes a ViT-L run with random weights and a made-up study once, into DIR. Each round is a fresh
 process of each program, in turn; what is printed are medians with the range. PYTHON is an
-interpreter with torchvision (default: this one).
+interpreter with torchvision (default: this one). Without heat maps and DICOM objects.
 
 What is not the model's own time: the whole of the process, from its start to its end, less the time
 that the same compiled batches take alone, on an idle machine, in that process afterwards. Given
@@ -12,6 +12,7 @@ too for the study alone, without the start (imports, weights, the compiled progr
 """
 
 import argparse
+import itertools
 import json
 import os
 import shutil
@@ -22,6 +23,7 @@ import tempfile
 import time
 from pathlib import Path
 
+TESTS = str(Path(__file__).parents[1] / "tests")
 SLICES = 32
 BATCH = 4
 
@@ -87,13 +89,23 @@ def make_study(folder: Path) -> None:
     (folder / "dicom").mkdir(parents=True)
     with tempfile.TemporaryDirectory() as made:
         write_studies(Path(made), 2, 5)
-        for i, path in enumerate(sorted(Path(made).glob("*/*.dcm"))[:SLICES]):
+        heads = (path for path in sorted(Path(made).glob("*/*.dcm")) if shows_head(path))
+        for i, path in enumerate(itertools.islice(heads, SLICES)):
             slice_ = pydicom.dcmread(path)
             slice_.StudyInstanceUID = slice_.SeriesInstanceUID = generate_uid(entropy_srcs=["s"])
             slice_.PatientID = "phantom"
             slice_.SOPInstanceUID = slice_.file_meta.MediaStorageSOPInstanceUID = generate_uid()
             slice_.save_as(folder / "dicom" / f"{i:02d}.dcm")
     clean_folder(folder / "dicom", folder / "cleaned", key="public")
+
+
+def shows_head(path: Path) -> bool:
+    """Whether cleaning leaves anything of the slice."""
+    from data_builder import clean
+    from data_builder.dicom import read_slices
+
+    ((hu, header),) = read_slices(path)
+    return bool(clean.clean_slice(hu, "robust", (header.row_mm, header.column_mm)).any())
 
 
 def ours(run: Path, study: Path, out: Path) -> dict[str, float]:
@@ -132,12 +144,13 @@ def ours(run: Path, study: Path, out: Path) -> dict[str, float]:
         return real(*words)
 
     predict._session = watched
-    predict.main([*arguments, "--dicom_out", "no", "--batch", str(BATCH)])
+    predict.main([*arguments, "--dicom_out", "no", "--explain", "none", "--batch", str(BATCH)])
     marks["whole"] = time.time() - born
     model, *batches = keep
+    assert sum(map(len, batches)) == SLICES
     begun = time.perf_counter()
     for images in batches:
-        probabilities, _ = model._step(model.params, model.stats, images)
+        probabilities, _ = model.begin(images)
         probabilities.block_until_ready()
     marks["model"] = time.perf_counter() - begun
     return marks
@@ -146,7 +159,17 @@ def ours(run: Path, study: Path, out: Path) -> dict[str, float]:
 TORCH = """
 import json, sys, time, psutil
 born = psutil.Process().create_time()
-import numpy as np, torch, torchvision
+import numpy as np
+import torch
+try:
+    import torchvision
+except RuntimeError:  # its compiled operators are for another torch: the model needs none of them
+    for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
+        del sys.modules[name]
+    library = torch.library.Library("torchvision", "DEF")
+    for operator in ("nms", "qnms"):
+        library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    import torchvision
 from PIL import Image
 weights, folder, batch = sys.argv[1], sys.argv[2], int(sys.argv[3])
 torch.set_num_threads(psutil.cpu_count())
@@ -184,9 +207,9 @@ NAMES = {
 
 def one(words: list[str], **changed: str) -> dict[str, float]:
     """Runs a child; its marks, with the two parts."""
-    done = subprocess.run(
-        words, capture_output=True, text=True, check=True, env=os.environ | changed
-    )
+    done = subprocess.run(words, capture_output=True, text=True, env=os.environ | changed)
+    if done.returncode:
+        raise SystemExit(done.stderr)
     marks = json.loads(done.stdout.strip().splitlines()[-1])
     marks["other"] = 1 - marks["model"] / marks["whole"]
     marks["study"] = 1 - marks["model"] / (marks["whole"] - marks["ready"])
@@ -213,10 +236,11 @@ def main() -> None:
         make_study(study)
     if args.only != "ours" and not weights.is_file():
         save = (
-            "import sys, torch, torchvision as t; "
-            "torch.save(t.models.vit_l_16().state_dict(), sys.argv[1])"
+            "import sys, torch; sys.path.append(sys.argv[2]); "
+            "from make_references import import_torchvision as t; "
+            "torch.save(t().models.vit_l_16().state_dict(), sys.argv[1])"
         )
-        subprocess.run([args.torch, "-c", save, str(weights)], check=True)
+        subprocess.run([args.torch, "-c", save, str(weights), TESTS], check=True)
     if args.only == "make":
         return
     (images,) = (study / "cleaned" / "images").iterdir()

@@ -142,10 +142,20 @@ def answer_study(
     )
 
 
-def band(rule: DecisionRule, points: Points) -> tuple[float, float]:
-    """The ends between which a study is uncertain, on its calibrated p_hemorrhage."""
-    low, high = points.subject.low, points.subject.high
-    return _calibrated_score(rule, low), _calibrated_score(rule, high)
+def own_scale(
+    slices: Sequence[SliceFacts],
+    p_hemorrhage: Float[np.ndarray, " n"],
+    rule: DecisionRule,
+    points: Points,
+) -> dict[str, float]:
+    """A study's aggregated score, before calibration, beside its threshold and its ends.
+
+    Where a model was all but right on validation, calibration pushes both near 0 or 1, and only
+    here they can be told apart.
+    """
+    table = _table("", slices, p_hemorrhage, np.full((len(slices), 3), 1 / 3))
+    whole, _ = by_subject(table, rule.aggregation)
+    return {"score": float(whole.p_hemorrhage[0]), **dataclasses.asdict(points.subject)}
 
 
 def _doubts(
@@ -167,7 +177,8 @@ def _doubts(
         other = points.subject.decide(float(rest.p_hemorrhage[0]))
         if other != decision:
             reasons.append(
-                f"without the {_slices(strange)} unlike the training slices it would be {other}"
+                f"without the {_slices(strange)} unlike the training slices the answer would be "
+                f"'{other}'"
             )
     return reasons
 

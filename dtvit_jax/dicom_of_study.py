@@ -14,6 +14,8 @@ from dtvit_jax.dicom_origin import read_origin
 from dtvit_jax.dicom_out import write_objects
 from dtvit_jax.secondary_capture import Overlay
 
+PHANTOM = "The model was trained on made-up phantoms: this says nothing of a patient"
+
 
 def write_dicom(
     folder: Path,
@@ -22,10 +24,12 @@ def write_dicom(
     model: ModelIdentity,
     maps: Mapping[str, UInt8[np.ndarray, "rows columns 3"]],
     caption: str,
+    phantom: bool,
 ) -> tuple[list[Path], str]:
     """Writes the objects under `folder`, which alone carries identity (`dicom_out`).
 
     maps: slice key -> the slice with its heat map, worst first; `caption` says what was drawn.
+    phantom: whether the model was trained on phantoms, which the objects then say, too.
     Returns them, and why there are none where the sources can't be referred to. Raises InputError
     where the folder can't be written.
     """
@@ -37,4 +41,5 @@ def write_dicom(
         return [], str(error)
     place = {each.key: i for i, each in enumerate(answer.slices)}
     overlays = [Overlay(place[key], image, caption) for key, image in maps.items()]
-    return write_objects(folder, answer, headers, model, overlays), ""
+    remarks = [PHANTOM] if phantom else []
+    return write_objects(folder, answer, headers, model, overlays, remarks=remarks), ""

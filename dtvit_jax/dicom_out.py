@@ -30,16 +30,20 @@ def write_objects(
     model: ModelIdentity,
     overlays: Sequence[Overlay] = (),
     made: datetime.datetime | None = None,
+    remarks: Sequence[str] = (),
 ) -> list[Path]:
     """Writes `folder/<study's key>/sr.dcm`, and `capture.dcm` where there are overlays.
 
     Folders get mode 700, files 600; a file is written whole or not at all. One that holds the
-    same answer already (the same SOP Instance UID) is left as it is. Returns the files. Raises
-    InputError as `read_origin` does, or where the folder can't be written.
+    same answer already (the same SOP Instance UID) is left as it is. `remarks` are said in both
+    beside the notice: one line each, ASCII. Returns the files. Raises InputError as `read_origin`
+    does, or where the folder can't be written.
     """
-    objects: dict[str, Dataset] = {"sr.dcm": structured_report(answer, sources, model, made)}
+    objects: dict[str, Dataset] = {
+        "sr.dcm": structured_report(answer, sources, model, made, remarks)
+    }
     if overlays:
-        objects["capture.dcm"] = secondary_capture(answer, sources, model, overlays, made)
+        objects["capture.dcm"] = secondary_capture(answer, sources, model, overlays, made, remarks)
     try:
         make_private(folder)
         place = make_private(folder / answer.key)

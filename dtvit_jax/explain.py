@@ -62,8 +62,10 @@ def heat_maps(
         raise InputError(f"head {head!r}: it is one of {', '.join(HEADS)}")
     if method not in known:
         raise InputError(f"heat maps by {method!r}: this model has {', '.join(known)}")
+    if method == "rollout":
+        head = HEADS[0]  # they are all alike: one compilation
     if classes is None:
-        classes = np.full(len(images), 1 if head == "hemorrhage" else -1, np.int32)
+        classes = np.full(images.shape[0], 1 if head == "hemorrhage" else -1, np.int32)
     return _heat_maps(params, stats, images, classes, task=task, head=head, method=method)
 
 

@@ -21,14 +21,14 @@ from typing import Any
 import jax
 import numpy as np
 
+from data_builder import clean
 from data_builder.errors import InputError
 from data_builder.records import LOCATIONS
 from dtvit_jax import decision_rule, portable
 from dtvit_jax.caveats import PHANTOM, RESEARCH
-from dtvit_jax.decision_rule import DecisionRule
-from dtvit_jax.inference import TrainedRun
+from dtvit_jax.model_folder import ModelFolder, open_model, weights_digest
 from dtvit_jax.run_record import write_json
-from dtvit_jax.weights_digest import weights_digest
+from dtvit_jax.run_setup import make_task
 
 EXAMPLE = "python -m dtvit_jax.export --workdir runs/phantom --out exported --format stablehlo"
 VERSION = 1
@@ -51,30 +51,31 @@ MEANINGS = {
 }
 
 
-def export(workdir: Path, out: Path, form: str, data_dir: str = "") -> bool:
+def export(workdir: Path, out: Path, form: str) -> bool:
     """Writes the run in `workdir` to `out`; False where it was there, whole, before.
 
     Raises:
       InputError: the run is not finished or not evaluated, `out` holds something else, an extra
         is missing, the model is too large for one file, or the file's answers are not the run's.
     """
-    run = TrainedRun(workdir, data_dir)
-    rule, card = _evaluated(workdir, run)
-    run.config.dtype = "float32"
-    task, params, stats = run.model()
-    params, stats = jax.tree.map(np.asarray, (params, stats))
+    folder = open_model(workdir)
+    card = _card(folder)
+    config = folder.config.copy_and_resolve_references()
+    config.dtype = "float32"
+    task, _ = make_task(config, steps=1)
+    params, stats = folder.weights()
     needed = sum(leaf.nbytes for leaf in jax.tree.leaves((params, stats)))
     if needed > portable.LARGEST:
         raise InputError(
-            f"{run.config.model.name} has {needed / 1e9:.1f} GB of weights: a file of either "
+            f"{config.model.name} has {needed / 1e9:.1f} GB of weights: a file of either "
             "format ends at 2 GB; use python -m dtvit_jax.convert WORKDIR --all for its weights"
         )
-    index = describe(run, rule, weights_digest((params, stats)))
+    index = describe(folder, weights_digest((params, stats)))
     earlier = _earlier(out, index, form)
     if earlier is not None and f"model.{form}" in earlier["files"]:
         return False
-    size = int(run.config.data.size)
-    answer = portable.answer_function(task, params, stats, rule)
+    size = int(config.data.size)
+    answer = portable.answer_function(task, params, stats, folder.rule)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as place:
@@ -86,7 +87,7 @@ def export(workdir: Path, out: Path, form: str, data_dir: str = "") -> bool:
             index["files"] = {model.name: _facts(model) | {"largest_difference": differs}}
             if form == "stablehlo":
                 index["files"][model.name]["platforms"] = list(portable.PLATFORMS)
-            decision_rule.write(draft, rule)
+            decision_rule.write(draft, folder.rule)
             shutil.copyfile(card, draft / CARD)
             index["files"] |= {name: _facts(draft / name) for name in (decision_rule.FILE, CARD)}
             for name, facts in (earlier or {"files": {}})["files"].items():
@@ -102,42 +103,40 @@ def export(workdir: Path, out: Path, form: str, data_dir: str = "") -> bool:
     return True
 
 
-def _evaluated(workdir: Path, run: TrainedRun) -> tuple[DecisionRule, Path]:
-    """The decision rule and the model card of the run's best checkpoint. Raises InputError."""
-    rule = decision_rule.read(workdir)
-    again = f"run python -m dtvit_jax.evaluate --workdir {workdir} first"
-    model = {"checkpoint_step": run.step, "dataset_digest": run.record["dataset"]["digest"]}
-    if {name: rule.raw.get(name) for name in model} != model:
-        raise InputError(f"the decision rule in {workdir} is of another checkpoint: {again}")
+def _card(folder: ModelFolder) -> Path:
+    """The model card of the run's best checkpoint. Raises InputError."""
+    model = {"checkpoint_step": folder.step, "dataset_digest": folder.record["dataset"]["digest"]}
     for split in ("test", "validation"):
-        card = workdir / split / CARD
+        card = folder.workdir / split / CARD
         try:
-            of = json.loads((workdir / split / "metrics.json").read_text())["of"]
+            of = json.loads((folder.workdir / split / "metrics.json").read_text())["of"]
         except (OSError, ValueError, KeyError):
             continue
         if card.is_file() and {name: of.get(name) for name in model} == model:
-            return rule, card
-    raise InputError(f"{workdir} has no model card of its best checkpoint: {again}")
+            return card
+    raise InputError(
+        f"{folder.workdir} has no model card of its best checkpoint: run python -m "
+        f"dtvit_jax.evaluate --workdir {folder.workdir} first"
+    )
 
 
-def describe(run: TrainedRun, rule: DecisionRule, weights: str) -> dict[str, Any]:
+def describe(folder: ModelFolder, weights: str) -> dict[str, Any]:
     """index.json without its files. weights: their SHA-256 (`weights_digest`)."""
-    dataset = run.record["dataset"]
-    cleaning = dataset.get("cleaning") or {}
-    size = int(run.config.data.size)
+    dataset, rule, cleaning = folder.record["dataset"], folder.rule, folder.cleaning
+    size = int(folder.config.data.size)
     fitted = rule.calibrations["slice"]
     return {
         "version": VERSION,
-        "notice": [RESEARCH, PHANTOM] if dataset.get("phantom") else [RESEARCH],
+        "notice": [RESEARCH, PHANTOM] if folder.phantom else [RESEARCH],
         "program": {
             name: importlib.metadata.version(name) for name in ("dtvit-jax", "jax", "flax")
         },
         "model": {
-            "name": run.config.model.name,
+            "name": folder.config.model.name,
             "weights_sha256": weights,
-            "checkpoint_step": run.step,
+            "checkpoint_step": folder.step,
             "dataset_digest": dataset["digest"],
-            "phantom": bool(dataset.get("phantom")),
+            "phantom": folder.phantom,
         },
         "input": {
             "name": "images",
@@ -146,7 +145,12 @@ def describe(run: TrainedRun, rule: DecisionRule, weights: str) -> dict[str, Any
             "meaning": "cleaned slices: 0 outside the head, padded with 0 to a square, resized "
             "bilinearly with antialiasing; crop, windows and normalisation are in the model",
         },
-        "cleaning": {name: cleaning.get(name) for name in ("mode", "version", "window_hu")},
+        "cleaning": {
+            "mode": cleaning.mode,
+            "version": clean.VERSION,
+            "window_hu": list(clean.WINDOW),
+            "stated_by_the_data": cleaning.stated,
+        },
         "outputs": {
             name: {"dtype": "float32", "shape": list(shape), "meaning": MEANINGS[name]}
             for name, shape in portable.OUTPUTS.items()
@@ -207,10 +211,10 @@ def largest_difference(
     rng = np.random.default_rng(0)
     coarse = rng.integers(0, 256, (3, -(-size // 8), -(-size // 8)))
     images = coarse.repeat(8, axis=1).repeat(8, axis=2)[:, :size, :size].astype(np.uint8)
-    found = 0.0
-    for batch in (images, images[:1]):
-        ours, theirs = jax.jit(answer)(batch), written(batch)
-        found = max(found, *(float(np.abs(theirs[k] - v).max()) for k, v in ours.items()))
+    found, ours = 0.0, jax.jit(answer)(images)
+    for n in (3, 1):
+        theirs = written(images[:n])
+        found = max(found, *(float(np.abs(theirs[k] - v[:n]).max()) for k, v in ours.items()))
     if not found <= TOLERANCE:
         raise InputError(
             f"the written model's probabilities differ from the run's by {found:.1g}: nothing was "

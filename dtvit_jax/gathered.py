@@ -83,7 +83,9 @@ class Gathered:
             else:
                 detail = "it shows none, or nothing that could be told from the holder"
                 rows.append(file_row(one, "refused", 0, NO_HEAD, detail))
-        return rows, tables.notes
+        return rows, [
+            {name: note[name] for name in ("position_mm", "note")} for note in tables.notes
+        ]
 
 
 def result_of(task: Prepare, prepared: Prepared | isolation.Lost) -> FileResult:

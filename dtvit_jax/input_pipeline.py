@@ -85,12 +85,19 @@ class SliceSource:
     def _slice(self, index: int) -> UInt8[np.ndarray, "size size"]:
         if self._pixels is not None and self._kept[index]:
             return self._pixels[index]
-        record = self._image.deserialize_example_np(self._records[index], decoders=_ENCODED)
-        image = decode(record["image"], self._size)
+        image = decode(self._png(index), self._size)
         if self._pixels is not None:
             self._pixels[index] = image
             self._kept[index] = True  # after the pixels: another thread may look
         return image
+
+    def _png(self, index: int) -> bytes:
+        record = self._records[index]
+        return self._image.deserialize_example_np(record, decoders=_ENCODED)["image"]
+
+    def encoded(self) -> Iterator[bytes]:
+        """Every slice's PNG, in stored order."""
+        return map(self._png, range(len(self)))
 
     def describe(self, index: int) -> dict[str, str]:
         """`key`, `subject` and `study` of a slice."""

@@ -7,13 +7,15 @@ calibration are inside; the weights are in float32, whatever type the model was 
 import contextlib
 import io
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.nnx.nn import linear
 from jaxtyping import Array, Float, UInt8
 
 from data_builder.errors import InputError
@@ -95,6 +97,7 @@ def to_onnx(answer: Answer, size: int) -> bytes:
             import jax2onnx
         except ImportError as error:
             raise needs_extra() from error
+    with _quiet(), _for_onnx():
         model = jax2onnx.to_onnx(
             lambda images: tuple(answer(images)[name] for name in OUTPUTS),
             [jax.ShapeDtypeStruct(("batch", size, size), np.uint8)],
@@ -123,7 +126,30 @@ def needs_extra() -> InputError:
 
 
 @contextlib.contextmanager
-def _quiet() -> Any:
+def _for_onnx() -> Iterator[None]:
+    """Traces what jax2onnx 0.13 can't write in a form that it can.
+
+    It binds a convolution's padding as Flax gives it, a list, where JAX wants what can be hashed;
+    and it knows no choice by platform.
+    """
+    original = linear.canonicalize_padding
+
+    def as_tuples(padding: Any, rank: int) -> Any:
+        found = original(padding, rank)
+        return found if isinstance(found, str) else tuple(map(tuple, found))
+
+    def default_platform(*args: Any, default: Callable, **others: Any) -> Any:
+        return default(*args)
+
+    with (
+        mock.patch.object(linear, "canonicalize_padding", as_tuples),
+        mock.patch.object(jax.lax, "platform_dependent", default_platform),
+    ):
+        yield
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
     """jax2onnx tells of its work on stdout and in the log."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)

@@ -18,11 +18,12 @@ from data_builder.isolation import Lost
 from data_builder.progress import track
 from data_builder.subjects import Lookup, Pseudonyms
 from dtvit_jax import results
-from dtvit_jax.answering import Points, answer_study, band
+from dtvit_jax.answering import Points, answer_study, own_scale
 from dtvit_jax.answers import ModelIdentity, StudyAnswer
 from dtvit_jax.classifier import Answers, Classifier
+from dtvit_jax.cleaned_image import is_image
 from dtvit_jax.gathered import NO_HEAD, Gathered, Row, file_row, result_of
-from dtvit_jax.intake import OWN_WORDS, Found, Prepare, Prepared, StudyFiles, is_image, prepare
+from dtvit_jax.intake import OWN_WORDS, Found, Prepare, Prepared, StudyFiles, prepare
 from dtvit_jax.model_folder import ModelFolder
 from dtvit_jax.relevance import METHODS
 from dtvit_jax.study_folder import (
@@ -175,7 +176,7 @@ class Predictor:
         detail = f"one study of {people} patients"
         rows = [file_row(found, "refused", 0, MIXED, detail) for found in study.files]
         refusal = f"its files name {people} patients: a study is of one; sort them out"
-        return self._write(study, None, refusal, rows, [], Gathered())
+        return self._write(study, None, refusal, rows, Gathered(), {"scale": {}, "notes": []})
 
     def _study(
         self, study: StudyFiles, stream: Iterator[tuple[Prepare, Prepared | Lost]]
@@ -187,8 +188,9 @@ class Predictor:
         p_hemorrhage, p_location = answers.finish()
         self._remember(pair for result in gathered.results for pair in result.meanings)
         rows, notes = gathered.accounts(study, self._pseudonyms)
-        answer, refusal = None, ""
+        answer, refusal, scale = None, "", {}
         if gathered.facts:
+            scale = own_scale(gathered.facts, p_hemorrhage, self._model.rule, self._options.points)
             answer = answer_study(
                 study.key,
                 study.subjects[0],
@@ -203,7 +205,8 @@ class Predictor:
             refusal = "no slice of it shows a head"
         else:
             refusal = "none of its files is a CT slice that can be used: files.csv says why"
-        return self._write(study, answer, refusal, rows, notes, gathered)
+        about = {"scale": scale, "notes": notes}
+        return self._write(study, answer, refusal, rows, gathered, about)
 
     def _write(
         self,
@@ -211,15 +214,13 @@ class Predictor:
         answer: StudyAnswer | None,
         refusal: str,
         rows: list[Row],
-        notes: list[Row],
         gathered: Gathered,
+        about: dict[str, Any],
     ) -> Finished:
-        about = {
+        about = about | {
             "model": dataclasses.asdict(self.identity()),
             "trained_on_phantoms": self._model.phantom,
             "cleaning": dataclasses.asdict(self._model.cleaning),
-            "uncertain_between": band(self._model.rule, self._options.points),
-            "notes": [{name: row[name] for name in ("position_mm", "note")} for row in notes],
         }
         told = results.study_results(study.key, answer, refusal, about)
         keys = [facts.key for facts in gathered.facts]
@@ -267,7 +268,8 @@ class Predictor:
         from dtvit_jax.dicom_of_study import write_dicom  # highdicom takes a second to import
 
         caption = f"{METHODS.get(self._options.explain, '')}, hemorrhage head"
-        objects, without = write_dicom(folder, answer, sources, self.identity(), maps, caption)
+        model, phantom = self.identity(), self._model.phantom
+        objects, without = write_dicom(folder, answer, sources, model, maps, caption, phantom)
         if without:
             print(f"{study.key}: {without}", file=sys.stderr)
         return objects

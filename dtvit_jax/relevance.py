@@ -19,8 +19,11 @@ from jaxtyping import Array, Bool, Float, Int
 from dtvit_jax.models.vit import ViT, patchify
 
 HEADS = ("hemorrhage", "location")
-METHODS = {"rollout": "attention rollout", "gradient": "gradient-weighted attention"}
-METHODS |= {"grad_cam": "Grad-CAM"}
+METHODS = {
+    "gradient": "gradient-weighted attention",
+    "rollout": "attention rollout",
+    "grad_cam": "Grad-CAM",
+}
 PLACES = 3
 """Classes of the location head that are places; a fourth is 'normal' and no answer."""
 

@@ -44,18 +44,19 @@ def secondary_capture(
     model: ModelIdentity,
     overlays: Sequence[Overlay],
     made: datetime.datetime | None = None,
+    remarks: Sequence[str] = (),
 ) -> Dataset:
     """The overlays as one object, in their order, each with what it is and is not burnt in.
 
-    `sources` and `made` as in `structured_report`. A slice of fewer than 512 pixels a side is
-    enlarged by a whole factor, so that the text can be read. Raises InputError as `read_origin`
-    does, or where there is no overlay.
+    `sources`, `made` and `remarks` as in `structured_report`. A slice of fewer than 512 pixels a
+    side is enlarged by a whole factor, so that the text can be read. Raises InputError as
+    `read_origin` does, or where there is no overlay.
     """
     if not overlays:
         raise InputError("DICOM out: there is no overlay to capture: give at least one")
     origin = read_origin(sources)
     made = made or datetime.datetime.now()
-    frames = _same_size([_frame(answer, overlay, model) for overlay in overlays])
+    frames = _same_size([_frame(answer, overlay, model, remarks) for overlay in overlays])
     ds = SOPClass(
         study_instance_uid=origin.study_uid,
         series_instance_uid=series_uid(origin, model, "capture"),
@@ -141,13 +142,13 @@ def _instance_uid(
 
 
 def _frame(
-    answer: StudyAnswer, overlay: Overlay, model: ModelIdentity
+    answer: StudyAnswer, overlay: Overlay, model: ModelIdentity, remarks: Sequence[str]
 ) -> UInt8[np.ndarray, "rows columns 3"]:
     """The overlay between a line that says what it is not, and lines that say what it is."""
     image = overlay.image
     factor = -(-_LEAST_SIDE // max(image.shape[:2])) if max(image.shape[:2]) < _LEAST_SIDE else 1
     image = image.repeat(factor, axis=0).repeat(factor, axis=1)
-    below = _lines(answer, overlay, model)
+    below = [*_lines(answer, overlay, model), *remarks]
     width = max(image.shape[1], _LEAST_SIDE)
     band = _BAND * width // _LEAST_SIDE
     canvas = Image.new("RGB", (width, image.shape[0] + band * (1 + len(below))))

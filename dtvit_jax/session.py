@@ -17,13 +17,13 @@ from data_builder.subjects import Lookup, lookup_path
 from dtvit_jax.allocator import keep_freed_memory
 from dtvit_jax.answering import points_of
 from dtvit_jax.classifier import Classifier
+from dtvit_jax.cleaned_image import check_cleaned
 from dtvit_jax.gathered import Row
 from dtvit_jax.intake import (
     SECONDS_TO_LOOK,
     Found,
     Look,
     StudyFiles,
-    check_cleaned,
     files_in,
     group,
     look,
@@ -136,7 +136,7 @@ class Session:
     ) -> tuple[list[Finished], list[Row]]:
         found = [at if isinstance(at, Found) else unseen(task) for task, at in looking]
         studies, strays = group(found)
-        check_cleaned(found, self._cleaning.mode, self._cleaning.stated)
+        self._check_cleaned(found)
         finished = []
         try:
             rows = self._predictor.refuse(strays)
@@ -167,22 +167,32 @@ class Session:
     ) -> None:
         """Answers what is new and calls back for every answer that was not called back for yet.
 
-        Raises InputError where OUT can't be written, or images are cleaned for another model.
+        A study of images that were cleaned otherwise is passed over, with a word. Raises InputError
+        where OUT can't be written.
         """
         new = [found for found in strays if found.file not in self._strays]
         if not (studies or new):
             return
-        images = (found for study in studies for found in study.files)
-        check_cleaned(images, self._cleaning.mode, self._cleaning.stated)
+        fit = []
+        for study in studies:
+            try:
+                self._check_cleaned(study.files)
+                fit.append(study)
+            except InputError as error:
+                print(f"{study.key}: no answer: {error}", file=sys.stderr, flush=True)
         try:
             self._strays |= {row["file"]: row for row in self._predictor.refuse(new)}
-            for one in self._predictor.answer(studies):
+            for one in self._predictor.answer(fit):
                 if not self._folders.is_told(one.key):
                     print(in_words(one), flush=True)
                     on_finished(one)
                     self._folders.mark_told(one.key)
         finally:
             self.write_tables()
+
+    def _check_cleaned(self, found: Iterable[Found]) -> None:
+        paths = (Path(one.path) for one in found)
+        check_cleaned(paths, self._cleaning.mode, self._cleaning.stated)
 
     def write_tables(self) -> None:
         """Brings the tables over all studies up to date."""

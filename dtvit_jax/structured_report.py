@@ -49,12 +49,13 @@ def structured_report(
     sources: Sequence[Dataset],
     model: ModelIdentity,
     made: datetime.datetime | None = None,
+    remarks: Sequence[str] = (),
 ) -> Comprehensive3DSR:
     """The report of `answer`: a measurement group for the study, one for each likeliest slice.
 
     `sources` are the DICOM objects that the slices' `file` counts through; their pixels are not
-    read. `made` is the time that it says it was made at (None: now). Raises InputError as
-    `read_origin` does.
+    read. `made` is the time that it says it was made at (None: now); `remarks` are said beside the
+    notice. Raises InputError as `read_origin` does.
     """
     origin = read_origin(sources)
     made = made or datetime.datetime.now()
@@ -65,7 +66,9 @@ def structured_report(
         procedure_reported=dicom_codes.PROCEDURE,
         imaging_measurements=groups,
     )
-    content[0].ContentSequence[-1].ContentSequence[0].ContentSequence.extend(_words(answer))
+    content[0].ContentSequence[-1].ContentSequence[0].ContentSequence.extend(
+        _words(answer, remarks)
+    )
     report = Comprehensive3DSR(
         evidence=_evidence(answer, origin),
         content=content,
@@ -183,7 +186,7 @@ def _presence(decision: str) -> QualitativeEvaluation:
     return QualitativeEvaluation(dicom_codes.PRESENCE, dicom_codes.DECISIONS[decision])
 
 
-def _words(answer: StudyAnswer) -> list[TextContentItem]:
+def _words(answer: StudyAnswer, remarks: Sequence[str]) -> list[TextContentItem]:
     """What codes do not say: TID 1501 is extensible, and takes texts at its end."""
 
     def item(name: Code, text: str) -> TextContentItem:
@@ -191,6 +194,7 @@ def _words(answer: StudyAnswer) -> list[TextContentItem]:
 
     return [
         item(dicom_codes.COMMENT, f"{dicom_codes.NOTICE}."),
+        *(item(dicom_codes.COMMENT, remark) for remark in remarks),
         item(dicom_codes.OPERATING_POINT, answer.point),
         *(item(dicom_codes.REASON, reason) for reason in answer.reasons),
     ]

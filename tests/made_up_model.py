@@ -44,9 +44,9 @@ def heads(n: int, seed: int) -> list[dict]:
     return made
 
 
-def save_model(workdir: Path, validation=None) -> tuple:
+def save_model(workdir: Path, validation=None, model=MODEL, method="temperature") -> tuple:
     """Writes it; returns the parameters and statistics. validation: what the rule is fitted on."""
-    weights = save_run(workdir, ml_collections.ConfigDict(MODEL))
+    weights = save_run(workdir, ml_collections.ConfigDict(model))
     dataset = {"digest": "0123", "cleaning": CLEANING, "phantom": True, "size": SIZE}
     record = {"format": 1, "transform_version": 1, "dataset": dataset}
     (workdir / "run.json").write_text(json.dumps(record))
@@ -54,7 +54,7 @@ def save_model(workdir: Path, validation=None) -> tuple:
     if validation is None:
         validation = make(seed=1)
         validation = replaced(validation, split=np.full(len(validation), "validation"))
-    rule = decision_rule.fit(validation, Aggregation(), "temperature", of, resamples=50)
+    rule = decision_rule.fit(validation, Aggregation(), method, of, resamples=50)
     decision_rule.write(workdir, rule)
     outlier.write(workdir, outlier.fit(heads(60, 0), heads(40, 1), "0123"))
     return weights

@@ -15,7 +15,7 @@ from dtvit_jax.answering import (
     Points,
     SliceFacts,
     answer_study,
-    band,
+    own_scale,
     points_of,
 )
 
@@ -94,8 +94,9 @@ def test_its_numbers_are_those_of_the_rule(rule):
         (one,) = [q for q in stored if q["level"] == level]
         assert point.threshold == one["threshold"]
         assert (point.low, point.high) == (one["low"], one["high"])
-    low, high = band(rule, points)
-    assert low <= found.threshold <= high
+    scale = own_scale(facts(n), table.p_hemorrhage, rule, points)
+    assert scale["score"] == by_subject(table, rule.aggregation)[0].p_hemorrhage[0]
+    assert scale["low"] <= scale["threshold"] <= scale["high"]
 
 
 def test_slices_come_in_order_of_position_with_those_of_none_at_the_end(rule):

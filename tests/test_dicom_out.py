@@ -286,6 +286,18 @@ def test_the_report_says_which_model_which_slices_and_that_it_is_research(tmp_pa
     assert study.finding_category is None
 
 
+def test_a_remark_stands_in_both_objects():
+    sources, remark = series(1), "Trained on made-up phantoms"
+    answer, overlays = answer_for(sources), [Overlay(0, overlay_image(512, 512), "map")]
+    report = structured_report(answer, sources, MODEL, MADE, [remark])
+    assert list(texts_of(report, dicom_codes.COMMENT))[1:] == [remark]
+    plain = secondary_capture(answer, sources, MODEL, overlays, MADE).pixel_array
+    remarked = secondary_capture(answer, sources, MODEL, overlays, MADE, [remark]).pixel_array
+    rows = plain.shape[0]
+    np.testing.assert_array_equal(remarked[:rows], plain)
+    assert remarked[rows:].any()  # a line more
+
+
 def test_a_capture_shows_the_overlays_at_their_own_resolution_with_the_notice():
     sources = series(3)
     answer, image = answer_for(sources), overlay_image(512, 512)

@@ -7,8 +7,9 @@ import tiny
 from made_up_predictions import make, replaced
 from test_report import Page
 
-from dtvit_jax import decision_rule, evaluate, report
+from dtvit_jax import decision_rule, evaluate, outlier, report
 from dtvit_jax.aggregation import Aggregation, by_subject
+from dtvit_jax.inference import TrainedRun
 from dtvit_jax.predictions import write_csv
 from dtvit_jax.report_rows import anchor
 
@@ -64,6 +65,11 @@ def test_a_run_gives_all_its_files_and_the_rule_of_its_validation_side(workdir, 
     assert rule.raw["fitted_on"]["slices"] == len(validation)
     again = decision_rule.fit(validation, Aggregation("mean", 3))
     assert again.points == rule.points  # of validation, and of nothing else
+    usual = outlier.read(workdir)
+    assert usual.dataset == rule.raw["dataset_digest"]
+    source = TrainedRun(workdir).shards.source("validation")
+    x = np.stack([outlier.features(source[i]["image"]) for i in range(len(source))])
+    assert (usual.scores(x) > 1).mean() <= 0.01 + 1 / len(source)
     metrics = json.loads((out / "metrics.json").read_text())
     assert {p["name"] for p in metrics["operating_points"]} >= {"sensitivity_0.95"}
     # The published layout's year is in the name of ICH slices alone.
@@ -71,8 +77,6 @@ def test_a_run_gives_all_its_files_and_the_rule_of_its_validation_side(workdir, 
 
 
 def predicted(workdir, split):
-    from dtvit_jax.inference import TrainedRun
-
     return TrainedRun(workdir).predict(split)
 
 

@@ -197,11 +197,10 @@ def heads(n, side):
 def test_the_papers_transform_is_torchvisions():
     """Resize, crop, rotation, sharpness, normalisation: at least 99.5% of all pixels equal."""
     from PIL import Image
-    from torchvision import transforms
-    from torchvision.transforms import functional
 
     from data_builder.images import resize
 
+    transforms = references.import_torchvision().transforms
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     begin = transforms.Compose([transforms.Resize(256), transforms.CenterCrop(224)])
     end = transforms.Compose([transforms.ToTensor(), transforms.Normalize(mean, std)])
@@ -213,8 +212,9 @@ def test_the_papers_transform_is_torchvisions():
     for picture, row in zip(heads(len(drawn), 512), drawn, strict=True):
         image = Image.fromarray(picture)
         stored.append(np.asarray(resize(image, 256)))
-        image = functional.rotate(begin(image.convert("RGB")), float(row[0]))
-        image = functional.adjust_sharpness(image, float(row[5])) if row[5] != 1 else image
+        image = transforms.functional.rotate(begin(image.convert("RGB")), float(row[0]))
+        if row[5] != 1:
+            image = transforms.functional.adjust_sharpness(image, float(row[5]))
         expected.append(end(image).permute(1, 2, 0).numpy())
     ours = jax.jit(
         lambda x, p: transform(
@@ -234,10 +234,9 @@ def test_the_papers_transform_is_torchvisions():
 
 def test_the_drawn_parameters_are_torchvisions():
     """RandomRotation's uniform angles, RandomAdjustSharpness for half."""
-    from torchvision import transforms
-
     from dtvit_jax.augment import Augmentation, example_rng
 
+    transforms = references.import_torchvision().transforms
     paper = Augmentation(15.0, 2.0, 0.5, 0.0, 0.0, 0.0, 0.0)
     rows = np.stack([paper.draw(example_rng(0, 0, i)) for i in range(2000)])
     torch.manual_seed(0)

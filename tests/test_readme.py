@@ -10,7 +10,7 @@ import pytest
 from absl import flags
 
 import data_builder.__main__ as builder
-from dtvit_jax import evaluate, main
+from dtvit_jax import evaluate, main, predict
 
 ROOT = Path(__file__).parents[1]
 BLOCKS = re.findall(r"```sh( steps)?\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
@@ -98,6 +98,8 @@ def test_the_other_commands_are_commands(line, monkeypatch):
         assert values.config.batch_size > 0
     elif words[2] == "dtvit_jax.evaluate":
         assert evaluate.parser().parse_args(words[3:])
+    elif words[2] == "dtvit_jax.predict":
+        assert predict.parser().parse_args(words[3:])
     else:
         assert words[2] == "data_builder"
         assert builder.parser().parse_args(words[3:])

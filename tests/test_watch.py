@@ -30,13 +30,13 @@ def session(model, out):
 def rounds(session, watched, n, on_finished):
     """As `watch` for `n` polls."""
     left = iter(range(n))
-    watch(session, watched, on_finished, poll_seconds=0, stop=lambda: next(left, None) is None)
+    watch(session, watched, on_finished, poll_seconds=0.0, stop=lambda: next(left, None) is None)
 
 
 def test_a_study_is_quiet_when_nothing_of_it_came_for_a_while(tmp_path):
     place = tmp_path / "in"
     write(place / "a", [head(i, "a") for i in range(2)])
-    watched = Watch(place, PUBLIC_KEY, 1, quiet_seconds=10)
+    watched = Watch(place, PUBLIC_KEY, 1, quiet_seconds=10.0)
     assert watched.poll(0.0) == ([], [])  # just found: it may still be written
     assert watched.poll(1.0) == ([], [])
     write(place / "b", [head(0, "b")])
@@ -61,7 +61,7 @@ def test_each_study_is_answered_once_also_when_it_comes_again_and_after_a_restar
     (place / "notes.txt").write_text("a text")
     told = []
     with session(model, out) as one:
-        watched = Watch(place, PUBLIC_KEY, 1, 0)
+        watched = Watch(place, PUBLIC_KEY, 1, 0.0)
         rounds(one, watched, 3, told.append)
         assert [each.key for each in told] == [told[0].key]
         assert [path.name for path in told[0].sources] == [
@@ -73,10 +73,10 @@ def test_each_study_is_answered_once_also_when_it_comes_again_and_after_a_restar
     assert len(told) == 2 and len(table(out / "results.csv")) == 2
     reports = {path: path.stat().st_mtime_ns for path in out.glob("studies/*/report.html")}
     with session(model, out) as one:
-        rounds(one, Watch(place, PUBLIC_KEY, 1, 0), 3, told.append)
+        rounds(one, Watch(place, PUBLIC_KEY, 1, 0.0), 3, told.append)
         assert len(told) == 2
         write(place / "late", [head(7, "b")])
-        rounds(one, Watch(place, PUBLIC_KEY, 1, 0), 3, told.append)
+        rounds(one, Watch(place, PUBLIC_KEY, 1, 0.0), 3, told.append)
     assert len(told) == 3 and len(told[2].answer.slices) == 4 and told[2].key == told[1].key
     after = {path: path.stat().st_mtime_ns for path in out.glob("studies/*/report.html")}
     assert sum(after[path] != reports[path] for path in reports) == 1
@@ -91,7 +91,7 @@ def test_who_waits_is_told_after_a_kill_too_and_nothing_is_answered_twice(model,
         raise KeyboardInterrupt
 
     with session(model, out) as one, pytest.raises(KeyboardInterrupt):
-        rounds(one, Watch(place, PUBLIC_KEY, 1, 0), 3, killed)
+        rounds(one, Watch(place, PUBLIC_KEY, 1, 0.0), 3, killed)
     (report,) = out.glob("studies/*/report.html")
     written = report.stat().st_mtime_ns
     # And one that was killed while it wrote: neither draft counts.
@@ -99,7 +99,7 @@ def test_who_waits_is_told_after_a_kill_too_and_nothing_is_answered_twice(model,
     report.parent.rename(out / "studies" / f".old-{report.parent.name}")
     told = []
     with session(model, out) as one:
-        rounds(one, Watch(place, PUBLIC_KEY, 1, 0), 3, told.append)
+        rounds(one, Watch(place, PUBLIC_KEY, 1, 0.0), 3, told.append)
     assert len(told) == 1 and told[0].before and len(told[0].sources) == 3
     assert report.stat().st_mtime_ns == written
     assert [path.name for path in (out / "studies").iterdir()] == [report.parent.name]
@@ -119,4 +119,4 @@ def test_the_command_watches_until_ctrl_c(model, tmp_path, monkeypatch, capsys):
     assert predict.main([*map(str, words), "--key", "public", "--jobs", "1"]) == 130
     assert len(table(out / "results.csv")) == 1
     with pytest.raises(InputError, match="does not exist"):
-        Watch(tmp_path / "none", PUBLIC_KEY, 1, 0)
+        Watch(tmp_path / "none", PUBLIC_KEY, 1, 0.0)

@@ -68,13 +68,13 @@ class AlexNet(nnx.Module):
 
     def last_map(
         self, images: Float[Array, "batch rows columns channels"], training: bool = False
-    ) -> Float[Array, "batch _ _ channels"]:
+    ) -> Float[Array, "batch _ _ width"]:
         """The last of `feature_maps`; training is no different here."""
         del training
         return self.feature_maps(images)[-1]
 
     def from_map(
-        self, last: Float[Array, "batch _ _ channels"], key: Key[Array, ""] | None = None
+        self, last: Float[Array, "batch _ _ width"], key: Key[Array, ""] | None = None
     ) -> Float[Array, "batch features"]:
         """Features from `last_map`. A `key` means training (dropout)."""
         keys = (None, None) if key is None else tuple(jax.random.split(key))
