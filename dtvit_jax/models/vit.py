@@ -14,6 +14,14 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from data_builder.errors import InputError
 from dtvit_jax.models.layers import check_rate, drop_path, dropout
+from dtvit_jax.models.transformer_layers import (
+    LayerNorm,
+    Linear,
+    exact_gelu,
+    linear,
+    settle,
+    softmax_attention,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,13 +71,8 @@ def attention(
     if implementation == "cudnn":
         where = None if mask is None else mask[:, None, None, :]
         return jax.nn.dot_product_attention(q, k, v, mask=where, implementation="cudnn")
-    scores = jnp.einsum(
-        "bqhd,bkhd->bhqk", q * q.shape[-1] ** -0.5, k, preferred_element_type=jnp.float32
-    )
-    if mask is not None:
-        scores = jnp.where(mask[:, None, None, :], scores, -jnp.inf)
-    weights = jax.nn.softmax(scores).astype(v.dtype)
-    return jnp.einsum("bhqk,bkhd->bqhd", weights, v)
+    q, k, v = (settle(jnp.swapaxes(x, 1, 2)) for x in (q * q.shape[-1] ** -0.5, k, v))
+    return jnp.swapaxes(softmax_attention(q, k, v, mask), 1, 2)
 
 
 class SelfAttention(nnx.Module):
@@ -82,8 +85,8 @@ class SelfAttention(nnx.Module):
         self, width: int, heads: int, implementation: str, *, dtype: Any, rngs: nnx.Rngs
     ) -> None:
         init = nnx.initializers.xavier_uniform()
-        self.qkv = nnx.Linear(width, 3 * width, kernel_init=init, dtype=dtype, rngs=rngs)
-        self.out = nnx.Linear(width, width, kernel_init=init, dtype=dtype, rngs=rngs)
+        self.qkv = Linear(width, 3 * width, kernel_init=init, dtype=dtype, rngs=rngs)
+        self.out = Linear(width, width, kernel_init=init, dtype=dtype, rngs=rngs)
         self.heads = heads
         self.implementation = implementation
         self.dtype = dtype
@@ -101,11 +104,11 @@ class SelfAttention(nnx.Module):
             q, k, v = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
         else:
             assert self.qkv.bias is not None  # Linear was made with one
-            kernel = self.qkv.kernel[...].astype(self.dtype)
-            bias = self.qkv.bias[...].astype(self.dtype)
-            q = x[:, :queries] @ kernel[:, :width] + bias[:width]
+            kernel, bias = self.qkv.kernel[...], self.qkv.bias[...]
+            q = linear(x[:, :queries], kernel[:, :width], bias[:width])
             q = q.reshape(batch, queries, self.heads, -1)
-            kv = (x @ kernel[:, width:] + bias[width:]).reshape(batch, tokens, 2, self.heads, -1)
+            kv = linear(x, kernel[:, width:], bias[width:])
+            kv = kv.reshape(batch, tokens, 2, self.heads, -1)
             k, v = kv[:, :, 0], kv[:, :, 1]
         heads = attention(q, k, v, mask, self.implementation)  # Eq. 3b, 4
         return self.out(heads.reshape(batch, -1, width))  # Eq. 3c
@@ -118,15 +121,16 @@ class MLP(nnx.Module):
         self, width: int, hidden: int, gelu: str, rate: float, *, dtype: Any, rngs: nnx.Rngs
     ) -> None:
         init = nnx.initializers.xavier_uniform()
-        self.hidden = nnx.Linear(width, hidden, kernel_init=init, dtype=dtype, rngs=rngs)
-        self.out = nnx.Linear(hidden, width, kernel_init=init, dtype=dtype, rngs=rngs)
+        self.hidden = Linear(width, hidden, kernel_init=init, dtype=dtype, rngs=rngs)
+        self.out = Linear(hidden, width, kernel_init=init, dtype=dtype, rngs=rngs)
         self.approximate = gelu == "tanh"
         self.rate = rate
 
     def __call__(
         self, x: Float[Array, "batch tokens width"], key: Key[Array, ""] | None = None
     ) -> Float[Array, "batch tokens width"]:
-        x = jax.nn.gelu(self.hidden(x), approximate=self.approximate)
+        x = self.hidden(x)
+        x = jax.nn.gelu(x) if self.approximate else exact_gelu(x)
         return self.out(dropout(x, self.rate, key))
 
 
@@ -144,11 +148,8 @@ class Block(nnx.Module):
         dtype: Any,
         rngs: nnx.Rngs,
     ) -> None:
-        def norm() -> nnx.LayerNorm:
-            # The fast variance, E[x^2] - E[x]^2, loses digits.
-            return nnx.LayerNorm(
-                size.width, epsilon=norm_epsilon, use_fast_variance=False, dtype=dtype, rngs=rngs
-            )
+        def norm() -> LayerNorm:
+            return LayerNorm(size.width, epsilon=norm_epsilon, dtype=dtype, rngs=rngs)
 
         self.norm1 = norm()
         self.attention = SelfAttention(
@@ -173,9 +174,9 @@ class Block(nnx.Module):
         """
         keys = [None] * 5 if key is None else jax.random.split(key, 5)
         y = self.attention(self.norm1(x), mask, queries)
-        x = x[:, :queries] + drop_path(dropout(y, self.rate, keys[0]), drop_rate, keys[1])
+        x = settle(x[:, :queries] + drop_path(dropout(y, self.rate, keys[0]), drop_rate, keys[1]))
         y = self.mlp(self.norm2(x), keys[2])
-        return x + drop_path(dropout(y, self.rate, keys[3]), drop_rate, keys[4])
+        return settle(x + drop_path(dropout(y, self.rate, keys[3]), drop_rate, keys[4]))
 
 
 class ViT(nnx.Module):
@@ -235,9 +236,7 @@ class ViT(nnx.Module):
         self.remat, self.scan = remat, scan
         self.dtype = dtype
         tokens = (image_size // patch) ** 2 + 1
-        self.patch_embedding = nnx.Linear(
-            patch * patch * channels, size.width, dtype=dtype, rngs=rngs
-        )
+        self.patch_embedding = Linear(patch * patch * channels, size.width, dtype=dtype, rngs=rngs)
         self.class_token = nnx.Param(jnp.zeros((1, 1, size.width)))
         self.position_embedding = nnx.Param(
             0.02 * jax.random.normal(rngs.params(), (1, tokens, size.width))
@@ -254,9 +253,7 @@ class ViT(nnx.Module):
             )
             for _ in range(size.depth)
         )
-        self.norm = nnx.LayerNorm(
-            size.width, epsilon=norm_epsilon, use_fast_variance=False, dtype=dtype, rngs=rngs
-        )
+        self.norm = LayerNorm(size.width, epsilon=norm_epsilon, dtype=dtype, rngs=rngs)
 
     def __call__(
         self,
