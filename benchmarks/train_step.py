@@ -13,11 +13,18 @@ torchvision's runs eagerly (torch.compile is not used) with its scaled_dot_produ
 AdamW, and in inference_mode for the forward pass, where torch then takes its native encoder path.
 Ours is the program's own train_step (losses, accuracies and gradient norm included), set up as
 dtvit_jax.main does. L with a batch of 4 takes 10 GB of memory for both.
+
+With --source SRC (a folder in the published layout; shards are built in --data_dir once) `tissue`
+is a contestant too: config.model.tokens='tissue' on those slices with the paper's augmentation. Its
+time is that of the whole way, from the shards to the end of the step: reading, decoding, finding
+the patches, packing, the transfer and the transform, which the others, with one batch that lies
+ready and is transformed, do not have. Every shape is compiled before the rounds begin.
 """
 
 import argparse
 import multiprocessing
 import os
+import resource
 import statistics
 import sys
 import time
@@ -28,6 +35,7 @@ from typing import Any
 import numpy as np
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
+sys.path.append(str(Path(__file__).parents[1]))
 
 WIDTHS = {"ti": (192, 3, 768), "s": (384, 6, 1536), "b": (768, 12, 3072), "l": (1024, 16, 4096)}
 DEPTHS = {"ti": 12, "s": 12, "b": 12, "l": 24}
@@ -45,7 +53,10 @@ def batch_of(n: int) -> dict[str, np.ndarray]:
     }
 
 
-def torchvision_vit(model: str, depth: int, batch: int, threads: int) -> dict[str, Callable]:
+def torchvision_vit(
+    model: str, depth: int, batch: int, threads: int, data_dir: str
+) -> dict[str, Callable]:
+    del data_dir
     import torch
     from make_references import import_torchvision
     from torch import nn
@@ -122,8 +133,10 @@ def our_step(model: str, batch: int, depth: int = 0, **options: Any) -> tuple[An
     return task, state, step, given
 
 
-def dtvit_jax(model: str, depth: int, batch: int, threads: int) -> dict[str, Callable]:
-    del threads  # XLA takes all cores that the process may use
+def dtvit_jax(
+    model: str, depth: int, batch: int, threads: int, data_dir: str
+) -> dict[str, Callable]:
+    del threads, data_dir  # XLA takes all cores that the process may use
     task, state, step, given = our_step(model, batch, depth)
     import jax
 
@@ -142,8 +155,95 @@ def dtvit_jax(model: str, depth: int, batch: int, threads: int) -> dict[str, Cal
     return {"train": train, "forward": forward}
 
 
-CONTESTANTS = {"torchvision": torchvision_vit, "dtvit_jax": dtvit_jax}
-"""Name to a function (model, depth, batch, threads) that gives the two things to time."""
+def tissue(model: str, depth: int, batch: int, threads: int, data_dir: str) -> dict[str, Callable]:
+    from dtvit_jax.compilation import prepare
+
+    prepare()
+    import dataclasses
+    import functools
+    import itertools
+
+    import jax
+
+    from configs import vit_l
+    from dtvit_jax import packing
+    from dtvit_jax.input_pipeline import (
+        TrainingExamples,
+        evaluation_batches,
+        open_shards,
+        training_batches,
+    )
+    from dtvit_jax.models import vit
+    from dtvit_jax.prefetch import Prefetched
+    from dtvit_jax.run_setup import initial_state, make_augmentation, make_task, make_tissue
+    from dtvit_jax.sharding import batch_sharding, make_mesh, state_sharding
+    from dtvit_jax.steps import evaluate_step, train_step
+    from dtvit_jax.train import put
+
+    del threads
+    vit.SIZES[model] = dataclasses.replace(vit.SIZES[model], depth=depth)
+    config = vit_l.get_config()
+    config.model.name, config.init_from = f"vit_{model}{PATCH}", "scratch"
+    config.model.tokens, config.batch_size, config.data.dir = "tissue", batch, data_dir
+    task, abstract = make_task(config, steps=10)
+    mesh = make_mesh(config.mesh)
+    placed = state_sharding(mesh, abstract)
+    state = initial_state(config, task, placed)
+    to_device = functools.partial(put, placed=batch_sharding(mesh))
+    source = open_shards(config.data).source("train")
+    examples = TrainingExamples(source, config.data.balance, make_augmentation(config), config.seed)
+    rule = make_tissue(config)
+    packer = packing.for_training(rule, examples, config, mesh.size)
+    batches = Prefetched(training_batches(examples, batch, packer=packer), to_device)
+    eval_packer = packing.for_evaluation(rule, source, batch, mesh.size)
+    assert rule is not None and packer is not None and eval_packer is not None
+    whole = itertools.chain.from_iterable(
+        evaluation_batches(source, batch, packer=eval_packer) for _ in itertools.count()
+    )
+    nothing = np.zeros((batch, rule.patches), bool)
+    step = jax.jit(functools.partial(train_step, task=task), donate_argnums=0)
+    answer = jax.jit(functools.partial(evaluate_step, task=task))
+    compiled: set[str] = set()
+
+    def run_train(given: dict) -> None:
+        nonlocal state
+        state, logged = step(state, given)
+        jax.block_until_ready((state, logged))
+
+    def run_forward(given: dict) -> None:
+        jax.block_until_ready(answer(state.params, state.stats, given))
+
+    def once(name: str, run: Callable[[dict], None], given: dict, levels: tuple) -> None:
+        if name not in compiled:  # each shape but the whole slices', which no batch here needs
+            for level in levels[:-1]:
+                run({**given, "packing": packing.pack(nothing, level, mesh.size)})
+            compiled.add(name)
+
+    def train() -> None:
+        given = batches.take()
+        once("train", run_train, given, packer.levels)
+        run_train(given)
+
+    def forward() -> None:
+        given = to_device(next(whole))
+        once("forward", run_forward, given, eval_packer.levels)
+        run_forward(given)
+
+    return {"train": train, "forward": forward}
+
+
+CONTESTANTS = {"torchvision": torchvision_vit, "dtvit_jax": dtvit_jax, "tissue": tissue}
+"""Name to a function (model, depth, batch, threads, data_dir) that gives the two things to time."""
+
+
+def shards(source: str, data_dir: str) -> None:
+    """Builds the slices at `source` as configs/vit_l.py wants them, or finds them built."""
+    from configs import vit_l
+    from dtvit_jax.input_pipeline import open_shards
+
+    config = vit_l.get_config()
+    config.data.source, config.data.dir, config.data.key = source, data_dir, "public"
+    open_shards(config.data)
 
 
 def contest(name: str, options: tuple, pipe: Any) -> None:
@@ -153,6 +253,7 @@ def contest(name: str, options: tuple, pipe: Any) -> None:
         start = time.perf_counter()
         turns[task]()
         pipe.send(time.perf_counter() - start)
+    pipe.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
 
 
 def measure(names: list[str], options: tuple, tasks: list[str], rounds: int) -> dict[str, Any]:
@@ -175,8 +276,9 @@ def measure(names: list[str], options: tuple, tasks: list[str], rounds: int) -> 
             turn(name, task), turn(name, task)  # compiles, then fills the caches
         taken = [[turn(name, task) for name in names] for _ in range(rounds)]
         seconds[task] = np.array(taken)
-    for pipe in pipes.values():
+    for name, pipe in pipes.items():
         pipe.send(None)
+        print(f"peak memory of the process: {name:12s} {pipe.recv():.2f} GiB")
     return seconds
 
 
@@ -188,10 +290,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--tasks", nargs="+", choices=["train", "forward"])
     parser.add_argument("--contestants", nargs="+", choices=CONTESTANTS)
+    parser.add_argument("--source", help="slices in the published layout, for `tissue`")
+    parser.add_argument("--data_dir", help="where their shards lie or are built")
     args = parser.parse_args()
     depth, threads = args.depth or DEPTHS[args.model], len(os.sched_getaffinity(0))
-    names = args.contestants or list(CONTESTANTS)
-    options = (args.model, depth, args.batch, threads)
+    names = args.contestants or [name for name in CONTESTANTS if args.data_dir or name != "tissue"]
+    if args.source:
+        shards(args.source, args.data_dir)
+    options = (args.model, depth, args.batch, threads, args.data_dir)
     print(f"ViT-{args.model.upper()}/{PATCH}, {depth} blocks, batch {args.batch}, {threads} cores")
     seconds = measure(names, options, args.tasks or ["train", "forward"], args.rounds)
     for task, taken in seconds.items():
