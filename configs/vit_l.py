@@ -41,8 +41,13 @@ def get_config() -> ml_collections.ConfigDict:
     model.norm_epsilon = 1e-6
     model.dropout = 0.0  # the ImageNet model's own, in the encoder
     model.stochastic_depth = 0.0
+    model.tokens = "all"  # or 'tissue': only patches that hold some (ViT; docs/tissue.md)
     model.remat = False  # recompute blocks in the backward pass: less memory, more time
     model.scan = False  # compile one block and run it over all: the same numbers, sooner ready
+
+    config.tissue = tissue = ml_collections.ConfigDict()
+    tissue.threshold = 10.0  # gray above it, in the transformed slice, is tissue
+    tissue.margin = 0  # pixels around tissue that keep a patch too
 
     config.augment = augment = ml_collections.ConfigDict()
     augment.rotation = 15.0  # degrees, section 2.2.3

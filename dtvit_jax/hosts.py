@@ -1,5 +1,6 @@
 """Several processes as one run: how they meet, which part each loads, how they stop together."""
 
+import functools
 import importlib.util
 import os
 import sys
@@ -159,15 +160,13 @@ def local_rows(placed: NamedSharding, batch_size: int) -> np.ndarray:
     return np.array(sorted(found))
 
 
-def to_devices(batch: dict[str, np.ndarray], placed: NamedSharding) -> dict[str, jax.Array]:
+def to_devices(batch: dict[str, Any], placed: NamedSharding) -> dict[str, Any]:
     """The global batch, of which each process gives its `local_rows`."""
     if jax.process_count() == 1:
         return jax.device_put(batch, placed)
     with jax.transfer_guard("allow"):  # as explicit as device_put, which a guard knows to be so
-        return {
-            name: jax.make_array_from_process_local_data(placed, rows)
-            for name, rows in batch.items()
-        }
+        make = functools.partial(jax.make_array_from_process_local_data, placed)
+        return jax.tree.map(make, batch)
 
 
 class Agreement:

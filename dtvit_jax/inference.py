@@ -8,12 +8,12 @@ import jax
 import numpy as np
 
 from data_builder.progress import track
-from dtvit_jax import run_record
+from dtvit_jax import packing, run_record
 from dtvit_jax.allocator import keep_freed_memory
 from dtvit_jax.checkpoint import Checkpoints
 from dtvit_jax.input_pipeline import Shards, SliceSource, evaluation_batches, find_shards
 from dtvit_jax.predictions import Predictions
-from dtvit_jax.run_setup import make_task
+from dtvit_jax.run_setup import make_task, make_tissue
 from dtvit_jax.sharding import make_mesh, state_sharding
 from dtvit_jax.steps import Task, evaluate_step
 
@@ -59,7 +59,8 @@ class TrainedRun:
         task, params, stats = self.model()
         evaluate_fn = jax.jit(functools.partial(evaluate_step, task=task))
         size = self.config.eval_batch_size
-        batches = evaluation_batches(source, size)
+        packer = packing.for_evaluation(make_tissue(self.config), source, size, devices=1)
+        batches = evaluation_batches(source, size, packer=packer)
         columns: list[tuple[np.ndarray, ...]] = []
         for batch in track(batches, -(-len(source) // size), f"evaluating, {split}"):
             index, mask = batch.pop("index"), batch["mask"]

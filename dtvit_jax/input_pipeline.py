@@ -18,6 +18,7 @@ from data_builder.records import CLASSES
 from data_builder.shards import data_sets, is_data_set, open_data_set
 from data_builder.splits import SPLITS, SplitPlan
 from dtvit_jax.augment import Augmentation, example_rng
+from dtvit_jax.packing import Packer
 
 CACHE_PART_OF_MEMORY = 0.25
 """Decoded slices stay in memory while they need at most this part of it."""
@@ -209,15 +210,25 @@ class TrainingExamples:
 class _TrainingBatches:
     """`[n]` is `rows` of batch n of the endless sequence of examples."""
 
-    def __init__(self, examples: Any, batch_size: int, rows: np.ndarray) -> None:
+    def __init__(
+        self,
+        examples: Any,
+        batch_size: int,
+        rows: np.ndarray,
+        packer: Packer | None,
+    ) -> None:
         self._examples, self._batch_size, self._rows = examples, batch_size, rows
+        self._packer = packer
 
     def __len__(self) -> int:
         return len(self._examples) // self._batch_size
 
     def __getitem__(self, n: int) -> Batch:
         start = int(n) * self._batch_size
-        return stacked([self._examples[start + int(row)] for row in self._rows])
+        batch = stacked([self._examples[start + int(row)] for row in self._rows])
+        if self._packer is None:
+            return batch
+        return self._packer(batch, self._rows, lambda row: self._examples[start + row])
 
 
 def training_batches(
@@ -225,6 +236,7 @@ def training_batches(
     batch_size: int,
     rows: np.ndarray | None = None,
     threads: int | None = None,
+    packer: Packer | None = None,
 ) -> grain.DatasetIterator:
     """An endless iterator of batches; its state can be saved and set.
 
@@ -233,9 +245,10 @@ def training_batches(
       rows: those of each batch that this process reads; all, if None.
       threads: each makes a whole batch, so that grain's own cost is paid once for it; None: as
         many as cores. The batches do not depend on their number.
+      packer: adds `packing` to each batch (config.model.tokens='tissue').
     """
     rows = np.arange(batch_size) if rows is None else rows
-    dataset = grain.MapDataset.source(_TrainingBatches(examples, batch_size, rows))
+    dataset = grain.MapDataset.source(_TrainingBatches(examples, batch_size, rows, packer))
     threads = threads or psutil.cpu_count() or 1
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(threads, 4))
     return iter(dataset.to_iter_dataset(options))
@@ -246,18 +259,29 @@ def stacked(rows: Sequence[dict]) -> Batch:
     return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
 
+def _at(source: SliceSource, indices: np.ndarray, row: int) -> dict:
+    return source[int(indices[row])]
+
+
 def evaluation_batches(
-    source: SliceSource, batch_size: int, rows: np.ndarray | None = None
+    source: SliceSource,
+    batch_size: int,
+    rows: np.ndarray | None = None,
+    packer: Packer | None = None,
 ) -> Iterator[Batch]:
     """Every slice once, in stored order; the last batch is padded where `mask` is False.
 
     `rows` of each batch are given, where this process loads those alone; all of them, if None.
+    `packer` adds `packing` to each batch (config.model.tokens='tissue').
     """
     rows = np.arange(batch_size) if rows is None else rows
     for start in range(0, len(source), batch_size):
         wanted = start + rows
         batch = stacked([source[int(i)] for i in np.minimum(wanted, len(source) - 1)])
         batch["mask"] = wanted < len(source)
+        if packer is not None:
+            of_row = np.minimum(start + np.arange(batch_size), len(source) - 1)
+            batch = packer(batch, rows, functools.partial(_at, source, of_row))
         yield batch
 
 

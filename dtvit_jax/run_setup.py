@@ -19,6 +19,7 @@ from dtvit_jax.optimizer import make_optimizer
 from dtvit_jax.parameter_groups import WHOLE_ENCODER, overlay
 from dtvit_jax.sharding import create
 from dtvit_jax.steps import Task, TrainState, merge_model, split_model
+from dtvit_jax.tissue import Tissue
 
 
 def check_config(config: ml_collections.ConfigDict) -> None:
@@ -77,6 +78,8 @@ def check_config(config: ml_collections.ConfigDict) -> None:
     for low, high in config.windows:
         if not low < high:
             raise InputError(f"config.windows: ({low}, {high}) must run from low to high")
+    if (tissue := make_tissue(config)) is not None:
+        tissue.level(tuple(config.windows)[: config.model.channels], config.mean, config.std)
     if config.model.image_size > config.data.size:
         raise InputError(
             f"config.model.image_size={config.model.image_size} is above the shards' "
@@ -94,12 +97,34 @@ def compute_dtype(config: ml_collections.ConfigDict) -> Any:
 def make_model(config: ml_collections.ConfigDict) -> nnx.Module:
     """The dual-task model of config.model, with parameters from config.seed."""
     options = config.model.to_dict()
+    options.pop("tokens", None)
+    if (tissue := make_tissue(config)) is not None:
+        windows = tuple(config.windows)[: config.model.channels]
+        options["tissue"] = tissue.level(windows, tuple(config.mean), tuple(config.std))
     dtype = compute_dtype(config)
     if options["name"].startswith("vit"):
         on_gpu = jax.default_backend() == "gpu" and dtype == jnp.bfloat16
         options["attention"] = "cudnn" if on_gpu else "xla"
     key = jax.random.key(config.seed)
     return models.create(options.pop("name"), key=key, dtype=dtype, **options)
+
+
+def make_tissue(config: ml_collections.ConfigDict) -> Tissue | None:
+    """The rule of config.model.tokens: None where all patches count.
+
+    Raises InputError for a rule that the model can't follow.
+    """
+    tokens = config.model.get("tokens", "all")  # runs made before there was a choice have none
+    if tokens not in ("all", "tissue"):
+        raise InputError(f"config.model.tokens={tokens!r}: it is 'all' or 'tissue'")
+    if tokens == "all":
+        return None
+    patch = models.patch_size(config.model.name)
+    if patch is None:
+        raise InputError(
+            f"config.model.tokens='tissue': {config.model.name} needs whole images; take 'all'"
+        )
+    return Tissue(config.model.image_size, patch, config.tissue.threshold, config.tissue.margin)
 
 
 def make_task(config: ml_collections.ConfigDict, steps: int) -> tuple[Task, TrainState]:

@@ -82,11 +82,18 @@ def _loss(
     if task.mixes:
         share = mixup.shares(part["augmentation"])
         images = mixup.mix(images, share)
-    logits = model(images, key=key, train_encoder=task.frozen_blocks != WHOLE_ENCODER)
+    train_encoder = task.frozen_blocks != WHOLE_ENCODER
+    logits = model(images, **packed(part), key=key, train_encoder=train_encoder)
     loss, sums = _labelled_loss(logits, part, share, task)
     if task.mixes:
-        loss += _labelled_loss(logits, jax.tree.map(mixup.partner, part), 1 - share, task)[0]
+        others = {k: mixup.partner(v) for k, v in part.items() if k != "packing"}
+        loss += _labelled_loss(logits, others, 1 - share, task)[0]
     return loss, (split_model(model)[2], sums)
+
+
+def packed(batch: Batch) -> dict[str, Any]:
+    """What the model is told of a batch that `packing.Packer` laid out."""
+    return {"packing": batch["packing"]} if "packing" in batch else {}
 
 
 def _labelled_loss(
@@ -201,7 +208,7 @@ def evaluate_step(
     class 'normal' is left out and the rest scaled).
     """
     model = task.model(params, stats)
-    logits = model(task.transform(batch["image"], None))
+    logits = model(task.transform(batch["image"], None), **packed(batch))
     sums = task_sums(logits, batch)
     return {name: sums[name] for name in SUMS}, *probabilities(logits)
 

@@ -5,6 +5,7 @@ import functools
 import json
 import sys
 import time
+from collections.abc import Iterable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,11 @@ import numpy as np
 import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from dtvit_jax import hosts, memory, pretrained, run_record, weights
+from dtvit_jax import hosts, memory, packing, pretrained, run_record, weights
 from dtvit_jax.checkpoint import Checkpoints, has_checkpoint, saved_config
 from dtvit_jax.console import TrainingProgress
 from dtvit_jax.disk_space import saying_disk_full
 from dtvit_jax.input_pipeline import (
-    SliceSource,
     TrainingExamples,
     evaluation_batches,
     open_shards,
@@ -35,6 +35,7 @@ from dtvit_jax.run_setup import (
     initial_state,
     make_augmentation,
     make_task,
+    make_tissue,
     step_memory,
 )
 from dtvit_jax.sharding import (
@@ -113,8 +114,17 @@ def train(config: ml_collections.ConfigDict, workdir: Path, command: str) -> int
     checkpoints = Checkpoints(workdir, config.best, config.keep)
     on_devices, everywhere = batch_sharding(mesh), NamedSharding(mesh, PartitionSpec())
     rows = hosts.local_rows(on_devices, config.batch_size)
+    tissue = make_tissue(config)
+    packer = packing.for_training(tissue, examples, config, mesh.size)
+    held_out = functools.partial(
+        evaluation_batches,
+        validation,
+        config.eval_batch_size,
+        hosts.local_rows(on_devices, config.eval_batch_size),
+        packing.for_evaluation(tissue, validation, config.eval_batch_size, mesh.size),
+    )
     batches = Prefetched(
-        training_batches(examples, config.batch_size, rows),
+        training_batches(examples, config.batch_size, rows, packer=packer),
         functools.partial(put, placed=on_devices),
     )
     restored = checkpoints.restore_latest(abstract)
@@ -167,9 +177,7 @@ def train(config: ml_collections.ConfigDict, workdir: Path, command: str) -> int
                 if step:
                     of_training = figures(log.start_again(), task.weights)
                     history.append(row(step, epoch, "train", of_training))
-                metrics = validate(
-                    state, validation, config.eval_batch_size, on_devices, validation_fn, task
-                )
+                metrics = validate(state, held_out(), on_devices, validation_fn, task)
                 check_finite("validation", metrics, step)
                 check_best(metrics, config.best)
                 history.append(row(step, epoch, "validation", metrics))
@@ -216,7 +224,7 @@ def train(config: ml_collections.ConfigDict, workdir: Path, command: str) -> int
     return 0
 
 
-def put(batch: dict[str, np.ndarray], placed: NamedSharding) -> dict[str, jax.Array]:
+def put(batch: dict[str, Any], placed: NamedSharding) -> dict[str, Any]:
     """What the step takes of a batch, on the devices."""
     return hosts.to_devices({k: v for k, v in batch.items() if k != "index"}, placed)
 
@@ -238,16 +246,15 @@ def describe(
 
 def validate(
     state: TrainState,
-    source: SliceSource,
-    batch_size: int,
+    batches: Iterable[dict[str, Any]],
     on_devices: NamedSharding,
     validation_fn: Any,
     task: Task,
 ) -> dict[str, float]:
-    """Losses, accuracies and metrics over every validation slice once."""
+    """Losses, accuracies and metrics over all slices of `batches`."""
     model = evaluated_model(state)
     total, tables = dict.fromkeys(SUMS, 0.0), []
-    for batch in evaluation_batches(source, batch_size, hosts.local_rows(on_devices, batch_size)):
+    for batch in batches:
         sums, table = jax.device_get(validation_fn(*model, put(batch, on_devices)))
         total = {name: value + float(sums[name]) for name, value in total.items()}
         mask = table.pop("mask")

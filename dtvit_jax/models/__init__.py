@@ -68,6 +68,12 @@ def create_encoder(name: str, *, key: Key[Array, ""], **options: Any) -> Encoder
     return known(*arguments, **options, rngs=nnx.Rngs(params=key))
 
 
+def patch_size(name: str) -> int | None:
+    """A patch's side in pixels of the ViT called `name`; None for other models."""
+    match = _VIT.fullmatch(name)
+    return int(match[2]) if match else None
+
+
 def create(
     name: str,
     *,

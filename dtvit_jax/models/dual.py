@@ -9,6 +9,8 @@ from jaxtyping import Array, Float, Key
 
 from data_builder.errors import InputError
 from dtvit_jax.models.layers import dropout
+from dtvit_jax.models.packed import Packing
+from dtvit_jax.models.vit import ViT
 
 
 @runtime_checkable
@@ -74,6 +76,7 @@ class DualTask(nnx.Module):
         self,
         images: Float[Array, "batch rows columns channels"],
         *,
+        packing: Packing | None = None,
         key: Key[Array, ""] | None = None,
         train_encoder: bool = True,
     ) -> tuple[Float[Array, "batch 2"], Float[Array, "batch locations"]]:
@@ -82,8 +85,13 @@ class DualTask(nnx.Module):
         A `key` means training: dropout, and batch statistics where the encoder has BatchNorm
         (its running statistics, the `nnx.BatchStat` of this module, are then updated in place).
         Without `train_encoder` that goes for the heads alone; the encoder is as in inference.
+        With a `packing` (ViT) only the patches that it keeps are computed.
         """
         keys = (None,) * 3 if key is None else tuple(jax.random.split(key, 3))
         keys = keys if train_encoder else (None, *keys[1:])
-        features = self.encoder(images, key=keys[0])
+        if packing is None:
+            features = self.encoder(images, key=keys[0])
+        else:
+            assert isinstance(self.encoder, ViT)  # run_setup.make_tissue refuses others
+            features = self.encoder.encode_packed(images, packing, key=keys[0])
         return self.hemorrhage(features, keys[1]), self.location(features, keys[2])

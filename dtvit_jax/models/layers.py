@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Int, Key
 
 from data_builder.errors import InputError
 
@@ -23,11 +23,18 @@ def drop_path(
     x: Float[Array, "batch *rest"],
     rate: Float[Array, ""] | float,
     key: Key[Array, ""] | None,
+    example: Int[Array, "batch tokens"] | None = None,
 ) -> Float[Array, "batch *rest"]:
-    """Stochastic depth (arXiv 1603.09382): dropout of an example's whole branch."""
+    """Stochastic depth (arXiv 1603.09382): dropout of an example's whole branch.
+
+    `example` tells each token's, below the number of tokens, where not each of `x` is one.
+    """
     if key is None or (isinstance(rate, float) and rate == 0):
         return x
-    kept = jax.random.bernoulli(key, 1 - rate, (len(x),) + (1,) * (x.ndim - 1))
+    if example is None:
+        kept = jax.random.bernoulli(key, 1 - rate, (len(x),) + (1,) * (x.ndim - 1))
+    else:
+        kept = jax.random.bernoulli(key, 1 - rate, (example.size,))[example][..., None]
     return jnp.where(kept, x / jnp.asarray(1 - rate, x.dtype), 0)
 
 

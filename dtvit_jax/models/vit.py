@@ -5,6 +5,7 @@ projects Q, K and V twice, and the class token has a position of its own (197 at
 """
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -14,6 +15,15 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from data_builder.errors import InputError
 from dtvit_jax.models.layers import check_rate, drop_path, dropout
+from dtvit_jax.models.packed import Packing, flatten, packed_attention, slice_means
+from dtvit_jax.models.transformer_layers import (
+    LayerNorm,
+    Linear,
+    exact_gelu,
+    linear,
+    settle,
+    softmax_attention,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +58,16 @@ def patchify(
     return cells.reshape(batch, rows * columns, patch * patch * channels)
 
 
+def patches_above(
+    images: Float[Array, "batch rows columns"], level: float, patch: int, margin: int = 0
+) -> Bool[Array, "batch patches"]:
+    """Which patches, row by row, have a pixel above `level` in them or within `margin` pixels."""
+    if margin:
+        window = (1, 2 * margin + 1, 2 * margin + 1)
+        images = jax.lax.reduce_window(images, -jnp.inf, jax.lax.max, window, (1, 1, 1), "SAME")
+    return patchify(images[..., None], patch).max(-1) > level
+
+
 def attention(
     q: Float[Array, "batch queries heads head_width"],
     k: Float[Array, "batch tokens heads head_width"],
@@ -63,13 +83,8 @@ def attention(
     if implementation == "cudnn":
         where = None if mask is None else mask[:, None, None, :]
         return jax.nn.dot_product_attention(q, k, v, mask=where, implementation="cudnn")
-    scores = jnp.einsum(
-        "bqhd,bkhd->bhqk", q * q.shape[-1] ** -0.5, k, preferred_element_type=jnp.float32
-    )
-    if mask is not None:
-        scores = jnp.where(mask[:, None, None, :], scores, -jnp.inf)
-    weights = jax.nn.softmax(scores).astype(v.dtype)
-    return jnp.einsum("bhqk,bkhd->bqhd", weights, v)
+    q, k, v = (settle(jnp.swapaxes(x, 1, 2)) for x in (q * q.shape[-1] ** -0.5, k, v))
+    return jnp.swapaxes(softmax_attention(q, k, v, mask), 1, 2)
 
 
 class SelfAttention(nnx.Module):
@@ -82,8 +97,8 @@ class SelfAttention(nnx.Module):
         self, width: int, heads: int, implementation: str, *, dtype: Any, rngs: nnx.Rngs
     ) -> None:
         init = nnx.initializers.xavier_uniform()
-        self.qkv = nnx.Linear(width, 3 * width, kernel_init=init, dtype=dtype, rngs=rngs)
-        self.out = nnx.Linear(width, width, kernel_init=init, dtype=dtype, rngs=rngs)
+        self.qkv = Linear(width, 3 * width, kernel_init=init, dtype=dtype, rngs=rngs)
+        self.out = Linear(width, width, kernel_init=init, dtype=dtype, rngs=rngs)
         self.heads = heads
         self.implementation = implementation
         self.dtype = dtype
@@ -91,23 +106,30 @@ class SelfAttention(nnx.Module):
     def __call__(
         self,
         x: Float[Array, "batch tokens width"],
-        mask: Bool[Array, "batch tokens"] | None = None,
+        mask: Bool[Array, "batch tokens"] | Packing | None = None,
         queries: int | None = None,
     ) -> Float[Array, "batch queries width"]:
-        """Attends from the first `queries` tokens (all, if None) to every token."""
+        """Attends from the first `queries` tokens (all, if None) to every token.
+
+        With a Packing each slice's tokens attend to each other; `queries` is then their number.
+        """
         batch, tokens, width = x.shape
         if queries is None:
             qkv = self.qkv(x).reshape(batch, tokens, 3, self.heads, -1)  # Eq. 3a
             q, k, v = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
         else:
             assert self.qkv.bias is not None  # Linear was made with one
-            kernel = self.qkv.kernel[...].astype(self.dtype)
-            bias = self.qkv.bias[...].astype(self.dtype)
-            q = x[:, :queries] @ kernel[:, :width] + bias[:width]
+            kernel, bias = self.qkv.kernel[...], self.qkv.bias[...]
+            q = linear(x[:, :queries], kernel[:, :width], bias[:width])
             q = q.reshape(batch, queries, self.heads, -1)
-            kv = (x @ kernel[:, width:] + bias[width:]).reshape(batch, tokens, 2, self.heads, -1)
+            kv = linear(x, kernel[:, width:], bias[width:])
+            kv = kv.reshape(batch, tokens, 2, self.heads, -1)
             k, v = kv[:, :, 0], kv[:, :, 1]
-        heads = attention(q, k, v, mask, self.implementation)  # Eq. 3b, 4
+        attend = functools.partial(attention, implementation=self.implementation)  # Eq. 3b, 4
+        if isinstance(mask, Packing):
+            heads = packed_attention(q, k, v, mask, attend)
+        else:
+            heads = attend(q, k, v, mask)
         return self.out(heads.reshape(batch, -1, width))  # Eq. 3c
 
 
@@ -118,15 +140,16 @@ class MLP(nnx.Module):
         self, width: int, hidden: int, gelu: str, rate: float, *, dtype: Any, rngs: nnx.Rngs
     ) -> None:
         init = nnx.initializers.xavier_uniform()
-        self.hidden = nnx.Linear(width, hidden, kernel_init=init, dtype=dtype, rngs=rngs)
-        self.out = nnx.Linear(hidden, width, kernel_init=init, dtype=dtype, rngs=rngs)
+        self.hidden = Linear(width, hidden, kernel_init=init, dtype=dtype, rngs=rngs)
+        self.out = Linear(hidden, width, kernel_init=init, dtype=dtype, rngs=rngs)
         self.approximate = gelu == "tanh"
         self.rate = rate
 
     def __call__(
         self, x: Float[Array, "batch tokens width"], key: Key[Array, ""] | None = None
     ) -> Float[Array, "batch tokens width"]:
-        x = jax.nn.gelu(self.hidden(x), approximate=self.approximate)
+        x = self.hidden(x)
+        x = jax.nn.gelu(x) if self.approximate else exact_gelu(x)
         return self.out(dropout(x, self.rate, key))
 
 
@@ -144,11 +167,8 @@ class Block(nnx.Module):
         dtype: Any,
         rngs: nnx.Rngs,
     ) -> None:
-        def norm() -> nnx.LayerNorm:
-            # The fast variance, E[x^2] - E[x]^2, loses digits.
-            return nnx.LayerNorm(
-                size.width, epsilon=norm_epsilon, use_fast_variance=False, dtype=dtype, rngs=rngs
-            )
+        def norm() -> LayerNorm:
+            return LayerNorm(size.width, epsilon=norm_epsilon, dtype=dtype, rngs=rngs)
 
         self.norm1 = norm()
         self.attention = SelfAttention(
@@ -162,20 +182,24 @@ class Block(nnx.Module):
         self,
         x: Float[Array, "batch tokens width"],
         *,
-        mask: Bool[Array, "batch tokens"] | None = None,
+        mask: Bool[Array, "batch tokens"] | Packing | None = None,
         key: Key[Array, ""] | None = None,
         drop_rate: Float[Array, ""] | float = 0.0,
         queries: int | None = None,
+        example: Int[Array, "batch tokens"] | None = None,
     ) -> Float[Array, "batch queries width"]:
         """Returns the first `queries` tokens (all, if None); `drop_rate` is stochastic depth's.
 
-        A `key` means training: without one there is no dropout and no stochastic depth.
+        A `key` means training: without one there is no dropout and no stochastic depth. `example`
+        is each token's slice where not each of `x` is one.
         """
         keys = [None] * 5 if key is None else jax.random.split(key, 5)
+        of = None if example is None else example[:, :queries]
         y = self.attention(self.norm1(x), mask, queries)
-        x = x[:, :queries] + drop_path(dropout(y, self.rate, keys[0]), drop_rate, keys[1])
+        y = drop_path(dropout(y, self.rate, keys[0]), drop_rate, keys[1], of)
+        x = settle(x[:, :queries] + y)
         y = self.mlp(self.norm2(x), keys[2])
-        return x + drop_path(dropout(y, self.rate, keys[3]), drop_rate, keys[4])
+        return settle(x + drop_path(dropout(y, self.rate, keys[3]), drop_rate, keys[4], of))
 
 
 class ViT(nnx.Module):
@@ -191,6 +215,8 @@ class ViT(nnx.Module):
         pooling: 'cls', the class token after the last norm, or 'mean', the patches' mean after it.
         dropout: rate after the position embedding, the attention's and both MLP's projections.
         stochastic_depth: rate in the last block; it rises linearly from 0 in the first.
+        tissue: (channel, level, margin): an image's patches count only where a pixel within
+            `margin` pixels is above `level` in that channel; None: all patches.
         remat: recompute each block in the backward pass instead of keeping its activations.
         scan: one compiled block run over stacked parameters: the same numbers, quicker to compile.
         attention: 'xla', or 'cudnn' for bfloat16 on an NVIDIA GPU.
@@ -212,6 +238,7 @@ class ViT(nnx.Module):
         pooling: str = "cls",
         dropout: float = 0.0,
         stochastic_depth: float = 0.0,
+        tissue: tuple[int, float, int] | None = None,
         remat: bool = False,
         scan: bool = False,
         attention: str = "xla",
@@ -232,12 +259,11 @@ class ViT(nnx.Module):
         self.features = size.width
         self.patch, self.image_size, self.channels = patch, image_size, channels
         self.pooling, self.rate, self.stochastic_depth = pooling, dropout, stochastic_depth
+        self.tissue = tissue
         self.remat, self.scan = remat, scan
         self.dtype = dtype
         tokens = (image_size // patch) ** 2 + 1
-        self.patch_embedding = nnx.Linear(
-            patch * patch * channels, size.width, dtype=dtype, rngs=rngs
-        )
+        self.patch_embedding = Linear(patch * patch * channels, size.width, dtype=dtype, rngs=rngs)
         self.class_token = nnx.Param(jnp.zeros((1, 1, size.width)))
         self.position_embedding = nnx.Param(
             0.02 * jax.random.normal(rngs.params(), (1, tokens, size.width))
@@ -254,9 +280,7 @@ class ViT(nnx.Module):
             )
             for _ in range(size.depth)
         )
-        self.norm = nnx.LayerNorm(
-            size.width, epsilon=norm_epsilon, use_fast_variance=False, dtype=dtype, rngs=rngs
-        )
+        self.norm = LayerNorm(size.width, epsilon=norm_epsilon, dtype=dtype, rngs=rngs)
 
     def __call__(
         self,
@@ -265,7 +289,11 @@ class ViT(nnx.Module):
         key: Key[Array, ""] | None = None,
     ) -> Float[Array, "batch features"]:
         """Features of whole images. A `key` means training (dropout), None inference."""
-        return self.encode(patchify(images, self.patch), key=key)
+        mask = None
+        if self.tissue is not None:
+            channel, level, margin = self.tissue
+            mask = patches_above(images[..., channel], level, self.patch, margin)
+        return self.encode(patchify(images, self.patch), mask=mask, key=key)
 
     def encode(
         self,
@@ -278,7 +306,8 @@ class ViT(nnx.Module):
         """Features from any subset of an image's patches.
 
         `positions` are their indices in the whole grid, row by row (None: all, in order); a patch
-        where `mask` is False is padding and changes nothing.
+        where `mask` is False is padding and changes nothing. An image without any patch has the
+        answer of its class token alone, whatever the pooling.
         """
         keys = (None, None) if key is None else tuple(jax.random.split(key))
         x = dropout(self.embed(patches, positions), self.rate, keys[0])
@@ -286,9 +315,36 @@ class ViT(nnx.Module):
         x = self._run_blocks(x, attended, keys[1])
         if self.pooling == "cls":
             return self.norm(x)[:, 0]
-        return jnp.mean(
-            self.norm(x)[:, 1:], axis=1, where=None if mask is None else mask[..., None]
-        )
+        x = self.norm(x)
+        if mask is None:
+            return jnp.mean(x[:, 1:], axis=1)
+        count = mask.sum(1, keepdims=True)
+        mean = jnp.sum(x[:, 1:], axis=1, where=mask[..., None]) / jnp.maximum(count, 1)
+        return jnp.where(count > 0, mean, x[:, 0]).astype(x.dtype)
+
+    def encode_packed(
+        self,
+        images: Float[Array, "batch rows columns channels"],
+        packing: Packing,
+        *,
+        key: Key[Array, ""] | None = None,
+    ) -> Float[Array, "batch width"]:
+        """`encode` of the patches that `packing` keeps, and of no others."""
+        keys = (None, None) if key is None else tuple(jax.random.split(key))
+        patches = (self.image_size // self.patch) ** 2
+        groups, slices = packing.slot.shape
+        z = self.patch_embedding(flatten(patchify(images, self.patch), packing).astype(self.dtype))
+        position = self.position_embedding[...].astype(self.dtype)
+        z = z + position[0, 1:][packing.source % patches]
+        class_token = self.class_token[...].astype(self.dtype) + position[:, :1]
+        class_token = jnp.broadcast_to(class_token, (groups, slices, z.shape[-1]))
+        x = dropout(jnp.concatenate([class_token, z], axis=1), self.rate, keys[0])
+        x = self.norm(self._run_blocks(x, packing, keys[1]))
+        of_class = x[:, :slices].reshape(groups * slices, -1)
+        if self.pooling == "cls":
+            return of_class
+        mean, count = slice_means(x[:, slices:], packing, patches)
+        return jnp.where(count[:, None] > 0, mean, of_class)
 
     def embed(
         self,
@@ -306,7 +362,7 @@ class ViT(nnx.Module):
     def _run_blocks(
         self,
         x: Float[Array, "batch tokens width"],
-        mask: Bool[Array, "batch tokens"] | None,
+        mask: Bool[Array, "batch tokens"] | Packing | None,
         key: Key[Array, ""] | None,
     ) -> Float[Array, "batch queries width"]:
         """All blocks in turn; the last computes the class token alone if nothing else is read."""
@@ -314,12 +370,18 @@ class ViT(nnx.Module):
         keys = None if key is None else jax.random.split(key, depth)
         rates = self.stochastic_depth * jnp.arange(depth) / max(depth - 1, 1)
         parts = [nnx.split(block) for block in self.blocks]
+        classes, example = 1, None
+        if isinstance(mask, Packing):
+            classes = mask.slot.shape[1]
+            example = mask.example((self.image_size // self.patch) ** 2)
 
         def run(x: Array, step: tuple, queries: int | None) -> Array:
             state, key, rate = step
             block = nnx.merge(parts[0][0], state)
             drop_rate = rate if self.stochastic_depth else 0.0
-            return block(x, mask=mask, key=key, drop_rate=drop_rate, queries=queries)
+            return block(
+                x, mask=mask, key=key, drop_rate=drop_rate, queries=queries, example=example
+            )
 
         def step(i: int) -> tuple:
             return parts[i][1], None if keys is None else keys[i], rates[i]
@@ -332,4 +394,4 @@ class ViT(nnx.Module):
         else:
             for i in range(depth - 1):
                 x = one(x, step(i), None)
-        return one(x, step(depth - 1), 1 if self.pooling == "cls" else None)
+        return one(x, step(depth - 1), classes if self.pooling == "cls" else None)

@@ -1,0 +1,197 @@
+"""The training step and the forward pass beside torchvision's ViT, in turn in one call.
+
+    ./launch.sh parity                                        (sets up .venv-parity)
+    .venv-parity/bin/python benchmarks/train_step.py --model ti --batch 32
+
+Both get the same batch in float32, two MLP heads, the two-task loss and AdamW; weights are random.
+Each contestant lives in a process of its own, as a user would run it, with all cores; they wait for
+their turn, so that one computes at a time, and a round takes one step of each in turn. Printed: the
+median time of each, and the median over rounds of torchvision's time by the other's, with the
+quartiles: above 1 is faster than torchvision.
+
+torchvision's runs eagerly (torch.compile is not used) with its scaled_dot_product_attention, fused
+AdamW, and in inference_mode for the forward pass, where torch then takes its native encoder path.
+Ours is the program's own train_step (losses, accuracies and gradient norm included), set up as
+dtvit_jax.main does. L with a batch of 4 takes 10 GB of memory for both.
+"""
+
+import argparse
+import multiprocessing
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+sys.path.append(str(Path(__file__).parents[1] / "tests"))
+
+WIDTHS = {"ti": (192, 3, 768), "s": (384, 6, 1536), "b": (768, 12, 3072), "l": (1024, 16, 4096)}
+DEPTHS = {"ti": 12, "s": 12, "b": 12, "l": 24}
+PATCH, SIDE = 16, 224
+
+
+def batch_of(n: int) -> dict[str, np.ndarray]:
+    """Normalised images [n, side, side, 3] and both labels; location -1 where there is none."""
+    rng = np.random.default_rng(0)
+    hemorrhage = np.arange(n, dtype=np.int32) % 2
+    return {
+        "image": rng.normal(size=(n, SIDE, SIDE, 3)).astype(np.float32),
+        "hemorrhage": hemorrhage,
+        "location": np.where(hemorrhage, rng.integers(0, 3, n), -1).astype(np.int32),
+    }
+
+
+def torchvision_vit(model: str, depth: int, batch: int, threads: int) -> dict[str, Callable]:
+    import torch
+    from make_references import import_torchvision
+    from torch import nn
+
+    VisionTransformer = import_torchvision().models.VisionTransformer
+
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    width, heads, mlp = WIDTHS[model]
+
+    def head(classes: int) -> nn.Module:
+        hidden = nn.Linear(width, width // 2)
+        return nn.Sequential(hidden, nn.ReLU(), nn.Dropout(0.1), nn.Linear(width // 2, classes))
+
+    class DualTask(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.encoder = VisionTransformer(SIDE, PATCH, depth, heads, width, mlp)
+            self.encoder.heads = nn.Identity()
+            self.hemorrhage, self.location = head(2), head(3)
+
+        def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            features = self.encoder(images)
+            return self.hemorrhage(features), self.location(features)
+
+    net = DualTask()
+    given = batch_of(batch)
+    images = torch.from_numpy(given["image"]).permute(0, 3, 1, 2).contiguous()
+    first, second = (torch.from_numpy(given[k]).long() for k in ("hemorrhage", "location"))
+    optimizer = torch.optim.AdamW(net.parameters(), lr=2e-5, weight_decay=0.01, fused=True)
+
+    def train() -> None:
+        net.train()
+        logits = net(images)
+        loss = 0.5 * nn.functional.cross_entropy(logits[0], first)
+        loss = loss + 0.5 * nn.functional.cross_entropy(logits[1], second, ignore_index=-1)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+
+    def forward() -> None:
+        net.eval()
+        with torch.inference_mode():
+            net(images)
+
+    return {"train": train, "forward": forward}
+
+
+def dtvit_jax(model: str, depth: int, batch: int, threads: int) -> dict[str, Callable]:
+    from dtvit_jax.compilation import prepare
+
+    prepare()
+    import dataclasses
+    import functools
+
+    import jax
+
+    from configs import vit_l
+    from dtvit_jax.models import vit
+    from dtvit_jax.run_setup import initial_state, make_task
+    from dtvit_jax.sharding import make_mesh, state_sharding
+    from dtvit_jax.steps import merge_model, train_step
+
+    del threads  # XLA takes all cores that the process may use
+    vit.SIZES[model] = dataclasses.replace(vit.SIZES[model], depth=depth)
+    config = vit_l.get_config()
+    config.model.name, config.init_from = f"vit_{model}{PATCH}", "scratch"
+    task, abstract = make_task(config, steps=10)
+    task = dataclasses.replace(task, transform=lambda images, augmentation: images)
+    placed = state_sharding(make_mesh(config.mesh), abstract)
+    state = initial_state(config, task, placed)
+    given = jax.device_put({**batch_of(batch), "augmentation": np.zeros((batch, 7), np.float32)})
+    step = jax.jit(functools.partial(train_step, task=task), donate_argnums=0)
+    logits = jax.jit(lambda params, stats, x: merge_model(task.graph, params, stats)(x))
+
+    def train() -> None:
+        nonlocal state
+        state, logged = step(state, given)
+        jax.block_until_ready((state, logged))
+
+    def forward() -> None:
+        jax.block_until_ready(logits(state.params, state.stats, given["image"]))
+
+    return {"train": train, "forward": forward}
+
+
+CONTESTANTS = {"torchvision": torchvision_vit, "dtvit_jax": dtvit_jax}
+"""Name to a function (model, depth, batch, threads) that gives the two things to time."""
+
+
+def contest(name: str, options: tuple, pipe: Any) -> None:
+    """Answers each task's name with the seconds that it took, until None comes."""
+    turns = CONTESTANTS[name](*options)
+    while (task := pipe.recv()) is not None:
+        start = time.perf_counter()
+        turns[task]()
+        pipe.send(time.perf_counter() - start)
+
+
+def measure(names: list[str], options: tuple, tasks: list[str], rounds: int) -> dict[str, Any]:
+    """Seconds [rounds] of each (task, contestant), taken in turn; the first turns don't count."""
+    context = multiprocessing.get_context("spawn")
+    pipes = {}
+    for name in names:
+        ours, theirs = context.Pipe()
+        context.Process(target=contest, args=(name, options, theirs), daemon=True).start()
+        theirs.close()
+        pipes[name] = ours
+
+    def turn(name: str, task: str) -> float:
+        pipes[name].send(task)
+        return pipes[name].recv()
+
+    seconds: dict[str, Any] = {}
+    for task in tasks:
+        for name in names:
+            turn(name, task), turn(name, task)  # compiles, then fills the caches
+        taken = [[turn(name, task) for name in names] for _ in range(rounds)]
+        seconds[task] = np.array(taken)
+    for pipe in pipes.values():
+        pipe.send(None)
+    return seconds
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--model", choices=WIDTHS, default="ti")
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--depth", type=int, help="blocks (default: the model's own)")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--tasks", nargs="+", choices=["train", "forward"])
+    parser.add_argument("--contestants", nargs="+", choices=CONTESTANTS)
+    args = parser.parse_args()
+    depth, threads = args.depth or DEPTHS[args.model], len(os.sched_getaffinity(0))
+    names = args.contestants or list(CONTESTANTS)
+    options = (args.model, depth, args.batch, threads)
+    print(f"ViT-{args.model.upper()}/{PATCH}, {depth} blocks, batch {args.batch}, {threads} cores")
+    seconds = measure(names, options, args.tasks or ["train", "forward"], args.rounds)
+    for task, taken in seconds.items():
+        for name, column in zip(names, taken.T, strict=True):
+            line = f"{task:8s} {name:12s} {statistics.median(column):8.3f} s"
+            if name != names[0]:
+                low, middle, high = np.quantile(taken[:, 0] / column, (0.25, 0.5, 0.75))
+                line += f"   {names[0]} / {name}: {middle:.3f} (quartiles {low:.3f}, {high:.3f})"
+            print(line, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,161 @@
+"""The transformer's layers, in the forms that XLA:CPU is quick at; the mathematics is the usual.
+
+A gradient is written out where the one that JAX derives is slow on a CPU: docs/speed.md has the
+figures. On other devices `settle` does nothing and the compiler has its way.
+"""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float
+
+
+def _settled(x: Array) -> Array:
+    return jax.lax.platform_dependent(x, cpu=jax.lax.optimization_barrier, default=lambda x: x)
+
+
+@jax.custom_vjp
+def settle(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """`x`; on a CPU, it and its gradient are computed once and written to memory.
+
+    XLA:CPU fuses what looks cheap into each of its readers, and each computes it again: of a
+    residual stream, all the sums before it.
+    """
+    return _settled(x)
+
+
+settle.defvjp(lambda x: (_settled(x), None), lambda _, dy: (_settled(dy),))
+
+
+@jax.custom_vjp
+def _linear(x: Array, kernel: Array, bias: Array) -> Array:
+    return x @ kernel + bias
+
+
+def _linear_backward(saved: tuple, dy: Array) -> tuple[Array, Array, Array]:
+    x, kernel = saved
+    wider = x.shape[1] > dy.shape[1]
+    # x^T dy as a plain row by column product: the narrower of the two is transposed for it.
+    dkernel = _settled(_settled(dy.T) @ x).T if wider else _settled(x.T) @ dy
+    return dy @ kernel.T, dkernel, dy.sum(0)
+
+
+_linear.defvjp(lambda x, kernel, bias: (x @ kernel + bias, (x, kernel)), _linear_backward)
+
+
+class Linear(nnx.Linear):
+    """nnx.Linear, with a bias, as one product of two matrices."""
+
+    def __call__(self, x: Float[Array, "... features"]) -> Float[Array, "... out"]:  # type: ignore[override]
+        assert self.bias is not None
+        return linear(x.astype(self.dtype), self.kernel[...], self.bias[...])
+
+
+def linear(
+    x: Float[Array, "... features"],
+    kernel: Float[Array, "features out"],
+    bias: Float[Array, " out"],
+) -> Float[Array, "... out"]:
+    """x W + b in the type of `x`."""
+    y = _linear(x.reshape(-1, x.shape[-1]), kernel.astype(x.dtype), bias.astype(x.dtype))
+    return y.reshape(*x.shape[:-1], y.shape[-1])
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _layer_norm(x: Array, scale: Array, bias: Array, epsilon: float) -> Array:
+    return _layer_norm_forward(x, scale, bias, epsilon)[0]
+
+
+def _layer_norm_forward(x: Array, scale: Array, bias: Array, epsilon: float) -> tuple[Array, tuple]:
+    wide = x.astype(jnp.float32)
+    mean = wide.mean(-1, keepdims=True)
+    centred = wide - mean  # E[x^2] - E[x]^2 would lose digits
+    inverse = _settled(jax.lax.rsqrt((centred * centred).mean(-1, keepdims=True) + epsilon))
+    y = _settled((centred * inverse * scale + bias).astype(x.dtype))
+    return y, (x, mean, inverse, scale)
+
+
+def _layer_norm_backward(epsilon: float, saved: tuple, dy: Array) -> tuple[Array, Array, Array]:
+    del epsilon
+    x, mean, inverse, scale = saved
+    normal = (x.astype(jnp.float32) - mean) * inverse
+    dy = dy.astype(jnp.float32)
+    d = dy * scale
+    along = (d * normal).mean(-1, keepdims=True)
+    dx = (d - d.mean(-1, keepdims=True) - normal * along) * inverse
+    examples = tuple(range(dy.ndim - 1))
+    return _settled(dx.astype(x.dtype)), (dy * normal).sum(examples), dy.sum(examples)
+
+
+_layer_norm.defvjp(_layer_norm_forward, _layer_norm_backward)
+
+
+class LayerNorm(nnx.LayerNorm):
+    """nnx.LayerNorm over the last axis, Eq. 2, computed in float32."""
+
+    def __call__(self, x: Float[Array, "... features"]) -> Float[Array, "... features"]:  # type: ignore[override]
+        assert self.scale is not None and self.bias is not None
+        return _layer_norm(x.astype(self.dtype), self.scale[...], self.bias[...], self.epsilon)
+
+
+@jax.custom_vjp
+def exact_gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """x Phi(x). By erf, as torch computes it; jax.nn.gelu's erfc takes a CPU twice as long."""
+    return x * _normal_cdf(x)
+
+
+def _normal_cdf(x: Array) -> Array:
+    return 0.5 * (1 + jax.lax.erf(x * math.sqrt(0.5)))
+
+
+def _gelu_backward(x: Array, dy: Array) -> tuple[Array]:
+    density = jnp.exp(-0.5 * x * x) * (1 / math.sqrt(2 * math.pi))
+    return (dy * (_normal_cdf(x) + x * density),)
+
+
+exact_gelu.defvjp(lambda x: (x * _normal_cdf(x), x), _gelu_backward)
+
+
+@jax.custom_vjp
+def softmax_attention(
+    q: Float[Array, "batch heads queries head_width"],
+    k: Float[Array, "batch heads tokens head_width"],
+    v: Float[Array, "batch heads tokens head_width"],
+    mask: Bool[Array, "batch tokens"] | None,
+) -> Float[Array, "batch heads queries head_width"]:
+    """softmax(Q K^T) V, Eq. 4 with Q scaled before; the softmax is in float32.
+
+    Tokens where `mask` is False are not attended to. Rows are divided by their sum after the
+    product with V, and the gradient takes its row sums from the output (arXiv 2205.14135): both
+    read [queries, head_width] instead of [queries, tokens].
+    """
+    return _attention_forward(q, k, v, mask)[0]
+
+
+def _attention_forward(q: Array, k: Array, v: Array, mask: Array | None) -> tuple[Array, tuple]:
+    scores = jnp.einsum("bhqd,bhkd->bhqk", q, k, preferred_element_type=jnp.float32)
+    if mask is not None:
+        scores = jnp.where(mask[:, None, None, :], scores, -jnp.inf)
+    weights = jnp.exp(scores - scores.max(-1, keepdims=True))
+    inverse = 1 / weights.sum(-1, keepdims=True)
+    weights = _settled(weights.astype(v.dtype))
+    out = jnp.einsum("bhqk,bhkd->bhqd", weights, v, preferred_element_type=jnp.float32)
+    out = _settled((out * inverse).astype(v.dtype))
+    return out, (q, k, v, weights, inverse, out)
+
+
+def _attention_backward(saved: tuple, dout: Array) -> tuple[Array, Array, Array, None]:
+    q, k, v, weights, inverse, out = saved
+    along = (dout.astype(jnp.float32) * out).sum(-1, keepdims=True)
+    dweights = jnp.einsum("bhqd,bhkd->bhqk", dout, v, preferred_element_type=jnp.float32)
+    dscores = _settled((weights * inverse * (dweights - along)).astype(q.dtype))
+    dv = jnp.einsum("bhqk,bhqd->bhkd", weights, (dout * inverse).astype(v.dtype))
+    dq = jnp.einsum("bhqk,bhkd->bhqd", dscores, k)
+    dk = jnp.einsum("bhqk,bhqd->bhkd", dscores, q)
+    return dq, dk, dv, None
+
+
+softmax_attention.defvjp(_attention_forward, _attention_backward)
