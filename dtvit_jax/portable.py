@@ -15,7 +15,7 @@ from unittest import mock
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax.nnx.nn import linear
+from flax import nnx
 from jaxtyping import Array, Float, UInt8
 
 from data_builder.errors import InputError
@@ -97,9 +97,8 @@ def to_onnx(answer: Answer, size: int) -> bytes:
             import jax2onnx
         except ImportError as error:
             raise needs_extra() from error
-    with _quiet(), _for_onnx():
         model = jax2onnx.to_onnx(
-            lambda images: tuple(answer(images)[name] for name in OUTPUTS),
+            _for_onnx(answer),
             [jax.ShapeDtypeStruct(("batch", size, size), np.uint8)],
             model_name="dtvit_jax",
             input_names=["images"],
@@ -125,27 +124,28 @@ def needs_extra() -> InputError:
     )
 
 
-@contextlib.contextmanager
-def _for_onnx() -> Iterator[None]:
-    """Traces what jax2onnx 0.13 can't write in a form that it can.
+def _for_onnx(answer: Answer) -> Callable[[Array], tuple[Array, ...]]:
+    """The function, its outputs in the order of OUTPUTS, traced with Flax's own layers and one platform.
 
-    It binds a convolution's padding as Flax gives it, a list, where JAX wants what can be hashed;
-    and it knows no choice by platform.
+    jax2onnx 0.13 puts its own operations in the place of Flax's, and those for convolution and
+    pooling do not know padding by numbers; and it knows no choice by platform.
     """
-    original = linear.canonicalize_padding
-
-    def as_tuples(padding: Any, rank: int) -> Any:
-        found = original(padding, rank)
-        return found if isinstance(found, str) else tuple(map(tuple, found))
+    own = nnx.Conv.__call__, nnx.max_pool, nnx.avg_pool
 
     def default_platform(*args: Any, default: Callable, **others: Any) -> Any:
         return default(*args)
 
-    with (
-        mock.patch.object(linear, "canonicalize_padding", as_tuples),
-        mock.patch.object(jax.lax, "platform_dependent", default_platform),
-    ):
-        yield
+    def traced(images: Array) -> tuple[Array, ...]:
+        with (
+            mock.patch.object(nnx.Conv, "__call__", own[0]),
+            mock.patch.object(nnx, "max_pool", own[1]),
+            mock.patch.object(nnx, "avg_pool", own[2]),
+            mock.patch.object(jax.lax, "platform_dependent", default_platform),
+        ):
+            found = answer(images)
+        return tuple(found[name] for name in OUTPUTS)
+
+    return traced
 
 
 @contextlib.contextmanager
