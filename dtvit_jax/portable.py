@@ -125,7 +125,7 @@ def needs_extra() -> InputError:
 
 
 def _for_onnx(answer: Answer) -> Callable[[Array], tuple[Array, ...]]:
-    """The function, its outputs in the order of OUTPUTS, traced with Flax's own layers and one platform.
+    """The function traced with Flax's own layers and for one platform, outputs as in OUTPUTS.
 
     jax2onnx 0.13 puts its own operations in the place of Flax's, and those for convolution and
     pooling do not know padding by numbers; and it knows no choice by platform.
