@@ -6,7 +6,7 @@ from pathlib import Path
 
 from data_builder.errors import InputError
 
-OUT_OF_SPACE = ("RESOURCE_EXHAUSTED", "No space left", "Disk quota exceeded", "File too large")
+OUT_OF_SPACE = ("No space left", "ENOSPC", "Disk quota exceeded", "EDQUOT")
 """What Orbax's and the system's errors say then."""
 
 

@@ -159,15 +159,11 @@ Runner = Callable[[ml_collections.ConfigDict, Cell, Path], Predictions]
 
 def run(config: ml_collections.ConfigDict, out: Path, runner: Runner = run_cell) -> int:
     """Runs what is not done yet and returns the exit status. Raises InputError for bad input."""
-    check(config)
-    with hold(out, "--out"):
-        claim(config, out)
-        return _run(config, out, runner)
-
-
-def _run(config: ml_collections.ConfigDict, out: Path, runner: Runner) -> int:
     from dtvit_jax.experiment_page import write_table
 
+    check(config)
+    hold(out, "--out")
+    claim(config, out)
     grid, failed = list(cells(config)), []
     done = {cell: found for cell in grid if (found := finished(out, cell)) is not None}
     for number, cell in enumerate(grid, start=1):

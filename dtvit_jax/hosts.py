@@ -4,7 +4,7 @@ import functools
 import importlib.util
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -151,6 +151,22 @@ def wait_for_all(place: str) -> None:
         multihost_utils.sync_global_devices(place)
 
 
+def primary_does(action: Callable[[], None]) -> None:
+    """Does `action` in process 0, while the others wait. Raises InputError in all if it does."""
+    failed: InputError | None = None
+    if is_primary():
+        try:
+            action()
+        except InputError as error:
+            failed = error
+    if jax.process_count() > 1:
+        done = multihost_utils.broadcast_one_to_all(np.int32(failed is None))
+        if not done and failed is None:
+            raise InputError("process 0 has stopped: see what it said")
+    if failed is not None:
+        raise failed
+
+
 def local_rows(placed: NamedSharding, batch_size: int) -> np.ndarray:
     """The rows of a global batch that this process's devices hold, ascending."""
     found: set[int] = set()
@@ -202,6 +218,8 @@ def ending_with_the_others() -> Iterator[None]:
     """
     try:
         yield
+    except InputError:
+        raise
     except (jax.errors.JaxRuntimeError, RuntimeError, ValueError) as error:
         said = str(error).lower()
         if jax.process_count() == 1 or not any(sign in said for sign in _SIGNS_OF_A_LOST_PEER):

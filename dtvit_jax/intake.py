@@ -5,16 +5,14 @@ Light on imports: every worker loads it. Cleaning and resizing are the shards' o
 
 import collections
 import dataclasses
-import json
 import re
-import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, UInt8
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from data_builder import clean
 from data_builder.clean_file import FileResult, Task, clean_file, refused
@@ -25,10 +23,10 @@ from data_builder.images import resize
 from data_builder.records import pixel_digest
 from data_builder.studies import walk
 from data_builder.subjects import Pseudonyms
+from dtvit_jax.cleaned_image import is_image, read_gray
 from dtvit_jax.outlier import features
 
 SECONDS_TO_LOOK = 60.0
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 OWN_WORDS = {
     "labels.csv",
     "phantom.json",
@@ -41,13 +39,6 @@ OWN_WORDS = {
 """Files of data_builder, which are no scans: listed, and no failure."""
 
 _PSEUDONYM = re.compile(r"(stu|sli)-[a-z2-7]{16}")
-_LARGEST_SIDE = 8192
-_GRAY_WITHIN = 8  # how far a gray JPEG's three channels may be apart
-
-
-def is_image(path: Path) -> bool:
-    """Whether a file counts as a slice that is cleaned already, by its name."""
-    return path.suffix.lower() in IMAGE_SUFFIXES
 
 
 class Look(NamedTuple):
@@ -195,7 +186,7 @@ def _prepare_image(task: Prepare) -> Prepared:
     path, pseudonyms = Path(found.path), Pseudonyms(task.key)
     key = path.stem if _PSEUDONYM.fullmatch(path.stem) else found.instance
     try:
-        gray = _gray(path)
+        gray = read_gray(path)
         result = FileResult(found.file, found.size)
         row = {
             "key": key,
@@ -233,53 +224,3 @@ def _prepare_image(task: Prepare) -> Prepared:
         result, stored = refused(found.file, found.size, much), []
     result.meanings.append((found.file, str(path)))
     return Prepared(result, stored, list(map(features, stored)))
-
-
-def _gray(path: Path) -> Image.Image:
-    """The 8-bit pixels of a cleaned slice. Raises Refusal."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            image = Image.open(path)
-    except Image.DecompressionBombError:
-        detail = "it says to hold more pixels than any slice"
-        raise Refusal(Reason.IMPOSSIBLE_HEADER, detail) from None
-    except (UnidentifiedImageError, SyntaxError, ValueError):
-        raise Refusal(Reason.UNREADABLE, "it is no image that can be opened") from None
-    except OSError as error:
-        raise Refusal(Reason.UNREADABLE, error.strerror or "it can't be read") from None
-    with image:
-        if max(image.size) > _LARGEST_SIDE:
-            detail = f"{image.height} x {image.width} pixels is past belief"
-            raise Refusal(Reason.IMPOSSIBLE_HEADER, detail)
-        if image.mode not in ("L", "1", "P", "RGB", "RGBA", "LA"):
-            detail = f"its pixels are {image.mode}: give 8-bit cleaned slices, or the DICOM"
-            raise Refusal(Reason.IMPOSSIBLE_HEADER, detail)
-        try:
-            image.load()
-        except Exception:
-            raise Refusal(Reason.TRUNCATED, "its pixels end early or do not decode") from None
-        if image.mode not in ("L", "1", "LA"):
-            channels = np.asarray(image.convert("RGB")).astype(np.int16)
-            if np.ptp(channels, axis=-1).max() > _GRAY_WITHIN:
-                raise Refusal(Reason.COLOUR, "its channels differ: it is no gray slice")
-        return image.convert("L")
-
-
-def check_cleaned(found: Iterable[Found], mode: clean.Mode, stated: bool) -> None:
-    """Raises InputError where images lie in a cleaned folder of another cleaning than `mode`'s.
-
-    `stated`: whether the model's training slices say how they were cleaned; else nothing is asked.
-    """
-    images = [Path(one.path) for one in found if is_image(Path(one.path))]
-    for folder in sorted({parent for path in images for parent in list(path.parents)[:3]}):
-        try:
-            told = json.loads((folder / "cleaning.json").read_text())
-            cleaned = told["mode"], told["version"]
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
-        if stated and cleaned != (mode, clean.VERSION):
-            raise InputError(
-                f"the slices were cleaned in mode {cleaned[0]}, version {cleaned[1]}; the model is "
-                f"for mode {mode}, version {clean.VERSION}: clean them again, or give the DICOM"
-            )

@@ -80,8 +80,14 @@ def to_stablehlo(answer: Answer, size: int) -> bytes:
     """The function for any batch on PLATFORMS, as `jax.export.deserialize` reads it."""
     (batch,) = jax.export.symbolic_shape("batch")
     images = jax.ShapeDtypeStruct((batch, size, size), np.uint8)
-    exported = jax.export.export(jax.jit(answer), platforms=PLATFORMS)(images)
-    return bytes(exported.serialize())
+    limit = "jax_traceback_in_locations_limit"
+    before = getattr(jax.config, limit)
+    jax.config.update(limit, 0)  # else the paths of this program's files are in it
+    try:
+        exported = jax.export.export(jax.jit(answer), platforms=PLATFORMS)(images)
+        return bytes(exported.serialize())
+    finally:
+        jax.config.update(limit, before)
 
 
 def run_stablehlo(path: Path, images: np.ndarray) -> dict[str, np.ndarray]:

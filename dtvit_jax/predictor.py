@@ -21,8 +21,9 @@ from dtvit_jax import results
 from dtvit_jax.answering import Points, answer_study, own_scale
 from dtvit_jax.answers import ModelIdentity, StudyAnswer
 from dtvit_jax.classifier import Answers, Classifier
+from dtvit_jax.cleaned_image import is_image
 from dtvit_jax.gathered import NO_HEAD, Gathered, Row, file_row, result_of
-from dtvit_jax.intake import OWN_WORDS, Found, Prepare, Prepared, StudyFiles, is_image, prepare
+from dtvit_jax.intake import OWN_WORDS, Found, Prepare, Prepared, StudyFiles, prepare
 from dtvit_jax.model_folder import ModelFolder
 from dtvit_jax.relevance import METHODS
 from dtvit_jax.study_folder import (

@@ -11,8 +11,10 @@ from typing import Any
 import jax
 import ml_collections
 
+from configs import vit_l
 from data_builder.errors import InputError
 from dtvit_jax import augment
+from dtvit_jax.sole_use import hold
 
 FORMAT = 1
 """Of a run's folder: raised by every change after which an older program would misread it."""
@@ -62,17 +64,18 @@ def public_config(config: ml_collections.ConfigDict) -> dict[str, Any]:
 def claim_workdir(
     workdir: Path, config: ml_collections.ConfigDict, saved: dict[str, Any] | None = None
 ) -> None:
-    """Makes the workdir and writes config.json, or checks that the run in it is this one.
+    """Holds the workdir and writes config.json, or checks that the run in it is this one.
 
     `saved` is the config in the run's last checkpoint, if it has one: config.json may be gone.
 
     Raises:
-      InputError: it can't be written, or holds a run with another config.
+      InputError: it can't be written, another process is at it, or it holds a run with another
+        config.
     """
     values = public_config(config)
     path = workdir / "config.json"
+    hold(workdir, "--workdir")
     try:
-        workdir.mkdir(parents=True, exist_ok=True)
         known = [json.loads(path.read_text())] if path.exists() else []
         for earlier in [*known, *([saved] if saved else [])]:
             differ = differences(earlier, values)
@@ -112,7 +115,20 @@ def read_config(workdir: Path) -> ml_collections.ConfigDict:
             f"{workdir} holds no run (config.json is missing or damaged): give a --workdir that "
             "python -m dtvit_jax.main has trained in"
         ) from error
-    return ml_collections.ConfigDict(values, convert_dict=True)
+    return ml_collections.ConfigDict(_filled(values), convert_dict=True)
+
+
+def _filled(values: dict[str, Any]) -> dict[str, Any]:
+    """The config of an older run with the fields that are newer, as the paper's recipe has them.
+
+    A model's own options are left alone: they differ from model to model.
+    """
+    for name, default in json.loads(vit_l.get_config().to_json_best_effort()).items():
+        if name not in values:
+            values[name] = default
+        elif isinstance(default, dict) and name != "model":
+            values[name] = {**default, **values[name]}
+    return values
 
 
 def read_record(workdir: Path) -> dict[str, Any]:

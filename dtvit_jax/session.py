@@ -17,13 +17,13 @@ from data_builder.subjects import Lookup, lookup_path
 from dtvit_jax.allocator import keep_freed_memory
 from dtvit_jax.answering import points_of
 from dtvit_jax.classifier import Classifier
+from dtvit_jax.cleaned_image import check_cleaned
 from dtvit_jax.gathered import Row
 from dtvit_jax.intake import (
     SECONDS_TO_LOOK,
     Found,
     Look,
     StudyFiles,
-    check_cleaned,
     files_in,
     group,
     look,
@@ -136,7 +136,7 @@ class Session:
     ) -> tuple[list[Finished], list[Row]]:
         found = [at if isinstance(at, Found) else unseen(task) for task, at in looking]
         studies, strays = group(found)
-        check_cleaned(found, self._cleaning.mode, self._cleaning.stated)
+        self._check_cleaned(found)
         finished = []
         try:
             rows = self._predictor.refuse(strays)
@@ -176,7 +176,7 @@ class Session:
         fit = []
         for study in studies:
             try:
-                check_cleaned(study.files, self._cleaning.mode, self._cleaning.stated)
+                self._check_cleaned(study.files)
                 fit.append(study)
             except InputError as error:
                 print(f"{study.key}: no answer: {error}", file=sys.stderr, flush=True)
@@ -189,6 +189,10 @@ class Session:
                     self._folders.mark_told(one.key)
         finally:
             self.write_tables()
+
+    def _check_cleaned(self, found: Iterable[Found]) -> None:
+        paths = (Path(one.path) for one in found)
+        check_cleaned(paths, self._cleaning.mode, self._cleaning.stated)
 
     def write_tables(self) -> None:
         """Brings the tables over all studies up to date."""

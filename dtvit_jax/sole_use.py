@@ -6,14 +6,18 @@ from typing import IO
 
 from data_builder.errors import InputError
 
+_held: dict[Path, IO[str]] = {}
 
-def hold(folder: Path, option: str) -> IO[str]:
-    """Holds `folder` until the file returned is closed or this process ends, however it ends.
+
+def hold(folder: Path, option: str) -> None:
+    """Makes `folder`, if need be, and holds it until this process ends, however it ends.
 
     Raises InputError, naming `option`, where another process holds it or it can't be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        if folder.resolve() in _held:
+            return
         file = (folder / ".in_use").open("a", encoding="utf-8")
     except OSError as error:
         raise InputError(
@@ -26,4 +30,4 @@ def hold(folder: Path, option: str) -> IO[str]:
         raise InputError(
             f"another process is writing to {folder}: wait for it to end, or give another {option}"
         ) from error
-    return file
+    _held[folder.resolve()] = file

@@ -62,7 +62,7 @@ def step_cost(config: ml_collections.ConfigDict, data: int = 1, fsdp: int = 1) -
     mesh = abstract_mesh(data, fsdp)
     task, abstract = make_task(config, steps=1)
     placed = state_sharding(mesh, abstract)
-    whole = step_memory(config, task, abstract)
+    whole = needed(config, task, abstract)
     return StepCost(
         parameters=sum(x.size for x in jax.tree.leaves(abstract.params)),
         forward_macs=forward_macs(config, task, abstract),
@@ -75,6 +75,28 @@ def step_cost(config: ml_collections.ConfigDict, data: int = 1, fsdp: int = 1) -
         devices=mesh.size,
         sent=sent(abstract.params, placed.params, data, fsdp, config.accumulation),
     )
+
+
+def needed(
+    config: ml_collections.ConfigDict,
+    task: Task,
+    abstract: TrainState,
+    plain: Estimate | None = None,
+) -> Estimate:
+    """As `step_memory`; where blocks are recomputed, one block's activations lie there besides.
+
+    `plain` is the estimate without recomputing, where it is known.
+    """
+    need = step_memory(config, task, abstract)
+    if not config.model.get("remat"):
+        return need
+    if plain is None:
+        kept = ml_collections.ConfigDict(config.to_dict())
+        kept.model.remat = False
+        plain = step_memory(kept, *make_task(kept, steps=1))
+    block = plain.activations_per_example // len(abstract.params["encoder"]["blocks"])
+    again = need.activations_per_example + block
+    return dataclasses.replace(need, activations_per_example=again)
 
 
 def abstract_batch(
@@ -174,7 +196,7 @@ def ways_to_fit(config: ml_collections.ConfigDict, cost: StepCost, memory: int) 
     if config.model.name.startswith("vit") and not config.model.remat:
         again = ml_collections.ConfigDict(config.to_dict())
         again.model.remat = True
-        need = step_memory(again, *make_task(again, steps=1))
+        need = needed(again, *make_task(again, steps=1), plain=cost.memory)
         options.append(
             ("--config.model.remat=True", dataclasses.replace(need, state=cost.memory.state))
         )

@@ -104,9 +104,8 @@ def train(config: ml_collections.ConfigDict, workdir: Path, command: str) -> int
         loaded = pretrained.load_into(
             initial, given, abstract.params, abstract.stats, config.init_heads
         )
-    if primary:
-        run_record.claim_workdir(workdir, config, saved_config(workdir))
-    hosts.wait_for_all("workdir")
+    saved = saved_config(workdir)
+    hosts.primary_does(lambda: run_record.claim_workdir(workdir, config, saved))
     task = dataclasses.replace(task, gather=gather_for_use(placed.params))
     abstract = jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, placed

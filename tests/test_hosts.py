@@ -217,7 +217,20 @@ def test_two_processes_killed_and_stopped_go_on_to_what_one_does(alone, shards, 
     assert list(two.values()) == pytest.approx(list(one.values()), abs=1e-5)
 
 
-def test_several_processes_build_no_shards(shards, tmp_path):
-    both = start_both(shards, tmp_path / "run", "--config.data.source=somewhere")
-    status, said = finish(both)
-    assert status == [2, 2] and "data_builder build" in said[0]
+def test_an_error_of_the_first_process_ends_both(shards, tmp_path):
+    """The workdir holds a run with another config, which process 0 alone looks at."""
+    workdir = tmp_path / "run"
+    workdir.mkdir()
+    (workdir / "config.json").write_text('{"seed": 7}')
+    status, said = finish(start_both(shards, workdir))
+    assert status == [2, 2], said
+    assert "holds a run with another config" in said[0]
+    assert "error: process 0 has stopped" in said[1]
+
+
+def test_several_processes_build_no_shards(monkeypatch):
+    hosts.check_source("somewhere")
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    hosts.check_source("")
+    with pytest.raises(InputError, match="data_builder build"):
+        hosts.check_source("somewhere")

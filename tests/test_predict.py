@@ -25,6 +25,7 @@ from data_builder.subjects import PUBLIC_KEY, Pseudonyms
 from dtvit_jax import decision_rule, intake, predict, predictor, run_record, study_folder
 from dtvit_jax.answering import points_of
 from dtvit_jax.input_pipeline import decode
+from dtvit_jax.predictions import read_csv
 from dtvit_jax.run_setup import make_task
 from dtvit_jax.steps import merge_model, probabilities
 
@@ -99,7 +100,7 @@ def test_every_study_has_its_answer_and_every_file_its_account(answered):
     source, out, status = answered
     assert status == 1  # a file was refused
     studies, slices, files = (table(out / f"{n}.csv") for n in ("results", "slices", "files"))
-    assert len(studies) == 2 and len(slices) == 9
+    assert len(studies) == 2 and len(slices) == len(read_csv(out / "slices.csv")) == 9
     assert len(files) == sum(path.is_file() for path in source.rglob("*")) == 12
     assert len({row["file"] for row in files}) == 12
     uses = {use: [row for row in files if row["use"] == use] for use in ("used", "refused")}
@@ -489,3 +490,13 @@ def test_objects_for_a_pacs_and_heat_maps_come_with_it(model, tmp_path):
     before = {path: path.read_bytes() for path in place.iterdir()}
     assert run(source, *words) == 0  # done: nothing is made anew
     assert {path: path.read_bytes() for path in place.iterdir()} == before
+
+
+def test_an_older_runs_config_has_the_newer_fields_too(model, tmp_path):
+    values = json.loads((model / "config.json").read_text())
+    del values["clip_norm"], values["loss"]["location"]
+    values["model"] = {"name": "resnet18"}
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    config = run_record.read_config(tmp_path)
+    assert config.clip_norm == 0.0 and config.loss.location == 0.5  # configs/vit_l.py
+    assert config.model.to_dict() == {"name": "resnet18"} and config.batch_size == 8  # its own

@@ -9,7 +9,7 @@ from dtvit_jax.sole_use import hold
 HOLDER = """
 import sys, pathlib
 from dtvit_jax.sole_use import hold
-held = hold(pathlib.Path(sys.argv[1]), "--out")
+hold(pathlib.Path(sys.argv[1]), "--out")
 print("held", flush=True)
 sys.stdin.read()
 """
@@ -26,7 +26,8 @@ def test_a_second_process_is_refused_until_the_first_ends_even_by_kill(tmp_path)
         with pytest.raises(InputError, match=r"another process is writing to .*--out"):
             hold(tmp_path, "--out")
         first.kill()
-    hold(tmp_path, "--out").close()
+    hold(tmp_path, "--out")
+    hold(tmp_path, "--out")  # the process that holds it may ask again
 
 
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
