@@ -136,7 +136,7 @@ def test_patches_without_tissue_are_dark(slices):
     grid = np.pad(counted.reshape(-1, 8, 8), ((0, 0), (1, 1), (1, 1)))
     near = np.lib.stride_tricks.sliding_window_view(grid, (3, 3), (1, 2)).any((-1, -2))
     cells = heat.reshape(-1, 8, 4, 8, 4).max((2, 4))
-    assert (cells[~near] == 0).all() and (~near[1:]).any() and (cells[1:].max((1, 2)) == 1).all()
+    assert (cells[~near] == 0).all() and (~near[1:]).any() and (cells[1:].max((1, 2)) > 0.999).all()
 
 
 def test_what_a_model_cannot_do_is_said(trained):
