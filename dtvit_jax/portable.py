@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from flax.linen import pooling
 from jaxtyping import Array, Float, UInt8
 
 from data_builder.errors import InputError
@@ -136,18 +137,17 @@ def _for_onnx(answer: Answer) -> Callable[[Array], tuple[Array, ...]]:
     jax2onnx 0.13 puts its own operations in the place of Flax's, and those for convolution and
     pooling do not know padding by numbers; and it knows no choice by platform.
     """
-    own = nnx.Conv.__call__, nnx.max_pool, nnx.avg_pool
+    places = ((nnx.Conv, "__call__"), (nnx, "max_pool"), (nnx, "avg_pool"), (pooling, "pool"))
+    own = [(place, name, getattr(place, name)) for place, name in places]
 
     def default_platform(*args: Any, default: Callable, **others: Any) -> Any:
         return default(*args)
 
     def traced(images: Array) -> tuple[Array, ...]:
-        with (
-            mock.patch.object(nnx.Conv, "__call__", own[0]),
-            mock.patch.object(nnx, "max_pool", own[1]),
-            mock.patch.object(nnx, "avg_pool", own[2]),
-            mock.patch.object(jax.lax, "platform_dependent", default_platform),
-        ):
+        with contextlib.ExitStack() as stack:
+            for place, name, layer in own:
+                stack.enter_context(mock.patch.object(place, name, layer))
+            stack.enter_context(mock.patch.object(jax.lax, "platform_dependent", default_platform))
             found = answer(images)
         return tuple(found[name] for name in OUTPUTS)
 
