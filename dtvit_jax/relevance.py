@@ -70,10 +70,7 @@ def attend(
         x = x + layer.out(heads.reshape(x.shape))
         x = x + block.mlp(block.norm2(x))
     x = encoder.norm(x)
-    if encoder.pooling == "cls":
-        return x[:, 0], weights
-    where = None if mask is None else mask[..., None]
-    return jnp.mean(x[:, 1:], axis=1, where=where), weights
+    return encoder.pooled(x, mask), weights
 
 
 def rollout(

@@ -118,6 +118,27 @@ def test_each_head_and_class_has_its_own_map_but_in_rollout(trained, slices):
     assert rollouts[0].min() >= 0 and np.allclose(rollouts[0].max((1, 2)), 1)
 
 
+def test_patches_without_tissue_are_dark(slices):
+    images = slices[0].copy()
+    images[0] = 0
+    images[:, :, :18] = 0
+    config = tiny.get_config()
+    config.model.tokens = "tissue"
+    config.model.name = "vit_nano4"
+    task, _ = make_task(config, 1)
+    model = nnx.jit(lambda: make_model(config))()
+    _, params, stats = split_model(model)
+    counted = np.asarray(model.encoder.counted(task.transform(jnp.asarray(images), None)))
+    assert not counted[0].any() and 0 < counted[1].sum() < 64
+    heat = np.asarray(heat_maps(task, params, stats, images))
+    assert (heat[0] == 0).all()
+    # A patch is dark where it and those around it, which the enlarging mixes in, are left out.
+    grid = np.pad(counted.reshape(-1, 8, 8), ((0, 0), (1, 1), (1, 1)))
+    near = np.lib.stride_tricks.sliding_window_view(grid, (3, 3), (1, 2)).any((-1, -2))
+    cells = heat.reshape(-1, 8, 4, 8, 4).max((2, 4))
+    assert (cells[~near] == 0).all() and (~near[1:]).any() and (cells[1:].max((1, 2)) > 0.999).all()
+
+
 def test_what_a_model_cannot_do_is_said(trained):
     images = np.zeros((1, 36, 36), np.uint8)
     with pytest.raises(InputError, match="gradient, rollout"):

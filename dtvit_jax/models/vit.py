@@ -289,11 +289,16 @@ class ViT(nnx.Module):
         key: Key[Array, ""] | None = None,
     ) -> Float[Array, "batch features"]:
         """Features of whole images. A `key` means training (dropout), None inference."""
-        mask = None
-        if self.tissue is not None:
-            channel, level, margin = self.tissue
-            mask = patches_above(images[..., channel], level, self.patch, margin)
-        return self.encode(patchify(images, self.patch), mask=mask, key=key)
+        return self.encode(patchify(images, self.patch), mask=self.counted(images), key=key)
+
+    def counted(
+        self, images: Float[Array, "batch rows columns channels"]
+    ) -> Bool[Array, "batch patches"] | None:
+        """Which patches count, by the option tissue; None: all of them."""
+        if self.tissue is None:
+            return None
+        channel, level, margin = self.tissue
+        return patches_above(images[..., channel], level, self.patch, margin)
 
     def encode(
         self,
@@ -312,10 +317,16 @@ class ViT(nnx.Module):
         keys = (None, None) if key is None else tuple(jax.random.split(key))
         x = dropout(self.embed(patches, positions), self.rate, keys[0])
         attended = None if mask is None else jnp.pad(mask, ((0, 0), (1, 0)), constant_values=True)
-        x = self._run_blocks(x, attended, keys[1])
+        return self.pooled(self.norm(self._run_blocks(x, attended, keys[1])), mask)
+
+    def pooled(
+        self,
+        x: Float[Array, "batch tokens width"],
+        mask: Bool[Array, "batch patches"] | None,
+    ) -> Float[Array, "batch width"]:
+        """What the heads read of the last norm's output; with pooling 'cls' its first token."""
         if self.pooling == "cls":
-            return self.norm(x)[:, 0]
-        x = self.norm(x)
+            return x[:, 0]
         if mask is None:
             return jnp.mean(x[:, 1:], axis=1)
         count = mask.sum(1, keepdims=True)
