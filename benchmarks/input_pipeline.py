@@ -240,6 +240,9 @@ def main() -> None:
     if args.serve:
         serve_torch(args.serve)
         return
+    from dtvit_jax.allocator import keep_freed_memory
+
+    keep_freed_memory()  # as dtvit_jax.main does
     with contextlib.ExitStack() as stack:
         place = args.keep or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         told = place / "prepared.json"

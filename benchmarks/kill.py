@@ -26,7 +26,7 @@ LIMIT_SECONDS = 300  # for a moment to come; the run is slow where the machine i
 
 
 def make_data(out: Path) -> tuple[Path, float]:
-    """Shards of six made-up people at 36 pixels, made once; and epochs between two saves."""
+    """Shards of twenty made-up people at 36 pixels, made once; and epochs between two saves."""
     os.environ["JAX_PLATFORMS"] = "cpu"
     from data_builder.ich_ct import build
     from data_builder.phantom import write_studies
@@ -39,7 +39,7 @@ def make_data(out: Path) -> tuple[Path, float]:
     made = out / "data" / "folder.txt"
     if not made.exists():
         scans, cleaned = out / "scans", out / "cleaned"
-        write_studies(scans, 6, 1, None)
+        write_studies(scans, 20, 1, None)
         clean_folder(scans, cleaned, key="public", jobs=2)
         source = open_source(cleaned, Pseudonyms(PUBLIC_KEY))
         folder = build(source, out / "data", SplitPlan(), size=36)

@@ -51,7 +51,7 @@ def make_run(folder: Path, name: str) -> None:
     run_record.write_json(folder / "run.json", record)
     params, stats = jax.jit(lambda: split_model(make_model(config))[1:])()
     checkpoints = Checkpoints(folder, config.best)
-    checkpoints.save(1, TrainState(np.int32(1), params, stats, {}), {}, {"loss": 1.0})
+    checkpoints.save(1, TrainState(np.int32(1), params, stats, {}, {}), {}, {"loss": 1.0})
     checkpoints.close()
     rng = np.random.default_rng(0)
     n = 400

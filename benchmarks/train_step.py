@@ -105,9 +105,8 @@ def torchvision_vit(
     return {"train": train, "forward": forward}
 
 
-def dtvit_jax(
-    model: str, depth: int, batch: int, threads: int, data_dir: str
-) -> dict[str, Callable]:
+def our_step(model: str, batch: int, depth: int = 0, **options: Any) -> tuple[Any, ...]:
+    """The program's task, state, jitted train_step and batch for images made beforehand."""
     from dtvit_jax.compilation import prepare
 
     prepare()
@@ -120,18 +119,29 @@ def dtvit_jax(
     from dtvit_jax.models import vit
     from dtvit_jax.run_setup import initial_state, make_task
     from dtvit_jax.sharding import make_mesh, state_sharding
-    from dtvit_jax.steps import merge_model, train_step
+    from dtvit_jax.steps import train_step
 
-    del threads, data_dir  # XLA takes all cores that the process may use
-    vit.SIZES[model] = dataclasses.replace(vit.SIZES[model], depth=depth)
+    vit.SIZES[model] = dataclasses.replace(vit.SIZES[model], depth=depth or DEPTHS[model])
     config = vit_l.get_config()
-    config.model.name, config.init_from = f"vit_{model}{PATCH}", "scratch"
+    config.model.name = f"vit_{model}{PATCH}"
+    config.model.update(options)
     task, abstract = make_task(config, steps=10)
     task = dataclasses.replace(task, transform=lambda images, augmentation: images)
-    placed = state_sharding(make_mesh(config.mesh), abstract)
-    state = initial_state(config, task, placed)
+    state = initial_state(config, task, state_sharding(make_mesh(config.mesh), abstract))
     given = jax.device_put({**batch_of(batch), "augmentation": np.zeros((batch, 7), np.float32)})
     step = jax.jit(functools.partial(train_step, task=task), donate_argnums=0)
+    return task, state, step, given
+
+
+def dtvit_jax(
+    model: str, depth: int, batch: int, threads: int, data_dir: str
+) -> dict[str, Callable]:
+    del threads, data_dir  # XLA takes all cores that the process may use
+    task, state, step, given = our_step(model, batch, depth)
+    import jax
+
+    from dtvit_jax.steps import merge_model
+
     logits = jax.jit(lambda params, stats, x: merge_model(task.graph, params, stats)(x))
 
     def train() -> None:

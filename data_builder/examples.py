@@ -11,7 +11,7 @@ from data_builder.ahead import in_order
 from data_builder.images import open_gray, resize
 from data_builder.records import LOCATIONS, Record
 
-_PNG = [cv2.IMWRITE_PNG_COMPRESSION, 6, cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_NONE]
+_PNG = [cv2.IMWRITE_PNG_COMPRESSION, 0, cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_NONE]
 
 
 def examples(records: Sequence[Record], size: int, what: str) -> Iterator[tuple[str, dict]]:
@@ -36,7 +36,8 @@ def _example(record: Record, size: int) -> dict[str, Any]:
 def encode(record: Record, size: int) -> bytes:
     """PNG of the slice at size x size: gray, longest side fitted, black around (the air of CT).
 
-    No PNG filter: 6% larger than with all of them, and decoded in 0.6 to 0.7 of the time.
+    Not compressed and not filtered: ArrayRecord compresses the record, to the same size as a
+    compressed PNG's, and what is left to decode takes 0.3 of the time.
     """
     pixels = np.asarray(resize(open_gray(record), size))
     _, png = cv2.imencode(".png", pixels, _PNG)

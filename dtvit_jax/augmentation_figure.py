@@ -80,8 +80,9 @@ def draw(images: UInt8[np.ndarray, "2 side side"]) -> Figure:
             cell.set_axis_off()
         for picture, cell in zip(shown, row, strict=False):
             cell.imshow(picture, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-        where = {"transform": row[0].transAxes, "ha": "right", "va": "center"}
-        row[0].text(-0.08, 0.5, name.replace(" ", "\n"), fontsize=8, **where)
+        label = name.replace(" ", "\n")
+        at = row[0].transAxes
+        row[0].text(-0.08, 0.5, label, fontsize=8, transform=at, ha="right", va="center")
     figure.subplots_adjust(left=0.16, right=1, top=1, bottom=0, wspace=0.02, hspace=0.02)
     return figure
 

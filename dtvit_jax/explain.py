@@ -78,8 +78,7 @@ def _heat_maps(
     if method == "grad_cam":
         relevance = grad_cam(model, x, head, classes)
     else:
-        mask = model.encoder.counted(x)
-        relevance = vit_relevance(model, x, mask, head, classes, method)
+        relevance = vit_relevance(model, x, model.encoder.counted(x), head, classes, method)
     relevance = jax.image.resize(relevance, x.shape[:3], "linear")
     highest = relevance.max((1, 2), keepdims=True)
     return relevance / jnp.where(highest > 0, highest, 1)

@@ -13,7 +13,7 @@ from dtvit_jax.explain import heat_maps, overlay, to_slice
 from dtvit_jax.results import worst_first
 
 MOST = 4
-"""Slices with a map: each costs about as much as three to answer."""
+"""Slices with a map: most methods take a backward pass for each."""
 
 
 def draw(

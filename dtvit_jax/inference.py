@@ -9,8 +9,8 @@ import numpy as np
 
 from data_builder.progress import track
 from dtvit_jax import packing, run_record
-from dtvit_jax.allocator import keep_freed_memory
 from dtvit_jax.checkpoint import Checkpoints
+from dtvit_jax.compilation import prepare
 from dtvit_jax.input_pipeline import Shards, SliceSource, evaluation_batches, find_shards
 from dtvit_jax.predictions import Predictions
 from dtvit_jax.run_setup import make_task, make_tissue
@@ -54,7 +54,7 @@ class TrainedRun:
 
     def predict(self, split: str) -> Predictions:
         """Probabilities of the best checkpoint for every slice of 'train', 'validation', 'test'."""
-        keep_freed_memory()
+        prepare()
         source = self.shards.source(split)
         task, params, stats = self.model()
         evaluate_fn = jax.jit(functools.partial(evaluate_step, task=task))

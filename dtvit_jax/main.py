@@ -32,10 +32,10 @@ def public_command(argv: list[str]) -> str:
 def _main(argv: list[str]) -> None:
     del argv
     from dtvit_jax import hosts
-    from dtvit_jax.allocator import keep_freed_memory
+    from dtvit_jax.compilation import prepare
     from dtvit_jax.train import train
 
-    keep_freed_memory()
+    prepare()
     path = Path(config_flags.get_config_filename(flags.FLAGS["config"]))
     workdir = Path(flags.FLAGS.workdir or Path("runs") / path.stem)
     try:

@@ -15,7 +15,8 @@ from unittest import mock
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax.nnx.nn import linear
+from flax import nnx
+from flax.linen import pooling
 from jaxtyping import Array, Float, UInt8
 
 from data_builder.errors import InputError
@@ -80,8 +81,14 @@ def to_stablehlo(answer: Answer, size: int) -> bytes:
     """The function for any batch on PLATFORMS, as `jax.export.deserialize` reads it."""
     (batch,) = jax.export.symbolic_shape("batch")
     images = jax.ShapeDtypeStruct((batch, size, size), np.uint8)
-    exported = jax.export.export(jax.jit(answer), platforms=PLATFORMS)(images)
-    return bytes(exported.serialize())
+    limit = "jax_traceback_in_locations_limit"
+    before = getattr(jax.config, limit)
+    jax.config.update(limit, 0)  # else the paths of this program's files are in it
+    try:
+        exported = jax.export.export(jax.jit(answer), platforms=PLATFORMS)(images)
+        return bytes(exported.serialize())
+    finally:
+        jax.config.update(limit, before)
 
 
 def run_stablehlo(path: Path, images: np.ndarray) -> dict[str, np.ndarray]:
@@ -97,9 +104,8 @@ def to_onnx(answer: Answer, size: int) -> bytes:
             import jax2onnx
         except ImportError as error:
             raise needs_extra() from error
-    with _quiet(), _for_onnx():
         model = jax2onnx.to_onnx(
-            lambda images: tuple(answer(images)[name] for name in OUTPUTS),
+            _for_onnx(answer),
             [jax.ShapeDtypeStruct(("batch", size, size), np.uint8)],
             model_name="dtvit_jax",
             input_names=["images"],
@@ -125,27 +131,27 @@ def needs_extra() -> InputError:
     )
 
 
-@contextlib.contextmanager
-def _for_onnx() -> Iterator[None]:
-    """Traces what jax2onnx 0.13 can't write in a form that it can.
+def _for_onnx(answer: Answer) -> Callable[[Array], tuple[Array, ...]]:
+    """The function traced with Flax's own layers and for one platform, outputs as in OUTPUTS.
 
-    It binds a convolution's padding as Flax gives it, a list, where JAX wants what can be hashed;
-    and it knows no choice by platform.
+    jax2onnx 0.13 puts its own operations in the place of Flax's, and those for convolution and
+    pooling do not know padding by numbers; and it knows no choice by platform.
     """
-    original = linear.canonicalize_padding
-
-    def as_tuples(padding: Any, rank: int) -> Any:
-        found = original(padding, rank)
-        return found if isinstance(found, str) else tuple(map(tuple, found))
+    places = ((nnx.Conv, "__call__"), (nnx, "max_pool"), (nnx, "avg_pool"), (pooling, "pool"))
+    own = [(place, name, getattr(place, name)) for place, name in places]
 
     def default_platform(*args: Any, default: Callable, **others: Any) -> Any:
         return default(*args)
 
-    with (
-        mock.patch.object(linear, "canonicalize_padding", as_tuples),
-        mock.patch.object(jax.lax, "platform_dependent", default_platform),
-    ):
-        yield
+    def traced(images: Array) -> tuple[Array, ...]:
+        with contextlib.ExitStack() as stack:
+            for place, name, layer in own:
+                stack.enter_context(mock.patch.object(place, name, layer))
+            stack.enter_context(mock.patch.object(jax.lax, "platform_dependent", default_platform))
+            found = answer(images)
+        return tuple(found[name] for name in OUTPUTS)
+
+    return traced
 
 
 @contextlib.contextmanager

@@ -69,7 +69,8 @@ def attend(
         heads = jnp.einsum("bhqk,bkhd->bqhd", attention, v).astype(x.dtype)
         x = x + layer.out(heads.reshape(x.shape))
         x = x + block.mlp(block.norm2(x))
-    return encoder.pool(encoder.norm(x), mask), weights
+    x = encoder.norm(x)
+    return encoder.pooled(x, mask), weights
 
 
 def rollout(

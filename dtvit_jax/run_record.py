@@ -16,8 +16,10 @@ from data_builder.errors import InputError
 from dtvit_jax import augment
 from dtvit_jax.sole_use import hold
 
-FORMAT = 1
-"""Of a run's folder: raised by every change after which an older program would misread it."""
+FORMAT = 2
+"""Of a run's folder: raised by every change after which an older folder can't be read, or an older
+program would misread a new one. 2: checkpoints with averages and checksums.
+"""
 
 PACKAGES = (
     "jax",

@@ -4,7 +4,6 @@ import collections
 import contextlib
 import dataclasses
 import fcntl
-import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -14,10 +13,10 @@ import jax
 from data_builder.errors import InputError
 from data_builder.isolation import Lost
 from data_builder.subjects import Lookup, lookup_path
-from dtvit_jax.allocator import keep_freed_memory
 from dtvit_jax.answering import points_of
 from dtvit_jax.classifier import Classifier
 from dtvit_jax.cleaned_image import check_cleaned
+from dtvit_jax.compilation import prepare
 from dtvit_jax.gathered import Row
 from dtvit_jax.intake import (
     SECONDS_TO_LOOK,
@@ -90,8 +89,7 @@ class Session:
     """
 
     def __init__(self, settings: Settings) -> None:
-        keep_freed_memory()
-        keep_programs()
+        prepare()
         self._settings, self._out = settings, settings.out
         model = open_model(settings.workdir)
         self._cleaning = model.cleaning
@@ -217,14 +215,6 @@ def in_words(one: Finished) -> str:
     why = f" ({'; '.join(one.answer.reasons)})" if one.answer.reasons else ""
     before = ", done before" if one.before else ""
     return f"{one.key}: {one.answer.decision}{where}, p {one.answer.p_hemorrhage:.3f}{why}{before}"
-
-
-def keep_programs() -> None:
-    """Compiled programs are kept on disk, in the user's cache folder, for the next run."""
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    folder = Path(base).expanduser() / "dtvit" / "programs"
-    jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
 def _tell_of_people(studies: list[StudyFiles]) -> None:

@@ -20,6 +20,7 @@ from dtvit_jax import hosts, memory, packing, pretrained, run_record, weights
 from dtvit_jax.checkpoint import Checkpoints, has_checkpoint, saved_config
 from dtvit_jax.console import TrainingProgress
 from dtvit_jax.disk_space import saying_disk_full
+from dtvit_jax.display import describe, show
 from dtvit_jax.input_pipeline import (
     TrainingExamples,
     evaluation_batches,
@@ -56,13 +57,12 @@ from dtvit_jax.steps import (
     validation_step,
 )
 from dtvit_jax.stop_signals import stop_signals, stop_status
-from dtvit_jax.tensorboard import MOST_IMAGES, TensorBoard
+from dtvit_jax.tensorboard import TensorBoard
 from dtvit_jax.validation_metrics import (
     check_best,
     evaluated,
     evaluation_steps,
     evaluations_since_best,
-    in_words,
     row,
     slice_metrics,
 )
@@ -228,21 +228,6 @@ def put(batch: dict[str, Any], placed: NamedSharding) -> dict[str, Any]:
     return hosts.to_devices({k: v for k, v in batch.items() if k != "index"}, placed)
 
 
-def describe(
-    board: TensorBoard,
-    config: ml_collections.ConfigDict,
-    task: Task,
-    abstract: TrainState,
-    examples: TrainingExamples,
-) -> None:
-    """Shows in TensorBoard the config, the parameters, and the first augmented slices."""
-    board.text("config", json.dumps(run_record.public_config(config), indent=1))
-    board.parameters(abstract.params)
-    rows = [examples[i] for i in range(min(config.batch_size, MOST_IMAGES))]
-    images, drawn = (np.stack([row[name] for row in rows]) for name in ("image", "augmentation"))
-    board.images("augmented", jax.jit(task.transform)(images, drawn))
-
-
 def validate(
     state: TrainState,
     batches: Iterable[dict[str, Any]],
@@ -271,14 +256,3 @@ def norm(params: Any) -> float:
 
 
 _norm = jax.jit(optax.tree.norm)
-
-
-def show(
-    history: list[dict[str, Any]], epoch: float, board: TensorBoard, bar: TrainingProgress
-) -> None:
-    """Writes the last validation, and the training since the one before, where people look."""
-    last = [r for r in history[-2:] if r["step"] == history[-1]["step"]]
-    for r in last:
-        values = {f"{r['split']}/{k}": v for k, v in r.items() if k not in ("step", "split")}
-        board.scalars(r["step"], values)
-    bar.tell(f"epoch {epoch:g}: {in_words(last)}")

@@ -12,7 +12,7 @@ from PIL import Image
 
 from data_builder import clean
 from data_builder.images import resize
-from dtvit_jax import decision_rule, outlier
+from dtvit_jax import decision_rule, outlier, run_record
 from dtvit_jax.aggregation import Aggregation
 
 SIZE = 36
@@ -48,7 +48,7 @@ def save_model(workdir: Path, validation=None, model=MODEL, method="temperature"
     """Writes it; returns the parameters and statistics. validation: what the rule is fitted on."""
     weights = save_run(workdir, ml_collections.ConfigDict(model))
     dataset = {"digest": "0123", "cleaning": CLEANING, "phantom": True, "size": SIZE}
-    record = {"format": 1, "transform_version": 1, "dataset": dataset}
+    record = {"format": run_record.FORMAT, "transform_version": 1, "dataset": dataset}
     (workdir / "run.json").write_text(json.dumps(record))
     of = {"checkpoint_step": 3, "dataset_digest": "0123"}
     if validation is None:

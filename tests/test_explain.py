@@ -118,6 +118,27 @@ def test_each_head_and_class_has_its_own_map_but_in_rollout(trained, slices):
     assert rollouts[0].min() >= 0 and np.allclose(rollouts[0].max((1, 2)), 1)
 
 
+def test_patches_without_tissue_are_dark(slices):
+    images = slices[0].copy()
+    images[0] = 0
+    images[:, :, :18] = 0
+    config = tiny.get_config()
+    config.model.tokens = "tissue"
+    config.model.name = "vit_nano4"
+    task, _ = make_task(config, 1)
+    model = nnx.jit(lambda: make_model(config))()
+    _, params, stats = split_model(model)
+    counted = np.asarray(model.encoder.counted(task.transform(jnp.asarray(images), None)))
+    assert not counted[0].any() and 0 < counted[1].sum() < 64
+    heat = np.asarray(heat_maps(task, params, stats, images))
+    assert (heat[0] == 0).all()
+    # A patch is dark where it and those around it, which the enlarging mixes in, are left out.
+    grid = np.pad(counted.reshape(-1, 8, 8), ((0, 0), (1, 1), (1, 1)))
+    near = np.lib.stride_tricks.sliding_window_view(grid, (3, 3), (1, 2)).any((-1, -2))
+    cells = heat.reshape(-1, 8, 4, 8, 4).max((2, 4))
+    assert (cells[~near] == 0).all() and (~near[1:]).any() and (cells[1:].max((1, 2)) > 0.999).all()
+
+
 def test_what_a_model_cannot_do_is_said(trained):
     images = np.zeros((1, 36, 36), np.uint8)
     with pytest.raises(InputError, match="gradient, rollout"):
@@ -147,20 +168,21 @@ def test_the_attention_that_is_shown_is_the_models_own(model, pooling):
     images = jnp.asarray(rng.normal(size=(3, 16, 16, 1)), jnp.float32)
     mask = rng.random((3, 16)) < 0.6
 
-    @jax.jit
-    def all_ways(images, mask):
-        patches, found = relevance.patchify(images, 4), []
-        for kind in ("mean", "cls"):
-            pooling(kind)
+    for kind in ("mean", "cls"):
+        pooling(kind)
+
+        @jax.jit
+        def both_ways(images, mask):
+            patches, found = relevance.patchify(images, 4), []
             for m in (None, mask):
                 shown = relevance.attend(model.encoder, images, m)
                 found.append((*shown, model.encoder.encode(patches, mask=m)))
-        return found
+            return found
 
-    for features, weights, want in all_ways(images, mask):
-        np.testing.assert_allclose(features, want, atol=2e-6)
-        assert len(weights) == 2 and weights[0].shape == (3, 2, 17, 17)
-        np.testing.assert_allclose(np.sum(weights, -1), 1, atol=1e-5)
+        for features, weights, want in both_ways(images, mask):
+            np.testing.assert_allclose(features, want, atol=2e-6)
+            assert len(weights) == 2 and weights[0].shape == (3, 2, 17, 17)
+            np.testing.assert_allclose(np.sum(weights, -1), 1, atol=1e-5)
     to_patches = np.asarray(weights[1])[:, :, :, 1:].transpose(0, 3, 1, 2)
     assert not to_patches[~mask].any() and to_patches[mask].all()
 

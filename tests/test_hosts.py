@@ -23,7 +23,7 @@ from dtvit_jax.sharding import batch_sharding, make_mesh
 from dtvit_jax.train import train
 
 TINY = str(Path(__file__).parent / "tiny.py")
-STEPS = 100
+STEPS = 60
 RATE = 3e-4
 COORDINATOR, COUNT, WHICH = hosts.EXPLICIT
 HERE = {COORDINATOR: "host0:8476", COUNT: "2", WHICH: "1"}
@@ -125,14 +125,15 @@ def test_validation_counts_each_slice_once_over_processes(shards):
     assert len(source) % 8 and sorted(seen) == list(range(len(source)))
 
 
-def start_both(shards, workdir, *more):
+def start_both(shards, workdir):
     """Two processes of one run."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "dtvit_jax.main", f"--config={TINY}", f"--workdir={workdir}"]
     command += [f"--config.data.dir={shards.folder}", "--config.num_epochs=0"]
-    command += [f"--config.num_steps={STEPS}", f"--config.learning_rate={RATE}", *more]
+    command += [f"--config.num_steps={STEPS}", f"--config.learning_rate={RATE}"]
+    command += ["--config.eval_every_epochs=4.0"]
     shared = os.environ | {COORDINATOR: f"127.0.0.1:{port}", COUNT: "2", hosts.PATIENCE: "20"}
     shared |= {
         "JAX_COMPILATION_CACHE_DIR": str(workdir.parent / "cache"),
@@ -172,6 +173,7 @@ def losses(workdir):
 def recipe(shards):
     config = tiny.get_config(shards.folder)
     config.num_epochs, config.num_steps, config.learning_rate = 0, STEPS, RATE
+    config.eval_every_epochs = 4.0
     return config
 
 

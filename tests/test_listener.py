@@ -16,9 +16,10 @@ import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import pydicom
 import pytest
-from dicom_files import ct
+from dicom_files import ct, head_hu
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, MRImageStorage, generate_uid
 
 from data_builder.errors import InputError
@@ -49,19 +50,22 @@ def tool(name, *args):
 class Program:
     """A running listener: its port, its folder, and what it has said so far."""
 
-    def __init__(self, out, **asked):
+    def __init__(self, command, out):
         self.out = out
-        asked = {"out": str(out), "quiet": QUIET} | asked
         self.process = subprocess.Popen(
-            [sys.executable, str(HERE / "listening_program.py"), json.dumps(asked)],
+            command,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            env=os.environ | {"PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parent)])},
+            env=os.environ
+            | {
+                "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parent)]),
+                "XDG_CACHE_HOME": str(out.parent / "cache"),
+            },
         )
         self.said, self._lines = [], queue.Queue()
         threading.Thread(target=self._read, daemon=True).start()
-        self.port = int(re.search(r":(\d+)$", self.wait_for("listens on"))[1])
+        self.port = int(re.search(r":(\d+)$", self.wait_for("listens on", 60))[1])
 
     def _read(self):
         for line in self.process.stdout:
@@ -89,9 +93,14 @@ class Program:
         return {each.name: each for each in (self.out / "spool/studies").iterdir()}
 
 
-@contextlib.contextmanager
 def program(out, **asked):
-    running = Program(out, **asked)
+    asked = {"out": str(out), "quiet": QUIET} | asked
+    return started([sys.executable, str(HERE / "listening_program.py"), json.dumps(asked)], out)
+
+
+@contextlib.contextmanager
+def started(command, out):
+    running = Program(command, out)
     try:
         yield running
     finally:
@@ -363,3 +372,40 @@ def test_wrong_flags_are_one_clear_line(flags, words, tmp_path):
 
 def test_a_peer_is_read_from_its_text():
     assert read_peer("PACS@[::1]:104") == Peer("PACS", "::1", 104)
+
+
+def test_predict_listens_answers_and_sends_back(tmp_path, pacs):
+    from made_up_model import save_model
+
+    from dtvit_jax.dicom_of_study import PHANTOM
+
+    port, received = pacs
+    received.clear()
+    save_model(tmp_path / "run")
+    sent = [
+        ct(np.rot90(head_hu(), i).copy(), StudyInstanceUID="1.2.3.4", SOPInstanceUID=f"1.2.3.4.{i}",
+           PatientName="Secret^Person", PatientID="SECRET1", ImagePositionPatient=[-30, -30, 5 * i])
+        for i in range(4)
+    ]  # fmt: skip
+    flags = ["--listen", "0", "--callers", "KNOWN", "--send_to", f"PACS@127.0.0.1:{port}"]
+    flags += ["--quiet", "0.5", "--key", "public", "--jobs", "1"]
+    flags += ["--workdir", str(tmp_path / "run"), "--out", str(tmp_path / "out")]
+    command = [sys.executable, "-m", "dtvit_jax.predict", *flags]
+    with started(command, tmp_path / "out") as running:
+        folder = saved(tmp_path / "scan", sent)
+        send = ("-aet", "KNOWN", "-aec", "DTVIT", "127.0.0.1", running.port, "+sd", folder)
+        assert tool("storescu", *send).returncode == 0
+        running.wait_for("2 results sent", 90)
+        assert running.stop(signal.SIGINT)[0] == 130
+    key = key_of(sent)
+    told = json.loads((tmp_path / "out/studies" / key / "results.json").read_text())["study"]
+    report, capture = received
+    assert report.StudyInstanceUID == capture.StudyInstanceUID == "1.2.3.4"
+    group = report.ContentSequence[-1].ContentSequence[0]
+    numbers = [item for item in group.ContentSequence if item.ValueType == "NUM"]
+    stated = float(numbers[0].MeasuredValueSequence[0].FloatingPointValue)
+    assert stated == told["p_hemorrhage"]
+    comments = [item.TextValue for item in group.ContentSequence if item.ValueType == "TEXT"]
+    assert PHANTOM in comments
+    assert capture.NumberOfFrames == 4
+    assert "SECRET" not in "\n".join(running.said).upper()

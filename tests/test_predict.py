@@ -387,7 +387,7 @@ def cleaned_by(path, **changes):
 
 
 OTHER_MODELS = {
-    "a run folder of version 2": lambda m: change_json(m / "run.json", format=2),
+    "a run folder of version 1, this program": lambda m: change_json(m / "run.json", format=1),
     "a transform of version 9": lambda m: change_json(m / "run.json", transform_version=9),
     f"cleaning version {clean.VERSION - 1}": lambda m: cleaned_by(m, version=clean.VERSION - 1),
     "decision_rule.json is missing: run python -m": lambda m: (m / "decision_rule.json").unlink(),

@@ -226,21 +226,20 @@ def leaves(tree):
 
 
 def test_learning_rates_fall_from_layer_to_layer():
-    """nano has two blocks: embedding, block 0, block 1, and the norm with the heads."""
-    config = no_dropout()
-    _, params, _ = split_model(make_model(config))
-    grads = jax.tree.map(lambda x: x + 1, params)
-    updates = []
+    """Two blocks: what comes before them, block 0, block 1, and the norm with the heads."""
+    one = {"kernel": jnp.ones(2)}
+    blocks = {0: {"mlp": one}, 1: {"mlp": one}}
+    encoder = {"class_token": jnp.ones(2), "patch_embedding": one, "blocks": blocks, "norm": one}
+    params = {"encoder": encoder, "hemorrhage": one, "location": one}
+    distances = {"class_token": 3, "patch_embedding": 3, "[0]": 2, "[1]": 1}
+    config, updates = no_dropout(), []
     for decay in (1.0, 0.5):
         config.layer_decay = decay
         optimizer = make_optimizer(config, 10)
-        updates.append(leaves(optimizer.update(grads, optimizer.init(params), params)[0]))
+        updates.append(leaves(optimizer.update(params, optimizer.init(params), params)[0]))
     plain, scaled = updates
     for name in plain:
-        distance = 0
-        for part, is_away in (("['blocks'][1]", 1), ("['blocks'][0]", 2), ("_embedding", 3)):
-            distance = is_away if part in name else distance
-        distance = 3 if "class_token" in name else distance
+        distance = max((d for part, d in distances.items() if part in name), default=0)
         assert np.allclose(scaled[name], plain[name] * 0.5**distance, rtol=1e-6), name
 
 

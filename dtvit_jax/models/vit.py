@@ -294,7 +294,7 @@ class ViT(nnx.Module):
     def counted(
         self, images: Float[Array, "batch rows columns channels"]
     ) -> Bool[Array, "batch patches"] | None:
-        """The patches that count by the rule `tissue`; None: all do."""
+        """Which patches count, by the option tissue; None: all of them."""
         if self.tissue is None:
             return None
         channel, level, margin = self.tissue
@@ -317,13 +317,14 @@ class ViT(nnx.Module):
         keys = (None, None) if key is None else tuple(jax.random.split(key))
         x = dropout(self.embed(patches, positions), self.rate, keys[0])
         attended = None if mask is None else jnp.pad(mask, ((0, 0), (1, 0)), constant_values=True)
-        x = self._run_blocks(x, attended, keys[1])
-        return self.pool(self.norm(x), mask)
+        return self.pooled(self.norm(self._run_blocks(x, attended, keys[1])), mask)
 
-    def pool(
-        self, x: Float[Array, "batch tokens width"], mask: Bool[Array, "batch patches"] | None
+    def pooled(
+        self,
+        x: Float[Array, "batch tokens width"],
+        mask: Bool[Array, "batch patches"] | None,
     ) -> Float[Array, "batch width"]:
-        """The features from the last norm's tokens: class, then patches (where they are read)."""
+        """What the heads read of the last norm's output; with pooling 'cls' its first token."""
         if self.pooling == "cls":
             return x[:, 0]
         if mask is None:

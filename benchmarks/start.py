@@ -1,0 +1,106 @@
+"""Seconds from a process's start to the end of training step 1: no program kept yet, and kept.
+
+    python benchmarks/start.py --out OUT [--model vit_l16] [--batch 4] [--scan]
+
+Runs `python -m dtvit_jax.main` from random weights on made-up heads (made once, in OUT), with an
+empty folder of compiled programs and then with what that run left there. The first validation,
+which comes before step 1, counts; its few slices are said. Step 1 ends when its loss is written to
+TensorBoard's file. Prints both times and the peak of resident memory.
+"""
+
+import argparse
+import dataclasses
+import os
+import resource
+import shutil
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from tensorboardX.proto.event_pb2 import Event
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def make_data(out: Path) -> tuple[Path, int, int]:
+    """Shards of 24 made-up people at 256 pixels, made once; slices to train and to validate."""
+    from data_builder.ich_ct import build
+    from data_builder.phantom import write_studies
+    from data_builder.sources import open_source
+    from data_builder.splits import SplitPlan
+    from data_builder.studies import clean_folder
+    from data_builder.subjects import PUBLIC_KEY, Pseudonyms
+    from dtvit_jax.input_pipeline import Shards
+
+    made = out / "data" / "folder.txt"
+    if not made.exists():
+        write_studies(out / "scans", 24, 1)
+        clean_folder(out / "scans", out / "cleaned", key="public", jobs=2)
+        source = open_source(out / "cleaned", Pseudonyms(PUBLIC_KEY))
+        source = dataclasses.replace(source, records=source.records[::6])
+        made.write_text(str(build(source, out / "data", SplitPlan(), size=256).resolve()))
+    shards = Shards(Path(made.read_text()))
+    return shards.folder, len(shards.source("train")), len(shards.source("validation"))
+
+
+def events(folder: Path) -> Iterator[Event]:
+    """The events in TensorBoard's files: records of length, checksum, bytes, checksum."""
+    for path in sorted(folder.glob("events*")):
+        data, at = path.read_bytes(), 0
+        while at < len(data):
+            (size,) = struct.unpack_from("<Q", data, at)
+            yield Event.FromString(data[at + 12 : at + 12 + size])
+            at += size + 16
+
+
+def run(out: Path, data: Path, args: argparse.Namespace) -> float:
+    """Seconds from the start of the command to the end of its first step."""
+    workdir = out / "run"
+    shutil.rmtree(workdir, ignore_errors=True)
+    fields = {
+        "data.dir": data,
+        "data.key": "public",
+        "init_from": "scratch",
+        "model.name": args.model,
+        "model.scan": args.scan,
+        "batch_size": args.batch,
+        "eval_batch_size": args.batch,
+        "num_epochs": 0,
+        "num_steps": 1,
+    }
+    words = [f"--config.{name}={value}" for name, value in fields.items()]
+    recipe = f"--config={ROOT / 'configs' / 'vit_l.py'}"
+    command = [sys.executable, "-m", "dtvit_jax.main", recipe, f"--workdir={workdir}", *words]
+    environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(out / "programs")}
+    start = time.time()
+    subprocess.run(command, env=environment, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    first = next(e for e in events(workdir / "tensorboard") if e.step == 1)
+    return first.wall_time - start
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--model", default="vit_l16")
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--scan", action="store_true", help="one compiled block for all")
+    parser.add_argument("--prepare", action="store_true", help="make the data only")
+    args = parser.parse_args()
+    args.out = args.out.resolve()
+    args.out.mkdir(parents=True, exist_ok=True)
+    data, train, validation = make_data(args.out)
+    print(f"{args.model}, batch {args.batch}: {train} slices, {validation} to validate on")
+    if args.prepare:
+        return
+    shutil.rmtree(args.out / "programs", ignore_errors=True)
+    for kind in ("no program kept", "programs kept"):
+        print(f"{kind}: {run(args.out, data, args):.1f} s to the end of step 1", flush=True)
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
+    print(f"peak memory {peak:.1f} GiB")
+
+
+if __name__ == "__main__":
+    main()
