@@ -76,7 +76,7 @@ def main() -> None:
     parser.add_argument("--phantoms", type=int, default=60, help="subjects, without --source")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--folds", type=int, default=5)
-    parser.add_argument("--epochs", type=float, default=6)
+    parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     keep_freed_memory()
