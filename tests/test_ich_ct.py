@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 from conftest import write_published
 from PIL import Image
 
@@ -34,7 +35,8 @@ def source(published):
 def test_the_shards_hold_every_slice_with_its_labels(source, shards):
     sides = divide(source.records, SplitPlan()).side_of
     for side in ("train", "validation", "test"):
-        found = {row["key"].decode(): row for row in shards.source(side)._records}
+        rows = tfds.builder_from_directory(shards.folder).as_data_source(side)
+        found = {row["key"].decode(): row for row in rows}
         expected = {r.key: r for r in source.records if sides[r.key] == side}
         assert found.keys() == expected.keys()
         for key, record in expected.items():

@@ -9,6 +9,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
@@ -56,11 +57,12 @@ class Linear(nnx.Linear):
 
 def linear(
     x: Float[Array, "... features"],
-    kernel: Float[Array, "features out"],
-    bias: Float[Array, " out"],
+    kernel: Float[Array | np.ndarray, "features out"],
+    bias: Float[Array | np.ndarray, " out"],
 ) -> Float[Array, "... out"]:
     """x W + b in the type of `x`."""
-    y = _linear(x.reshape(-1, x.shape[-1]), kernel.astype(x.dtype), bias.astype(x.dtype))
+    kernel, bias = jnp.asarray(kernel, x.dtype), jnp.asarray(bias, x.dtype)
+    y = _linear(x.reshape(-1, x.shape[-1]), kernel, bias)
     return y.reshape(*x.shape[:-1], y.shape[-1])
 
 
