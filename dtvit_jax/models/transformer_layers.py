@@ -103,22 +103,9 @@ class LayerNorm(nnx.LayerNorm):
         return _layer_norm(x.astype(self.dtype), self.scale[...], self.bias[...], self.epsilon)
 
 
-@jax.custom_vjp
 def exact_gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
     """x Phi(x). By erf, as torch computes it; jax.nn.gelu's erfc takes a CPU twice as long."""
-    return x * _normal_cdf(x)
-
-
-def _normal_cdf(x: Array) -> Array:
-    return 0.5 * (1 + jax.lax.erf(x * math.sqrt(0.5)))
-
-
-def _gelu_backward(x: Array, dy: Array) -> tuple[Array]:
-    density = jnp.exp(-0.5 * x * x) * (1 / math.sqrt(2 * math.pi))
-    return (dy * (_normal_cdf(x) + x * density),)
-
-
-exact_gelu.defvjp(lambda x: (x * _normal_cdf(x), x), _gelu_backward)
+    return 0.5 * x * (1 + jax.lax.erf(x * math.sqrt(0.5)))
 
 
 @jax.custom_vjp
@@ -130,34 +117,38 @@ def softmax_attention(
 ) -> Float[Array, "batch heads queries head_width"]:
     """softmax(Q K^T) V, Eq. 4 with Q scaled before; the softmax is in float32.
 
-    Tokens where `mask` is False are not attended to. Rows are divided by their sum after the
-    product with V, and the gradient takes its row sums from the output (arXiv 2205.14135): both
-    read [queries, head_width] instead of [queries, tokens].
+    Tokens where `mask` is False are not attended to. Without a gradient, rows are divided by their
+    sum after the product with V: of [queries, head_width], not [queries, tokens].
     """
-    return _attention_forward(q, k, v, mask)[0]
-
-
-def _attention_forward(q: Array, k: Array, v: Array, mask: Array | None) -> tuple[Array, tuple]:
-    scores = jnp.einsum("bhqd,bhkd->bhqk", q, k, preferred_element_type=jnp.float32)
-    if mask is not None:
-        scores = jnp.where(mask[:, None, None, :], scores, -jnp.inf)
+    scores = _scores(q, k, mask)
     weights = jnp.exp(scores - scores.max(-1, keepdims=True))
     inverse = 1 / weights.sum(-1, keepdims=True)
     weights = _settled(weights.astype(v.dtype))
     out = jnp.einsum("bhqk,bhkd->bhqd", weights, v, preferred_element_type=jnp.float32)
-    out = _settled((out * inverse).astype(v.dtype))
-    return out, (q, k, v, weights, inverse, out)
+    return _settled((out * inverse).astype(v.dtype))
+
+
+def _scores(q: Array, k: Array, mask: Array | None) -> Array:
+    scores = jnp.einsum("bhqd,bhkd->bhqk", q, k, preferred_element_type=jnp.float32)
+    return scores if mask is None else jnp.where(mask[:, None, None, :], scores, -jnp.inf)
+
+
+def _attention_forward(q: Array, k: Array, v: Array, mask: Array | None) -> tuple[Array, tuple]:
+    """With a gradient the softmax is divided first: it is kept for the backward pass anyway."""
+    weights = jax.nn.softmax(_scores(q, k, mask)).astype(v.dtype)
+    return _settled(jnp.einsum("bhqk,bhkd->bhqd", weights, v)), (q, k, v, weights)
 
 
 def _attention_backward(saved: tuple, dout: Array) -> tuple[Array, Array, Array, None]:
-    q, k, v, weights, inverse, out = saved
-    along = (dout.astype(jnp.float32) * out).sum(-1, keepdims=True)
+    """Products of the inputs' type: the gradient that JAX derives has some in float32."""
+    q, k, v, weights = saved
+    dout = _settled(dout)
     dweights = jnp.einsum("bhqd,bhkd->bhqk", dout, v, preferred_element_type=jnp.float32)
-    dscores = _settled((weights * inverse * (dweights - along)).astype(q.dtype))
-    dv = jnp.einsum("bhqk,bhqd->bhkd", weights, (dout * inverse).astype(v.dtype))
+    along = (weights * dweights).sum(-1, keepdims=True)
+    dscores = (weights * (dweights - along)).astype(q.dtype)
     dq = jnp.einsum("bhqk,bhkd->bhqd", dscores, k)
     dk = jnp.einsum("bhqk,bhqd->bhkd", dscores, q)
-    return dq, dk, dv, None
+    return dq, dk, jnp.einsum("bhqk,bhqd->bhkd", weights, dout), None
 
 
 softmax_attention.defvjp(_attention_forward, _attention_backward)
