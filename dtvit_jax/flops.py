@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 from jax.extend import core
+from jax.interpreters import partial_eval
 
 
 def count(function: Callable, *arguments: Any) -> int:
@@ -13,9 +14,12 @@ def count(function: Callable, *arguments: Any) -> int:
 
     `arguments` may be shapes (`jax.ShapeDtypeStruct`). Sums, norms, softmax and the like are left
     out, as in published counts. A scan's body counts once a turn, what a backward pass computes
-    again counts again. Raises ValueError for a loop whose number of turns is not known.
+    again counts again; what nothing reads does not count, as no compiler keeps it. Raises
+    ValueError for a loop whose number of turns is not known.
     """
-    return _count(jax.make_jaxpr(function)(*arguments).jaxpr)
+    jaxpr = jax.make_jaxpr(function)(*arguments).jaxpr
+    read, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
+    return _count(read)
 
 
 def _count(jaxpr: core.Jaxpr) -> int:

@@ -5,6 +5,7 @@ calibration are inside; the weights are in float32, whatever type the model was 
 """
 
 import contextlib
+import functools
 import io
 import logging
 from collections.abc import Callable, Iterator
@@ -135,10 +136,12 @@ def _for_onnx(answer: Answer) -> Callable[[Array], tuple[Array, ...]]:
     """The function traced with Flax's own layers and for one platform, outputs as in OUTPUTS.
 
     jax2onnx 0.13 puts its own operations in the place of Flax's, and those for convolution and
-    pooling do not know padding by numbers; and it knows no choice by platform.
+    pooling do not know padding by numbers; it makes a pooling of four axes of a window's maximum,
+    which onnxruntime does not know; and it knows no choice by platform.
     """
-    places = ((nnx.Conv, "__call__"), (nnx, "max_pool"), (nnx, "avg_pool"), (pooling, "pool"))
+    places = ((nnx.Conv, "__call__"), (nnx, "avg_pool"), (pooling, "pool"))
     own = [(place, name, getattr(place, name)) for place, name in places]
+    own.append((nnx, "max_pool", _max_of_slices))
 
     def default_platform(*args: Any, default: Callable, **others: Any) -> Any:
         return default(*args)
@@ -152,6 +155,21 @@ def _for_onnx(answer: Answer) -> Callable[[Array], tuple[Array, ...]]:
         return tuple(found[name] for name in OUTPUTS)
 
     return traced
+
+
+def _max_of_slices(
+    x: Float[Array, "batch rows columns channels"],
+    window: tuple[int, int],
+    strides: tuple[int, int],
+    padding: tuple[tuple[int, int], tuple[int, int]],
+) -> Float[Array, "batch new_rows new_columns channels"]:
+    """nnx.max_pool as the maximum of one slice for each place in the window."""
+    x = jnp.pad(x, ((0, 0), *padding, (0, 0)), constant_values=-np.inf)
+    for axis, (side, stride) in enumerate(zip(window, strides, strict=True), start=1):
+        last = x.shape[axis] - side
+        slices = [jax.lax.slice_in_dim(x, i, i + last + 1, stride, axis) for i in range(side)]
+        x = functools.reduce(jnp.maximum, slices)
+    return x
 
 
 @contextlib.contextmanager

@@ -73,8 +73,10 @@ def test_loops_gradients_and_recomputation_are_counted():
         assert flops.count(function, w, x) == 2 * product
         # backward: two products for w, and one for the inner x
         assert flops.count(jax.grad(function), w, x) == pytest.approx(5 * product, abs=product)
-    again = jax.grad(jax.checkpoint(twice))
-    assert flops.count(again, w, x) > flops.count(jax.grad(twice), w, x)
+    again = jax.value_and_grad(jax.checkpoint(twice))  # both forward products twice
+    assert flops.count(again, w, x) == 7 * product
+    unread = jax.grad(lambda w, x: twice(w, x) + 0 * jax.lax.stop_gradient(x @ w).sum())
+    assert flops.count(unread, w, x) == flops.count(jax.grad(twice), w, x)
     kernel = jnp.ones((3, 3, 4, 8))
     images = jnp.ones((2, 16, 16, 4))
 
@@ -86,7 +88,7 @@ def test_loops_gradients_and_recomputation_are_counted():
 
     forward = 2 * (2 * 8 * 8 * 8) * (3 * 3 * 4)
     assert flops.count(convolve, kernel, images) == forward
-    both = flops.count(jax.grad(convolve, (0, 1)), kernel, images)
+    both = flops.count(jax.value_and_grad(convolve, (0, 1)), kernel, images)
     assert both == 3 * forward
 
 
@@ -110,13 +112,17 @@ def paper():
 def test_the_papers_batch_on_24_gib(paper):
     assert paper["fits"]["memory"] == 24 * GIB
     ways = paper["fits"]["with"]
-    assert "" not in ways and "--config.accumulation=2" in ways
+    assert 12 * 304_353_797 < ways[""] < 0.92 * 24 * GIB
     block = paper["bytes_per_device"]["activations"] / 24
     recomputing = ways["--config.model.remat=True"]
-    assert 12 * 304_353_797 + block < recomputing < ways["--config.accumulation=2"] / 2
-    assert "Does batch 32 fit on 24 GiB? No, it needs" in table(paper)
+    assert 12 * 304_353_797 + block < recomputing < ways[""] / 2
+    assert "Does batch 32 fit on 24 GiB? Yes: it needs" in table(paper)
+    more = {way: need for way, need in ways.items() if way}
+    assert "Does batch 32 fit on 24 GiB? No, it needs" in table(
+        paper | {"fits": paper["fits"] | {"with": more}}
+    )
     fitting = {d["name"]: d["fits"] for d in paper["devices"]}
-    assert not fitting["RTX 3090"] and not fitting["TPU v5e"] and fitting["A100"]
+    assert fitting["RTX 3090"] and not fitting["TPU v5e"] and fitting["A100"]
 
 
 def test_state_and_time_by_hand(paper):

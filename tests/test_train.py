@@ -70,8 +70,8 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(trained, shards, tmp_path, monk
 
     original = module.training_batches
 
-    def stopping(*arguments):
-        batches = original(*arguments)
+    def stopping(*arguments, **options):
+        batches = original(*arguments, **options)
 
         class Stopping:
             served = 0

@@ -100,7 +100,8 @@ class LayerNorm(nnx.LayerNorm):
 
     def __call__(self, x: Float[Array, "... features"]) -> Float[Array, "... features"]:  # type: ignore[override]
         assert self.scale is not None and self.bias is not None
-        return _layer_norm(x.astype(self.dtype), self.scale[...], self.bias[...], self.epsilon)
+        scale, bias = jnp.asarray(self.scale[...]), jnp.asarray(self.bias[...])
+        return _layer_norm(x.astype(self.dtype), scale, bias, self.epsilon)
 
 
 def exact_gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
