@@ -10,6 +10,7 @@ import numpy as np
 
 from data_builder.errors import InputError
 from dtvit_jax import hosts
+from dtvit_jax.checkpoint import has_checkpoint
 from dtvit_jax.input_pipeline import SliceSource, TrainingExamples
 
 
@@ -40,7 +41,8 @@ def keeping_the_batch(
     try:
         yield
     except NotFiniteError as error:
-        said = f"{error}: the last good checkpoint stays in {workdir}"
+        stays = f"the last good checkpoint stays in {workdir}"
+        said = f"{error}: {stays if has_checkpoint(workdir) else 'nothing was saved yet'}"
         if error.step and hosts.is_primary():
             path = write_batch(workdir, examples, source, error.step, config)
             said += f", the batch that did it is {path}"

@@ -58,6 +58,11 @@ class Prefetched(Iterator):
         self._fill()
         return batch
 
+    def peek(self) -> Any:
+        """The next batch, which `take` will give. Raises what making it raised."""
+        self._fill()
+        return self._coming[0].result()[0]
+
     def get_state(self) -> Any:
         """The place after the last batch that was taken."""
         return self._state

@@ -159,10 +159,12 @@ def train(config: ml_collections.ConfigDict, workdir: Path, command: str) -> int
         TensorBoard(workdir / "tensorboard", first, primary) as board,
         StepTrace(workdir / "profile", first, steps, config.profile and primary) as trace,
         saying_disk_full(workdir),
+        keeping_the_batch(workdir, examples, shards.source("train"), config),
         closing(checkpoints),
         closing(batches),
-        keeping_the_batch(workdir, examples, shards.source("train"), config),
     ):
+        if first < steps:  # by one core, while the device still makes the weights
+            step_fn.lower(state, batches.peek()).compile()
         log = StepLog(board, progress["sums"])
         logged: dict[str, jax.Array] = {}
         if not first:
@@ -193,7 +195,8 @@ def train(config: ml_collections.ConfigDict, workdir: Path, command: str) -> int
                     "waited": waited + batches.waited,
                     "config": run_record.public_config(config),
                 }
-                checkpoints.save(step, state, progress, metrics)
+                if step or leaving:  # the start itself is made again, from the same seed
+                    checkpoints.save(step, state, progress, metrics)
                 if primary:
                     run_record.write_history(workdir, history)
             early = 0 < config.early_stopping <= evaluations_since_best(history, config.best)

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
@@ -325,12 +326,27 @@ def test_the_command_line_gives_status_2_and_no_traceback(tmp_path, arguments, w
     assert words in done.stderr and "Traceback" not in done.stderr
 
 
-def test_a_run_that_turns_into_nan_stops_and_keeps_the_last_good_checkpoint(shards, tmp_path):
+def test_a_run_that_turns_into_nan_keeps_the_last_good_checkpoint(shards, tmp_path, monkeypatch):
+    config = tiny.get_config(shards.folder)
+    config.num_epochs, config.num_steps, config.clip_norm = 0, 20, 0.0
+    config.eval_every_epochs = 6 * config.batch_size / len(shards.source("train"))
+    config.data.balance = "none"
+    monkeypatch.setattr(
+        "dtvit_jax.optimizer.learning_rate",
+        lambda config, steps: lambda step: jnp.where(step < 8, config.learning_rate, 1e30),
+    )
+    with pytest.raises(InputError, match=r"step 10: the last good checkpoint stays.*step_10.npz"):
+        train(config, tmp_path / "run", "")
+    assert last_step(tmp_path / "run") == 6
+    assert all(np.isfinite(leaf).all() for leaf in saved(tmp_path / "run", 6))
+
+
+def test_a_run_that_turns_into_nan_writes_the_batch_that_did_it(shards, tmp_path):
     config = tiny.get_config(shards.folder)
     config.learning_rate, config.clip_norm, config.schedule = 1e30, 0.0, "constant"
-    with pytest.raises(InputError, match=r"training \w+ is (nan|inf) at step 2: .*step_2.npz"):
+    said = r"training \w+ is (nan|inf) at step 2: nothing was saved yet, .*step_2.npz"
+    with pytest.raises(InputError, match=said):
         train(config, tmp_path / "run", "")
-    assert last_step(tmp_path / "run") == 0
     kept = np.load(tmp_path / "run" / "not_finite_step_2.npz")
     batches = training_batches(
         TrainingExamples(
