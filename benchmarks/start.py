@@ -4,8 +4,8 @@
 
 Runs `python -m dtvit_jax.main` from random weights on made-up heads (made once, in OUT), with an
 empty folder of compiled programs and then with what that run left there. The first validation,
-which comes before step 1, counts; its few slices and its time are said. Step 1 ends when its loss is written to
-TensorBoard's file. Prints both times and the peak of resident memory.
+which comes before step 1, counts; its few slices and its time are said. Step 1 ends when its loss
+is written to TensorBoard's file. Prints both times and the peak of resident memory.
 """
 
 import argparse
