@@ -23,10 +23,11 @@ from data_builder.phantom import Tissue, make_study, plan
 from data_builder.progress import track
 from data_builder.records import LOCATIONS
 from dtvit_jax import stats
+from dtvit_jax.crop import Crop
 from dtvit_jax.explain import heat_maps, methods_of, overlay, to_slice
 from dtvit_jax.inference import TrainedRun
 from dtvit_jax.relevance import HEADS, METHODS
-from dtvit_jax.run_setup import make_model
+from dtvit_jax.run_setup import make_crop, make_model
 from dtvit_jax.steps import split_model
 
 BATCH = 32
@@ -81,11 +82,11 @@ def maps_of(task, params, state, slices: Slices, head: str, method: str) -> np.n
     return np.concatenate(found)[:n]
 
 
-def shares(slices: Slices, maps: np.ndarray) -> np.ndarray:
+def shares(slices: Slices, maps: np.ndarray, crop: Crop) -> np.ndarray:
     """Of each slice, the part of its map's mass that lies on the bleed."""
     found = np.zeros(len(maps))
     for i, (heat, bleed) in enumerate(zip(maps, slices.bleed, strict=True)):
-        full = to_slice(heat, slices.stored.shape[1], bleed.shape)
+        full = to_slice(heat, slices.stored[i], crop, bleed.shape)
         found[i] = full[bleed].sum() / max(full.sum(), 1e-12)
     return found
 
@@ -120,16 +121,16 @@ def alike(slices: Slices, one: np.ndarray, other: np.ndarray, step: int) -> floa
     return float(np.nanmedian(found))
 
 
-def picture(slices: Slices, maps: dict[str, np.ndarray], path: Path) -> None:
+def picture(slices: Slices, maps: dict[str, np.ndarray], crop: Crop, path: Path) -> None:
     """One slice of each location: the CT, the bleed, and the map of each method over the CT."""
     rows = []
     for place in range(len(LOCATIONS)):
         mine = np.flatnonzero(slices.location[slices.subject] == place)
         at = mine[np.argsort(slices.bleed[mine].sum((1, 2)))[len(mine) // 2]]  # of middling size
         gray = slices.cleaned[at]
-        size = slices.stored.shape[1]
         tiles = [overlay(gray, np.zeros(gray.shape)), overlay(gray, slices.bleed[at] * 1.0)]
-        tiles += [overlay(gray, to_slice(m[at], size, gray.shape)) for m in maps.values()]
+        backs = [to_slice(m[at], slices.stored[at], crop, gray.shape) for m in maps.values()]
+        tiles += [overlay(gray, back) for back in backs]
         rows.append(np.concatenate([tile[32:-32, 32:-32] for tile in tiles], axis=1))
     whole = Image.fromarray(np.concatenate(rows))
     whole.resize((whole.width // 2, whole.height // 2), Image.Resampling.LANCZOS).save(path)
@@ -148,6 +149,7 @@ def main() -> None:
     config = run.config
     if int(config.data.seed) == args.seed:
         parser.error("--seed is the run's own: its subjects are no new ones")
+    crop = make_crop(config)
     task, params, state = run.model()
     config.seed = config.seed + 1
     _, random, random_state = split_model(make_model(config))
@@ -169,7 +171,7 @@ def main() -> None:
             other = maps_of(task, random, random_state, slices, what, method)
             shown[f"{method} {head}"] = own
             for weights, maps in (("trained", own), ("random", other)):
-                share = shares(slices, maps)
+                share = shares(slices, maps, crop)
                 hit, median = intervals(slices, share / chance, share > chance)
                 likeness = "" if maps is own else f"{alike(slices, own, other, step):.2f}"
                 print(
@@ -178,7 +180,7 @@ def main() -> None:
                 )
     if args.pictures:
         args.pictures.mkdir(parents=True, exist_ok=True)
-        picture(slices, shown, args.pictures / f"heat_{name}.png")
+        picture(slices, shown, crop, args.pictures / f"heat_{name}.png")
 
 
 if __name__ == "__main__":

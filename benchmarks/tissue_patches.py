@@ -26,7 +26,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from configs import vit_l
 from data_builder.images import resize
-from dtvit_jax.augment import PARAMETERS, centre_crop, example_rng, rotate, sharpen
+from dtvit_jax.augment import PARAMETERS, example_rng, rotate, sharpen
+from dtvit_jax.crop import centre_crop
 from dtvit_jax.packing import SAMPLED_SLICES, choose_levels
 from dtvit_jax.run_setup import make_augmentation
 from dtvit_jax.tissue import Tissue

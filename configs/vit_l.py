@@ -46,7 +46,7 @@ def get_config() -> ml_collections.ConfigDict:
     model.scan = False  # compile one block and run it over all: the same numbers, sooner ready
 
     config.tissue = tissue = ml_collections.ConfigDict()
-    tissue.threshold = 10.0  # gray above it, in the transformed slice, is tissue
+    tissue.threshold = 10.0  # gray above it, in the transformed slice, is tissue; or head
     tissue.margin = 0  # pixels around tissue that keep a patch too
 
     config.augment = augment = ml_collections.ConfigDict()
@@ -59,6 +59,7 @@ def get_config() -> ml_collections.ConfigDict:
     augment.intensity = 0.0  # gain up to this part above or below 1; not in the paper
     augment.noise = 0.0  # standard deviation up to this part of the gray range; not in the paper
     augment.mixup = 0.0  # pairs blended by a share of this beta distribution; not in the paper
+    config.crop = "centre"  # or 'head': its box, magnified to image_size; not in the paper
     config.windows = ((0, 255),) * 3  # gray values that each channel shows from 0 to 1: all of them
     config.mean = (0.485, 0.456, 0.406)  # section 2.2.3; the published code has 0.5
     config.std = (0.229, 0.224, 0.225)

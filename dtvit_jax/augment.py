@@ -1,6 +1,6 @@
 """From 8-bit slices to the model's input, on the device, inside the compiled step.
 
-The order is the paper's (arXiv 2405.06814, section 2.2.3, and its code): centre crop, rotation,
+The order is the paper's (arXiv 2405.06814, section 2.2.3, and its code): crop, rotation,
 sharpness, normalisation; gain and noise, which are not the paper's, come before the last. What is
 random is drawn on the host, an example at a time, so that it depends on seed, epoch and example
 alone; here everything is a pure function.
@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
+
+from dtvit_jax.crop import Crop
 
 VERSION = 1
 """Raised by every change that alters the model's input in evaluation, for the same config."""
@@ -70,14 +72,6 @@ class Augmentation:
             ],
             np.float32,
         )
-
-
-def centre_crop(
-    images: UInt8[Array, "batch height width"], size: int
-) -> UInt8[Array, "batch size size"]:
-    """The middle of each image, rounded as torchvision's center_crop does."""
-    top, left = (round((side - size) / 2) for side in images.shape[1:])
-    return images[:, top : top + size, left : left + size]
 
 
 def rotate(
@@ -188,12 +182,13 @@ def transform(
     mean: tuple[float, ...],
     std: tuple[float, ...],
     noise: bool = False,
+    head: float | None = None,
 ) -> Float[Array, "batch image_size image_size channels"]:
     """Stored slices to the model's input; without `parameters`, as in evaluation: crop only.
 
-    `noise`: whether some is added; where none is, none is computed.
+    `noise`: whether some is added; where none is, none is computed. `head`: as in `Crop`.
     """
-    x = centre_crop(images, image_size).astype(jnp.float32)
+    x = Crop(image_size, head)(images).astype(jnp.float32)
     if parameters is not None:
         x = sharpen(rotate(x, parameters), parameters[:, _COLUMN["sharpness"]])
         x = x * parameters[:, _COLUMN["gain"], None, None]

@@ -49,7 +49,9 @@ def _data(
     size = dataset.get("size")
     steps = [f"cleaning: {cleaning}" if cleaning else "", f"resized to {size} px" if size else ""]
     crop = (config.get("model") or {}).get("image_size")
-    steps += [f"centre crop {crop} px, normalised" if crop else ""]
+    middle = config.get("crop", "centre") == "centre"
+    what = f"centre crop {crop} px" if middle else f"the head's box at {crop} px"
+    steps += [f"{what}, normalised" if crop else ""]
     return [
         ("Source of the data", dataset.get("name", "")),
         ("Who was included, and who not", ""),

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, UInt8
 
 from data_builder.errors import InputError
 from dtvit_jax.model_folder import ModelFolder
-from dtvit_jax.run_setup import make_task
+from dtvit_jax.run_setup import make_crop, make_task
 from dtvit_jax.steps import Task, merge_model, probabilities
 
 _BATCHES_AHEAD = 2
@@ -29,13 +29,14 @@ class Classifier:
     """A model ready to answer. Compiles while the weights are read.
 
     Attributes:
-      task, params, stats: for `explain`; parameters lie on the devices.
+      task, params, stats, crop: for `explain`; parameters lie on the devices.
       batch: slices at a time; a smaller number is padded, so that one program does for all.
     """
 
     def __init__(self, folder: ModelFolder, batch: int) -> None:
         self.batch = batch
         self.side = int(folder.config.data.size)
+        self.crop = make_crop(folder.config)
         self.task, abstract = make_task(folder.config, steps=1)
         images = jax.ShapeDtypeStruct((batch, self.side, self.side), np.uint8)
         compiled: list[Any] = []

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float, Float32, Int, UInt8
 
 from data_builder.errors import InputError
+from dtvit_jax.crop import Crop
 from dtvit_jax.relevance import HEADS, grad_cam, vit_relevance
 from dtvit_jax.steps import Task, merge_model
 
@@ -85,18 +86,22 @@ def _heat_maps(
 
 
 def to_slice(
-    heat: Float[np.ndarray, "image_size image_size"], size: int, shape: tuple[int, int]
+    heat: Float[np.ndarray, "image_size image_size"],
+    stored: UInt8[np.ndarray, "size size"],
+    crop: Crop,
+    shape: tuple[int, int],
 ) -> Float32[np.ndarray, "rows columns"]:
     """A map at the pixels of the slice that was explained: the way back through the transform.
 
-    size: of the shards. shape: rows and columns of the slice before it was resized to that. What
-    the centre crop left out gets 0: the model did not see it.
+    stored: the slice as the model was given it. shape: rows and columns before it was resized to
+    that. What the crop left out gets 0: the model did not see it.
     """
-    start = round((size - len(heat)) / 2)  # as augment.centre_crop
-    stored = np.zeros((size, size), np.float32)
-    stored[start : start + len(heat), start : start + len(heat)] = heat
+    top, left, side = map(int, crop.place(stored[None], np)[0])
+    whole = np.zeros(stored.shape, np.float32)
+    seen = cv2.resize(np.asarray(heat, np.float32), (side, side), interpolation=cv2.INTER_LINEAR)
+    whole[top : top + side, left : left + side] = seen
     side = max(shape)
-    square = cv2.resize(stored, (side, side), interpolation=cv2.INTER_LINEAR)
+    square = cv2.resize(whole, (side, side), interpolation=cv2.INTER_LINEAR)
     top, left = (side - shape[0]) // 2, (side - shape[1]) // 2  # as data_builder.images.to_square
     return np.clip(square[top : top + shape[0], left : left + shape[1]], 0, 1)
 

@@ -37,5 +37,6 @@ def draw(
     for each, heat in zip(worst, maps[: len(worst)], strict=True):
         with Image.open(pictures[each.key]) as image:
             gray = np.asarray(image.convert("L"))
-        drawn[each.key] = overlay(gray, to_slice(heat, classifier.side, gray.shape))
+        back = to_slice(heat, stored[each.key], classifier.crop, gray.shape)
+        drawn[each.key] = overlay(gray, back)
     return drawn

@@ -13,6 +13,7 @@ from data_builder.errors import InputError
 from dtvit_jax import calibration, models, parameter_groups, validation_metrics
 from dtvit_jax.aggregation import Aggregation
 from dtvit_jax.augment import Augmentation, transform
+from dtvit_jax.crop import Crop
 from dtvit_jax.losses import LossWeights
 from dtvit_jax.memory import Estimate, estimate
 from dtvit_jax.optimizer import make_optimizer
@@ -78,6 +79,7 @@ def check_config(config: ml_collections.ConfigDict) -> None:
     for low, high in config.windows:
         if not low < high:
             raise InputError(f"config.windows: ({low}, {high}) must run from low to high")
+    make_crop(config)
     if (tissue := make_tissue(config)) is not None:
         tissue.level(tuple(config.windows)[: config.model.channels], config.mean, config.std)
     if config.model.image_size > config.data.size:
@@ -124,7 +126,17 @@ def make_tissue(config: ml_collections.ConfigDict) -> Tissue | None:
         raise InputError(
             f"config.model.tokens='tissue': {config.model.name} needs whole images; take 'all'"
         )
-    return Tissue(config.model.image_size, patch, config.tissue.threshold, config.tissue.margin)
+    head = make_crop(config).head is not None
+    rule = config.tissue
+    return Tissue(config.model.image_size, patch, rule.threshold, rule.margin, head)
+
+
+def make_crop(config: ml_collections.ConfigDict) -> Crop:
+    """What the model sees of a stored slice, by config.crop. Raises InputError for other values."""
+    kind = config.get("crop", "centre")  # runs made before there was a choice have none
+    if kind not in ("centre", "head"):
+        raise InputError(f"config.crop={kind!r}: it is 'centre' or 'head'")
+    return Crop(config.model.image_size, config.tissue.threshold if kind == "head" else None)
 
 
 def make_task(config: ml_collections.ConfigDict, steps: int) -> tuple[Task, TrainState]:
@@ -149,6 +161,7 @@ def make_task(config: ml_collections.ConfigDict, steps: int) -> tuple[Task, Trai
             mean=tuple(config.mean),
             std=tuple(config.std),
             noise=config.augment.noise > 0,
+            head=make_crop(config).head,
         ),
         accumulation=config.accumulation,
         seed=config.seed,

@@ -11,6 +11,7 @@ from jaxtyping import Bool, UInt8
 
 from data_builder.errors import InputError
 from dtvit_jax.augment import PARAMETERS
+from dtvit_jax.crop import Crop, check_threshold
 
 SLACK = 0.005
 """Pixels that host and device may differ by on where a pixel comes from, with a reserve."""
@@ -27,10 +28,10 @@ class Tissue:
     patch: int
     threshold: float
     margin: int
+    head: bool = False  # of the head's box, which the same threshold finds; else of the middle
 
     def __post_init__(self) -> None:
-        if not 0 <= self.threshold < 255:
-            raise InputError(f"config.tissue.threshold={self.threshold}: give 0 up to 255")
+        check_threshold(self.threshold)
         if self.margin < 0:
             raise InputError(f"config.tissue.margin={self.margin}: give 0 or more pixels")
 
@@ -48,10 +49,8 @@ class Tissue:
         fewer, and a few more: every pixel counts that the device might take, however it rounds,
         and that its sharpening might lift above the threshold.
         """
-        size = self.image_size
-        top, left = (round((side - size) / 2) for side in image.shape)
-        gray = image[top : top + size, left : left + size]
-        threshold = self.threshold
+        size, threshold = self.image_size, self.threshold
+        gray = Crop(size, threshold if self.head else None).on_host(image)
         if parameters is not None:
             given = dict(zip(PARAMETERS, map(float, parameters), strict=True))
             gray = _warp(gray, given)

@@ -10,13 +10,13 @@ from dtvit_jax.augment import (
     IDENTITY,
     PARAMETERS,
     Augmentation,
-    centre_crop,
     example_rng,
     normalise,
     rotate,
     sharpen,
     transform,
 )
+from dtvit_jax.crop import centre_crop
 
 WHOLE = ((0.0, 255.0),) * 3
 

@@ -17,7 +17,8 @@ from scipy.stats import spearmanr
 from data_builder.errors import InputError
 from data_builder.images import resize
 from dtvit_jax import models, relevance
-from dtvit_jax.augment import IDENTITY, centre_crop
+from dtvit_jax.augment import IDENTITY
+from dtvit_jax.crop import Crop, centre_crop
 from dtvit_jax.explain import heat_maps, methods_of, overlay, to_slice
 from dtvit_jax.run_setup import make_model, make_task
 from dtvit_jax.steps import TrainState, split_model, train_step
@@ -294,7 +295,7 @@ def test_a_map_goes_back_to_where_it_was_seen(shape, where, crop):
     image = np.rint(255 * spot).astype(np.uint8)
     stored = np.asarray(resize(Image.fromarray(image), 64))
     seen = np.asarray(centre_crop(jnp.asarray(stored[None]), 64 - crop))[0].astype(np.float32) / 255
-    back = to_slice(seen, 64, shape)
+    back = to_slice(seen, stored, Crop(64 - crop), shape)
     assert back.shape == shape and back.dtype == np.float32 and back.max() <= 1
     total = back.sum()
     assert abs((back * y).sum() / total - row) < 0.3

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from data_builder.errors import InputError
 from dtvit_jax import packing
-from dtvit_jax.augment import IDENTITY, Augmentation, centre_crop, normalise, rotate, sharpen
+from dtvit_jax.augment import IDENTITY, Augmentation, normalise, rotate, sharpen
+from dtvit_jax.crop import Crop
 from dtvit_jax.inference import TrainedRun
 from dtvit_jax.input_pipeline import TrainingExamples, training_batches
 from dtvit_jax.models import create
@@ -34,10 +35,10 @@ RULE = Tissue(SIDE, PATCH, 10.0, 0)
 WILD = Augmentation(180.0, 2.0, 0.5, 0.5, 0.3, 0.3, 0.3)
 
 
-@jax.jit
-def transformed_gray(images, parameters):
+@functools.partial(jax.jit, static_argnames="head")
+def transformed_gray(images, parameters, head=None):
     """`augment.transform` up to the normalisation."""
-    x = centre_crop(images, SIDE).astype(jnp.float32)
+    x = Crop(SIDE, head)(images).astype(jnp.float32)
     x = sharpen(rotate(x, parameters), parameters[:, 5])
     return jnp.clip(x * parameters[:, 6, None, None], 0, 255)
 
@@ -50,8 +51,8 @@ def patches_with(gray, threshold=10.0):
 
 
 @settings(max_examples=40, deadline=None)
-@given(seed=st.integers(0, 2**32), soft=st.booleans(), still=st.booleans())
-def test_no_pixel_above_the_threshold_is_lost(seed, soft, still):
+@given(st.integers(0, 2**32), *[st.booleans()] * 3)
+def test_no_pixel_above_the_threshold_is_lost(seed, soft, still, head):
     """Faint single pixels, on the device, after any transform: the hardest to keep."""
     rng = np.random.default_rng(seed)
     images = np.where(rng.random((16, 36, 36)) < 0.01, rng.integers(3, 30, (16, 36, 36)), 0)
@@ -60,8 +61,13 @@ def test_no_pixel_above_the_threshold_is_lost(seed, soft, still):
     rows = np.stack([augmentation.draw(rng) for _ in images])
     if still:  # half pixels: every coordinate lies on a rounding edge
         rows[:, :4] = [0, 1, 0.5 / SIDE, -1.5 / SIDE]
-    exact = patches_with(np.asarray(transformed_gray(images, rows)))
-    kept = np.stack([RULE.kept(*pair) for pair in zip(images, rows, strict=True)])
+    if head:
+        images[:, :, 20:] = 0  # a small one: magnified
+    exact = patches_with(
+        np.asarray(transformed_gray(images, rows, RULE.threshold if head else None))
+    )
+    rule = dataclasses.replace(RULE, head=head)
+    kept = np.stack([rule.kept(*pair) for pair in zip(images, rows, strict=True)])
     assert not (exact & ~kept).any()
 
 
