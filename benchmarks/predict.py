@@ -35,7 +35,7 @@ def make_run(folder: Path, name: str) -> None:
 
     from configs import vit_l
     from data_builder import clean
-    from dtvit_jax import decision_rule, outlier, run_record
+    from dtvit_jax import outlier, rule_fitting, run_record
     from dtvit_jax.aggregation import Aggregation
     from dtvit_jax.checkpoint import Checkpoints
     from dtvit_jax.predictions import Predictions
@@ -69,7 +69,7 @@ def make_run(folder: Path, name: str) -> None:
         fold=np.full(n, -1),
     )
     of = {"checkpoint_step": 1, "dataset_digest": "0"}
-    decision_rule.write(folder, decision_rule.fit(table, Aggregation(), provenance=of))
+    rule_fitting.write(folder, rule_fitting.fit(table, Aggregation(), provenance=of))
     sides = [
         [{"image": rng.integers(0, 256, (256, 256)).astype(np.uint8)} for _ in range(300)]
         for _ in range(2)
