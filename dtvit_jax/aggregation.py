@@ -10,6 +10,8 @@ from data_builder.records import LOCATIONS
 from dtvit_jax.predictions import UNKNOWN, Predictions
 
 METHODS = ("mean", "noisy_or")
+LEVELS = ("slice", "subject")
+"""What a number is of."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,9 +10,6 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
-from scipy import optimize
-from scipy.special import softmax
-from sklearn.isotonic import IsotonicRegression
 
 METHODS = ("temperature", "isotonic", "none")
 LEAST, MOST = 0.05, 20.0
@@ -57,7 +54,7 @@ class Calibration:
         if used == "isotonic":
             positive = np.interp(p[:, 1], self.x, self.y)
             return np.stack([1 - positive, positive], axis=1)
-        return p if used == "none" else softmax(log(p) / self.temperature, axis=1)
+        return p if used == "none" else _softmax(log(p) / self.temperature)
 
     def used(self, method: str, classes: int) -> str:
         """Which of METHODS `apply` really applies, asked for `method`."""
@@ -72,13 +69,17 @@ def fit(probabilities: Float[np.ndarray, "n classes"], truth: Int[np.ndarray, " 
     truth: the index of the true class. Isotonic probabilities are kept 1 / (n + 2) away from 0 and
     1, as n rows can't show more. Of rows of one class alone nothing can be learned.
     """
+    # Seconds to import, and a rule that was fitted is applied without them.
+    from scipy import optimize
+    from sklearn.isotonic import IsotonicRegression
+
     classes = probabilities.shape[1]
     if len(np.unique(truth)) < 2:
         return Calibration(np.nan)
     logits = log(probabilities.astype(np.float64))
 
     def loss(log_temperature: float) -> float:
-        p = softmax(logits / np.exp(log_temperature), axis=1)
+        p = _softmax(logits / np.exp(log_temperature))
         return float(-log(p[np.arange(len(truth)), truth]).mean())
 
     bounds = (np.log(LEAST), np.log(MOST))
@@ -91,6 +92,11 @@ def fit(probabilities: Float[np.ndarray, "n classes"], truth: Int[np.ndarray, " 
     step.fit(probabilities[:, 1].astype(np.float64), truth)
     x, y = (tuple(float(v) for v in knots) for knots in (step.X_thresholds_, step.y_thresholds_))
     return Calibration(temperature, x, y)
+
+
+def _softmax(logits: Float[np.ndarray, "n classes"]) -> Float[np.ndarray, "n classes"]:
+    p = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return p / p.sum(axis=1, keepdims=True)
 
 
 def log(p: np.ndarray) -> np.ndarray:

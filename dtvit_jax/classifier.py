@@ -2,7 +2,7 @@
 
 import collections
 import functools
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, UInt8
 
 from data_builder.errors import InputError
-from dtvit_jax.model_folder import ModelFolder
+from dtvit_jax.model_folder import ModelFolder, weights_digest
 from dtvit_jax.run_setup import make_crop, make_task
 from dtvit_jax.steps import Task, merge_model, probabilities
 
@@ -26,7 +26,7 @@ def answer_step(
 
 
 class Classifier:
-    """A model ready to answer. Compiles while the weights are read.
+    """A model ready to answer. The weights are read while it compiles, hashed while it answers.
 
     Attributes:
       task, params, stats, crop: for `explain`; parameters lie on the devices.
@@ -37,27 +37,26 @@ class Classifier:
         self.batch = batch
         self.side = int(folder.config.data.size)
         self.crop = make_crop(folder.config)
-        self.task, abstract = make_task(folder.config, steps=1)
-        images = jax.ShapeDtypeStruct((batch, self.side, self.side), np.uint8)
-        compiled: list[Any] = []
-        step = jax.jit(functools.partial(answer_step, task=self.task))
+        with ThreadPoolExecutor(1) as beside:
+            reading = beside.submit(folder.reader())
+            self.task, abstract = make_task(folder.config, steps=1)
+            images = jax.ShapeDtypeStruct((batch, self.side, self.side), np.uint8)
+            step = jax.jit(functools.partial(answer_step, task=self.task))
+            self._step = step.lower(abstract.params, abstract.stats, images).compile()
+            weights = reading.result()
+        later = ThreadPoolExecutor(1)
+        self._digest = later.submit(weights_digest, weights)
+        later.shutdown(wait=False)
+        found = (
+            _like(shapes, each)
+            for shapes, each in zip((abstract.params, abstract.stats), weights, strict=True)
+        )
+        self.params, self.stats = jax.device_put(tuple(found))
 
-        def compile_step() -> None:
-            compiled.append(step.lower(abstract.params, abstract.stats, images).compile())
-
-        other = threading.Thread(target=compile_step)
-        other.start()
-        try:
-            found = (
-                _like(shapes, each)
-                for shapes, each in zip(
-                    (abstract.params, abstract.stats), folder.weights(), strict=True
-                )
-            )
-            self.params, self.stats = jax.device_put(tuple(found))
-        finally:
-            other.join()
-        self._step = compiled[0]
+    @property
+    def weights_sha256(self) -> str:
+        """`model_folder.weights_digest` of the weights that were read."""
+        return self._digest.result()
 
     def begin(self, images: UInt8[np.ndarray, "n side side"]) -> tuple[Array, Array]:
         """Starts on at most `batch` slices and returns at once: arrays that are being computed."""

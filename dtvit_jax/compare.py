@@ -20,8 +20,8 @@ from dtvit_jax.aggregation import DEFAULT, Aggregation
 from dtvit_jax.caveats import RESEARCH
 from dtvit_jax.comparison import compare
 from dtvit_jax.evidence import write_metrics
+from dtvit_jax.pages import environment
 from dtvit_jax.predictions import read_csv
-from dtvit_jax.report import environment
 
 EXAMPLE = "python -m dtvit_jax.compare vit=runs/vit_b cnn=runs/resnet18 --out runs/vit_or_cnn"
 SHOWN = (

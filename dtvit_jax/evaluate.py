@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from data_builder.errors import InputError
-from dtvit_jax import calibration, decision_rule, outlier
+from dtvit_jax import calibration, decision_rule, outlier, rule_fitting
 from dtvit_jax.aggregation import DEFAULT, METHODS, Aggregation
 from dtvit_jax.applied_rule import apply_rule
 from dtvit_jax.decision_rule import DecisionRule
@@ -109,8 +109,8 @@ def evaluate_run(args: argparse.Namespace, out: Path) -> Path:
     rule = _rule_of(args.workdir, model, choices)
     if rule is None:
         validation = validation or run.predict("validation")
-        rule = decision_rule.fit(validation, choices.aggregation, choices.calibration, model)
-        decision_rule.write(args.workdir, rule)
+        rule = rule_fitting.fit(validation, choices.aggregation, choices.calibration, model)
+        rule_fitting.write(args.workdir, rule)
     _fit_outlier(args.workdir, run)
     predictions = validation if args.split == "validation" else run.predict(args.split)
     assert predictions is not None
@@ -173,14 +173,14 @@ def evaluate_file(args: argparse.Namespace, out: Path) -> Path:
                 f"{len(shared)} subject(s) are among the validation slices and among those judged: "
                 "calibration and operating points are not fitted on test data; keep them apart"
             )
-        rule = decision_rule.fit(validation, choices.aggregation, choices.calibration)
+        rule = rule_fitting.fit(validation, choices.aggregation, choices.calibration)
     elif choices.aggregation is None:
         raise InputError("--aggregation auto is chosen on validation: give --validation FILE")
     facts = read_facts(args.facts) if args.facts else {}
     aggregation = choices.aggregation or DEFAULT
     path = write_evaluation(out, judged, rule, facts, aggregation=aggregation)
     if rule:
-        decision_rule.write(out, rule)
+        rule_fitting.write(out, rule)
     return path
 
 

@@ -14,12 +14,11 @@ from jaxtyping import Bool, Float, Int
 from data_builder.errors import InputError
 from data_builder.records import LOCATIONS
 from dtvit_jax import cohort, metrics, ranking, stats
-from dtvit_jax.aggregation import DEFAULT, Aggregation, by_subject, subject_index
+from dtvit_jax.aggregation import DEFAULT, LEVELS, Aggregation, by_subject, subject_index
 from dtvit_jax.predictions import UNKNOWN, Predictions
 from dtvit_jax.proportions import NO_VARIATION, add_exact, add_reasons
 
 POSITIVE = "ICH (hemorrhage = 1)"
-LEVELS = ("slice", "subject")
 TASK_CLASSES = {"hemorrhage": ("normal", "ICH"), "location": LOCATIONS}
 NO_ECE_INTERVAL = "no interval: in samples this small it is biased upwards, and resamples more so"
 

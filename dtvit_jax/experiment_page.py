@@ -16,8 +16,8 @@ from dtvit_jax.caveats import PHANTOM, RESEARCH
 from dtvit_jax.evidence import TASK_CLASSES, has_location, write_metrics
 from dtvit_jax.experiment import BASELINE, Cell, from_random_weights
 from dtvit_jax.experiment_table import FIGURES, beats, difference_of, joined, row_of
+from dtvit_jax.pages import environment
 from dtvit_jax.predictions import UNKNOWN, Predictions
-from dtvit_jax.report import environment
 from dtvit_jax.run_record import read_history
 from dtvit_jax.stats import RESAMPLES
 

@@ -24,7 +24,7 @@ import numpy as np
 from data_builder import clean
 from data_builder.errors import InputError
 from data_builder.records import LOCATIONS
-from dtvit_jax import decision_rule, portable
+from dtvit_jax import decision_rule, portable, rule_fitting
 from dtvit_jax.caveats import PHANTOM, RESEARCH
 from dtvit_jax.model_folder import ModelFolder, open_model, weights_digest
 from dtvit_jax.run_record import write_json
@@ -87,7 +87,7 @@ def export(workdir: Path, out: Path, form: str) -> bool:
             index["files"] = {model.name: _facts(model) | {"largest_difference": differs}}
             if form == "stablehlo":
                 index["files"][model.name]["platforms"] = list(portable.PLATFORMS)
-            decision_rule.write(draft, folder.rule)
+            rule_fitting.write(draft, folder.rule)
             shutil.copyfile(card, draft / CARD)
             index["files"] |= {name: _facts(draft / name) for name in (decision_rule.FILE, CARD)}
             for name, facts in (earlier or {"files": {}})["files"].items():

@@ -1,8 +1,10 @@
 """A trained and evaluated run as something that answers: what is checked before it may."""
 
 import dataclasses
+import functools
 import hashlib
 import importlib.metadata
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -54,10 +56,15 @@ class ModelFolder:
         """Parameters and batch statistics as NumPy arrays."""
         return self.checkpoints.restore_model(self.step)
 
-    def identity(self, weights: tuple[Any, Any]) -> ModelIdentity:
-        """The model's name, this program's version, and `weights_digest`."""
+    def reader(self) -> Callable[[], tuple[Any, Any]]:
+        """`weights` for a thread of its own: what would be slow beside others is done here."""
+        shapes = self.checkpoints.shapes(self.step)
+        return functools.partial(self.checkpoints.restore_model, self.step, shapes=shapes)
+
+    def identity(self, weights_sha256: str) -> ModelIdentity:
+        """The model's name, this program's version, and the `weights_digest` of `weights`."""
         version = importlib.metadata.version("dtvit-jax")
-        return ModelIdentity(self.config.model.name, version, weights_digest(weights))
+        return ModelIdentity(self.config.model.name, version, weights_sha256)
 
 
 def open_model(workdir: Path) -> ModelFolder:

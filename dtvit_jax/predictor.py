@@ -84,7 +84,6 @@ class Predictor:
         self._model, self._folders, self._options = model, folders, options
         self._make, self._lookup = classifier, lookup
         self._ready: Classifier | None = None
-        self._identity: ModelIdentity | None = None
         self._pseudonyms = Pseudonyms(options.key)
         self._of = json.loads(
             json.dumps(
@@ -279,11 +278,8 @@ class Predictor:
         return self._ready
 
     def identity(self) -> ModelIdentity:
-        """Which model answers; its weights are hashed at the first call."""
-        if self._identity is None:
-            classifier = self._classifier()
-            self._identity = self._model.identity((classifier.params, classifier.stats))
-        return self._identity
+        """Which model answers."""
+        return self._model.identity(self._classifier().weights_sha256)
 
     def _remember(self, meanings: Iterator[tuple[str, str]] | list[tuple[str, str]]) -> None:
         if self._lookup:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 from jaxtyping import UInt8
 from markupsafe import Markup
@@ -20,6 +19,7 @@ from dtvit_jax.caveats import PHANTOM, RESEARCH, caveats
 from dtvit_jax.checklist import checklist
 from dtvit_jax.decision_rule import DecisionRule
 from dtvit_jax.mistakes import SubjectMistakes, hemorrhage_mistakes, location_mistakes
+from dtvit_jax.pages import environment
 from dtvit_jax.predictions import Predictions
 from dtvit_jax.report_figures import draw
 from dtvit_jax.report_rows import (
@@ -197,32 +197,3 @@ def _picture(key: str, images: Images | None) -> str | None:
     buffer = io.BytesIO()
     picture.save(buffer, "PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
-
-
-def environment() -> jinja2.Environment:
-    """The templates, with the filters that pages share."""
-    templates = jinja2.Environment(
-        loader=jinja2.PackageLoader("dtvit_jax"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    templates.filters |= {"number": _number, "duration": _duration, "count": _count}
-    return templates
-
-
-def _number(value: float | None, digits: int = 3) -> str:
-    return "n/a" if value is None else f"{value:.{digits}f}"
-
-
-def _count(value: int | None) -> str:
-    return "not stated" if value is None else f"{value:,}"
-
-
-def _duration(seconds: float | None) -> str:
-    if seconds is None:
-        return "a time not stated"
-    minutes, left = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    parts = ((hours, "h"), (minutes, "min"), (left, "s"))
-    return " ".join(f"{number} {unit}" for number, unit in parts if number) or "under 1 s"

@@ -11,7 +11,7 @@ from PIL import Image
 
 from dtvit_jax.answers import LOCATIONS, StudyAnswer
 from dtvit_jax.caveats import RESEARCH
-from dtvit_jax.report import environment
+from dtvit_jax.pages import environment
 from dtvit_jax.results import worst_first
 
 SLICES_SHOWN = 6

@@ -12,7 +12,7 @@ from PIL import Image
 
 from data_builder import clean
 from data_builder.images import resize
-from dtvit_jax import decision_rule, outlier, run_record
+from dtvit_jax import outlier, rule_fitting, run_record
 from dtvit_jax.aggregation import Aggregation
 
 SIZE = 36
@@ -54,7 +54,7 @@ def save_model(workdir: Path, validation=None, model=MODEL, method="temperature"
     if validation is None:
         validation = make(seed=1)
         validation = replaced(validation, split=np.full(len(validation), "validation"))
-    rule = decision_rule.fit(validation, Aggregation(), method, of, resamples=50)
-    decision_rule.write(workdir, rule)
+    rule = rule_fitting.fit(validation, Aggregation(), method, of, resamples=50)
+    rule_fitting.write(workdir, rule)
     outlier.write(workdir, outlier.fit(heads(60, 0), heads(40, 1), "0123"))
     return weights

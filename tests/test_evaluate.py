@@ -7,7 +7,7 @@ import tiny
 from made_up_predictions import make, replaced
 from test_report import Page
 
-from dtvit_jax import decision_rule, evaluate, outlier, report
+from dtvit_jax import decision_rule, evaluate, outlier, report, rule_fitting
 from dtvit_jax.aggregation import Aggregation, by_subject
 from dtvit_jax.inference import TrainedRun
 from dtvit_jax.predictions import write_csv
@@ -63,7 +63,7 @@ def test_a_run_gives_all_its_files_and_the_rule_of_its_validation_side(workdir, 
     assert rule.aggregation == Aggregation("mean", 3) and rule.method == "temperature"
     validation = predicted(workdir, "validation")
     assert rule.raw["fitted_on"]["slices"] == len(validation)
-    again = decision_rule.fit(validation, Aggregation("mean", 3))
+    again = rule_fitting.fit(validation, Aggregation("mean", 3))
     assert again.points == rule.points  # of validation, and of nothing else
     usual = outlier.read(workdir)
     assert usual.dataset == rule.raw["dataset_digest"]
