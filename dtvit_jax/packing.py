@@ -14,7 +14,7 @@ from jaxtyping import Bool, Int
 from dtvit_jax.models.packed import Packing
 from dtvit_jax.tissue import Tissue
 
-LEVELS = 7
+LEVELS = 5
 """Shapes that a step is compiled for, the whole slices' own among them."""
 
 SETS = 4
