@@ -9,6 +9,7 @@ import pytest
 
 from data_builder.errors import InputError
 from dtvit_jax.checkpoint import Checkpoints, Damaged, saved_config
+from dtvit_jax.checksums import check, checksums
 from dtvit_jax.steps import TrainState
 
 
@@ -156,3 +157,15 @@ def test_a_full_disk_is_said_and_loses_nothing(small_disk: Path):
     last = again.latest
     assert last is not None and last < 3
     assert same(again.restore_latest(abstract(state_at(1)))[0], state_at(last))
+
+
+@pytest.mark.parametrize("kind", [jnp.float32, jnp.bfloat16, jnp.int32])
+def test_a_checksum_is_the_same_in_numpy_and_on_a_device(kind):
+    there = {"params": {"a": jnp.arange(-30, 30).reshape(6, 10).astype(kind), "b": kind(7)}}
+    here = jax.tree.map(np.array, there)
+    assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(here))
+    saved = checksums(there)
+    check(here, saved)
+    here["params"]["a"][2, 3] += 1
+    with pytest.raises(ValueError, match="checksum of its params"):
+        check(here, saved)

@@ -3,6 +3,8 @@ import errno
 import io
 import json
 import struct
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 
@@ -462,14 +464,27 @@ def test_the_way_back_is_beside_the_key(model, tmp_path, capsys):
     assert "Jane Doe" in capsys.readouterr().out
 
 
-def test_weights_are_hashed_whole(model):
-    from dtvit_jax.model_folder import weights_digest
+def test_weights_are_hashed_whole(model, answered):
+    from dtvit_jax.model_folder import open_model, weights_digest
+
+    told = json.loads((answered[1] / "results.json").read_text())["studies"]
+    # As export says it of the same run.
+    assert told[0]["model"]["weights_sha256"] == weights_digest(open_model(model).weights())
 
     a = {"x": {"0": np.zeros(3, np.float32)}, "y": np.ones((2, 2), np.float32)}
     same_again = jax.tree.map(np.array, a)
     assert weights_digest((a, {})) == weights_digest((same_again, {}))
     same_again["y"][1, 1] = 2
     assert weights_digest((a, {})) != weights_digest((same_again, {}))
+
+
+def test_a_start_imports_nothing_that_only_fits_or_draws():
+    words = (
+        "import sys, dtvit_jax.predict, dtvit_jax.session; "
+        "print({'scipy', 'sklearn', 'pandas', 'matplotlib', 'highdicom'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", words], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
 
 
 def test_objects_for_a_pacs_and_heat_maps_come_with_it(model, tmp_path):
