@@ -4,8 +4,9 @@
         --config.source=SRC --out experiments/table4_small
 
 A run that was killed goes on when the same command is given again; finished cells are not run
-again. --out gets table.md, table.html and table.json, anew after each cell, figures of the curves
-and confusion matrices, runs/ with a workdir a cell, and failed.csv where a cell could not be run.
+again, nor when the grid has got new rows beside the old ones. --out gets table.md, table.html and
+table.json, anew after each cell, figures of the curves and confusion matrices, runs/ with a workdir
+a cell, and failed.csv where a cell could not be run.
 Exit status 1: some cells failed; the table has the rest.
 """
 
@@ -128,12 +129,18 @@ def run_baseline(config: ml_collections.ConfigDict, cell: Cell) -> Predictions:
     from dtvit_jax import histogram
     from dtvit_jax.input_pipeline import open_shards
 
+    given = {name.removeprefix("data."): v for name, v in data_fields(config, cell).items()}
+    data = baseline_data(config)
+    data.update(given)
+    return histogram.predict(open_shards(data), "test", cell.fold)
+
+
+def baseline_data(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """The first recipe's data, at its row's size."""
     row = next(iter(config.rows.values()))
     data = load_recipe(row.recipe).data
-    size = {name.removeprefix("data."): v for name, v in row.fields if name == "data.size"}
-    given = {name.removeprefix("data."): v for name, v in data_fields(config, cell).items()}
-    data.update(size | given)
-    return histogram.predict(open_shards(data), "test", cell.fold)
+    data.update({name.removeprefix("data."): v for name, v in row.fields if name == "data.size"})
+    return data
 
 
 def load_recipe(recipe: str) -> ml_collections.ConfigDict:
@@ -213,19 +220,33 @@ def check(config: ml_collections.ConfigDict) -> None:
 
 
 def claim(config: ml_collections.ConfigDict, out: Path) -> None:
-    """Writes experiment.json, or checks that the experiment in `out` is this one."""
+    """Writes experiment.json, or checks that the experiment in `out` is this one.
+
+    Rows may be added: what is done stays true. A changed row, or one that is gone, is refused.
+    """
     values = json.loads(config.to_json_best_effort())
     for private in ("source", "key", "data_dir"):
         values.pop(private)
     path = out / "experiment.json"
     try:
-        if path.exists() and json.loads(path.read_text()) != values:
+        if path.exists() and not continues(json.loads(path.read_text()), values):
             raise InputError(f"{out} holds another experiment: give another --out")
         path.write_text(json.dumps(values, indent=1) + "\n")
     except OSError as error:
         raise InputError(f"cannot write to {out}: {error.strerror}: give another --out") from error
     except ValueError as error:
         raise InputError(f"{path} is damaged: remove it") from error
+
+
+def continues(old: dict[str, Any], new: dict[str, Any]) -> bool:
+    """Whether `new` is `old`, or has rows beside it and the same data for the baseline."""
+    if old == new:
+        return True
+    kept = {name: row for name, row in new["rows"].items() if name in old.get("rows", {})}
+    if old != {**new, "rows": kept}:
+        return False
+    before, after = (baseline_data(ml_collections.ConfigDict(grid)) for grid in (old, new))
+    return not new["baseline"] or before == after
 
 
 def write_failed(out: Path, failed: list[tuple[Cell, str]]) -> None:

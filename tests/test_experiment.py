@@ -209,6 +209,27 @@ def test_another_grid_in_the_same_folder_is_refused(tmp_path):
         run(grid(), tmp_path, predicted)
 
 
+def test_rows_may_be_added_but_not_changed_nor_removed_nor_the_baselines_data(tmp_path):
+    ran = []
+
+    def counting(config, cell, out):
+        ran.append(cell.row)
+        return predicted(config, cell, out)
+
+    def rows(**sizes):
+        fields = {name: {"data__size": size} if size else {} for name, size in sizes.items()}
+        return ml_collections.ConfigDict({n: table4.row(TINY, **f) for n, f in fields.items()})
+
+    run(grid(rows=rows(good=0)), tmp_path, counting)
+    with pytest.raises(InputError, match="another experiment"):  # "bad" would be the first row
+        run(grid(rows=rows(bad=40, good=0)), tmp_path, counting)
+    assert run(grid(rows=rows(bad=0, good=0)), tmp_path, counting) == 0
+    assert sorted(ran) == sorted(2 * [BASELINE] + 2 * ["good"] + 2 * ["bad"])
+    for changed in (rows(good=0), rows(bad=0, good=40)):
+        with pytest.raises(InputError, match="another experiment"):
+            run(grid(rows=changed), tmp_path, counting)
+
+
 @pytest.mark.parametrize("config", [table4.get_config(), table4_small.get_config()])
 def test_the_experiments_of_this_project_are_grids_whose_commands_can_be_parsed(
     config, tmp_path, monkeypatch
