@@ -133,8 +133,11 @@ def arrays(workdir: Path) -> dict[str, bytes]:
     import orbax.checkpoint as ocp
 
     path = workdir / "checkpoints" / str(steps_saved(workdir)[-1]) / "state"
-    arguments = ocp.args.PyTreeRestore()
-    tree = ocp.Checkpointer(ocp.PyTreeCheckpointHandler()).restore(path.resolve(), arguments)
+    reader = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
+    shapes = reader.metadata(path.resolve()).item_metadata.tree
+    # Whole arrays on the host: this process has not the devices that they were saved from.
+    how = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), shapes)
+    tree = reader.restore(path.resolve(), ocp.args.PyTreeRestore(shapes, how))
     flat, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {jax.tree_util.keystr(p): np.asarray(leaf).tobytes() for p, leaf in flat}
 
