@@ -10,6 +10,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, Key
 
 from data_builder.errors import InputError
+from dtvit_jax.models.convolution import conv_general_dilated
 
 
 def dropout(x: Float[Array, "..."], rate: float, key: Key[Array, ""] | None) -> Float[Array, "..."]:
@@ -70,6 +71,7 @@ def conv(
         padding=((padding, padding), (padding, padding)),
         use_bias=bias,
         kernel_init=nnx.initializers.he_normal(),
+        conv_general_dilated=conv_general_dilated,
         dtype=dtype,
         rngs=rngs,
     )
