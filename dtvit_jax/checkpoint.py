@@ -18,7 +18,7 @@ from orbax.checkpoint import checkpoint_managers
 from data_builder.errors import InputError
 from dtvit_jax import hosts
 from dtvit_jax.checksums import check, checksums
-from dtvit_jax.disk_space import saying_disk_full
+from dtvit_jax.disk_space import check_room, saying_disk_full
 from dtvit_jax.memory import tree_bytes
 from dtvit_jax.parameter_groups import overlay
 from dtvit_jax.validation_metrics import lower_is_better
@@ -27,6 +27,9 @@ logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax tells of every step i
 
 MODEL = ("params", "stats", "ema")
 """The parts of a state that say what the model is: not its optimiser's."""
+
+COMPRESSED = 0.9
+"""At least this part of a state's bytes is what a checkpoint takes on disk."""
 
 ROOM_FOR_A_COPY = 1.5
 """Free memory, in sizes of the state, above which a CPU saves a copy in the background."""
@@ -111,10 +114,14 @@ class Checkpoints:
         short for one the writing is waited for. Raises InputError where the disk is full, for this
         save or for the one before.
         """
+        size = tree_bytes(state)
+        with saying_disk_full(self._workdir):
+            self._manager.wait_until_finished()  # the save before this one
+        check_room(self._workdir, COMPRESSED * size)
         fields = state._asdict()
         progress = {**progress, "checksums": checksums(fields)}
         on_cpu = jax.default_backend() == "cpu"
-        room = psutil.virtual_memory().available > ROOM_FOR_A_COPY * tree_bytes(state)
+        room = psutil.virtual_memory().available > ROOM_FOR_A_COPY * size
         if on_cpu and room:
             fields = jax.tree.map(_copy, fields)
         items = ocp.args.Composite(

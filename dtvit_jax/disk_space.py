@@ -1,5 +1,6 @@
 """A full disk in plain words."""
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,6 +9,17 @@ from data_builder.errors import InputError
 
 OUT_OF_SPACE = ("No space left", "ENOSPC", "Disk quota exceeded", "EDQUOT")
 """What Orbax's and the system's errors say then."""
+
+
+def check_room(workdir: Path, needed: float) -> None:
+    """Raises InputError where the disk of `workdir` has fewer than `needed` bytes left."""
+    free = shutil.disk_usage(workdir).free
+    if free < needed:
+        raise InputError(
+            f"the disk of {workdir} has {free / 1e6:,.1f} MB left and a checkpoint takes some "
+            f"{needed / 1e6:,.1f}: what was saved before is whole; make room and give the same "
+            "command"
+        )
 
 
 @contextmanager

@@ -154,11 +154,11 @@ def train(config: ml_collections.ConfigDict, workdir: Path, command: str) -> int
     evaluate_at = evaluation_steps(steps, config.eval_every_epochs * epoch_steps)
 
     with (
+        saying_disk_full(workdir),
         stop_signals() as stopped,
         TrainingProgress(first, steps, primary) as progress_bar,
         TensorBoard(workdir / "tensorboard", first, primary) as board,
         StepTrace(workdir / "profile", first, steps, config.profile and primary) as trace,
-        saying_disk_full(workdir),
         keeping_the_batch(workdir, examples, shards.source("train"), config),
         closing(checkpoints),
         closing(batches),

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -73,3 +74,19 @@ def phantoms(tmp_path_factory):
     labels = (place / "scans" / "labels.csv").rename(place / "labels.csv")
     clean_folder(place / "scans", place / "cleaned", key="public", jobs=2)
     return place / "scans", place / "cleaned", labels
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """Makes a disk of so many KiB, and gives its place."""
+    place = tmp_path / "disk"
+
+    def make(kib):
+        place.mkdir()
+        mount = ["mount", "-t", "tmpfs", "-o", f"size={kib}k", "none", str(place)]
+        if subprocess.run(mount, capture_output=True).returncode:
+            pytest.skip("no right to mount a small disk here")
+        return place
+
+    yield make
+    subprocess.run(["umount", "-l", str(place)], capture_output=True)

@@ -326,6 +326,18 @@ def test_the_command_line_gives_status_2_and_no_traceback(tmp_path, arguments, w
     assert words in done.stderr and "Traceback" not in done.stderr
 
 
+def test_a_full_disk_ends_a_run_with_a_line_and_keeps_what_was_saved(shards, small_disk):
+    disk = small_disk(2500)
+    words = [f"--config={TINY}", f"--config.data.dir={shards.folder}", "--config.keep=9"]
+    words.append("--config.eval_every_epochs=2")
+    done = run_main(*words, f"--workdir={disk / 'run'}")
+    assert done.returncode == 2, done.stderr
+    last = done.stderr.strip().splitlines()[-1]
+    assert "what was saved before is whole; make room and give the same command" in last
+    assert "Traceback" not in done.stderr
+    assert saved(disk / "run", last_step(disk / "run"))
+
+
 def test_a_run_that_turns_into_nan_keeps_the_last_good_checkpoint(shards, tmp_path, monkeypatch):
     config = tiny.get_config(shards.folder)
     config.num_epochs, config.num_steps, config.clip_norm = 0, 20, 0.0
