@@ -3,9 +3,9 @@
     python -m dtvit_jax.experiment --config configs/experiments/table4_small.py \
         --config.source=SRC --out experiments/table4_small
 
-From random weights; not a replication. docs/evidence.md has the two ViT rows and the histogram's on
-1,184 real slices. ResNet18's, about 3 minutes a cell on two cores, has not been finished; the other
-CNNs of table4.py are left out, and AlexNet could not be in: it needs 63 pixels.
+From random weights; not a replication. docs/evidence.md has the result on 1,184 real slices.
+ResNet18 stands for the CNNs of table4.py: SqueezeNet, DenseNet121 and VGG16 have not been run at
+this size, and AlexNet needs 63 pixels.
 """
 
 import ml_collections
