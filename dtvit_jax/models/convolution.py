@@ -54,9 +54,10 @@ def _product(x: Array, kernel: Array, strides: tuple[int, int], padding: Pads) -
         for i in range(kernel.shape[0])
         for j in range(kernel.shape[1])
     ]
-    y = jnp.concatenate(under, -1).reshape(len(x) * rows * columns, -1)
-    y = y @ kernel.reshape(-1, kernel.shape[-1])
-    return y.reshape(len(x), rows, columns, -1)
+    y = jnp.concatenate(under, -1)
+    places = y.reshape(-1, y.shape[-1]) @ kernel.reshape(-1, kernel.shape[-1])
+    # shape[0], not len: an exported program's batch is a symbol
+    return places.reshape(x.shape[0], rows, columns, kernel.shape[-1])
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
