@@ -4,7 +4,7 @@
         --config.source=SRC --out experiments/table4_small
 
 From random weights; not a replication. docs/evidence.md has the result on 1,184 real slices.
-ResNet18 stands for the CNNs of table4.py: SqueezeNet, DenseNet121 and VGG16 have not been run at
+ResNet18 and SqueezeNet stand for the CNNs of table4.py: DenseNet121 and VGG16 have not been run at
 this size, and AlexNet needs 63 pixels.
 """
 
@@ -42,4 +42,5 @@ def get_config() -> ml_collections.ConfigDict:
         "real_small", **SMALL_VIT | {"data__balance": "none"}
     )
     rows["ResNet18"] = table4.row("resnet18", **SMALL)
+    rows["SqueezeNet"] = table4.row("squeezenet", **SMALL)
     return config
