@@ -24,10 +24,10 @@ def conv_general_dilated(
     **options: Any,
 ) -> Float[Array, "batch new_rows new_columns out"]:
     """jax.lax.conv_general_dilated for nnx.Conv, of one group and without dilation."""
-    pads = (padding[0], padding[1])
+    pads = (padding[0], padding[1])  # nnx gives a list
     rows, columns = _places(x, kernel, strides, pads)
     if rows < kernel.shape[0] and columns < kernel.shape[1]:
-        return _to_small_map(x, kernel, strides, (padding[0], padding[1]))
+        return _to_small_map(x, kernel, strides, pads)
     return jax.lax.conv_general_dilated(x, kernel, strides, padding, **options)
 
 
