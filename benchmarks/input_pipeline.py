@@ -10,7 +10,7 @@ float32 tensor, [32, 224, 224, 3] or [32, 3, 224, 224], that a model takes:
     this      shards at 256 pixels; crop, rotation, sharpness and normalisation compiled, on the CPU
     torch     Resize(256), CenterCrop(224), RandomRotation(15), RandomAdjustSharpness(2), ToTensor,
               Normalize of the JPGs; 2 workers that stay alive, in a process of its own
-    torch256  the same of the shards' own PNG files of 256 pixels
+    torch256  the same of the shards' 256-pixel slices, as PNG files (not compressed)
 
 They run in turn on the same two cores, each round once: this in its first epoch (nothing decoded
 yet; opening the data set and reading its labels is timed by itself), this in its second epoch (from
@@ -99,6 +99,8 @@ def torch_loaders(python: str, folders: list[Path]) -> Iterator[Callable[[int], 
 
 def prepare(source: Path | None, place: Path) -> tuple[Path, list[Path]]:
     """The built data set, and folders with its training slices as 512-pixel JPG, 256-pixel PNG."""
+    import cv2
+
     from data_builder.ich_ct import build
     from data_builder.sources import open_source
     from data_builder.split_file import read_splits
@@ -122,9 +124,10 @@ def prepare(source: Path | None, place: Path) -> tuple[Path, list[Path]]:
     for record in opened.records:
         if record.key in trains:
             (folders[0] / f"{record.key}.jpg").symlink_to(Path(record.image).resolve())
-    stored = Shards(data)
-    for i, png in enumerate(stored.source("train").encoded()):
-        (folders[1] / f"{i:06d}.png").write_bytes(png)
+    source_of = Shards(data).source("train")
+    plain = [cv2.IMWRITE_PNG_COMPRESSION, 0, cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_NONE]
+    for i in range(len(source_of)):
+        cv2.imwrite(str(folders[1] / f"{i:06d}.png"), source_of[i]["image"], plain)
     return data, folders
 
 
@@ -178,19 +181,19 @@ def profile(data: Path, transform: Callable) -> None:
     import numpy as np
 
     from dtvit_jax.augment import Augmentation, example_rng
-    from dtvit_jax.input_pipeline import decode, stacked
+    from dtvit_jax.input_pipeline import stacked, stored_pixels
 
     examples = make_examples(data)
     source = examples._source
     n = len(source) // BATCH * BATCH
     paper = Augmentation(15.0, 2.0, 0.5, 0.0, 0.0, 0.0, 0.0)
-    png = list(source.encoded())[:n]
-    images = [decode(each, 256) for each in png]
+    records = [source._records[i] for i in range(n)]
+    images = [stored_pixels(record, 256) for record in records]
     rows = [paper.draw(example_rng(0, 0, i)) for i in range(n)]
     batch = np.stack(images[:BATCH]), np.stack(rows[:BATCH])
     parts: dict[str, Callable[[], Any]] = {
-        "read a record": lambda: list(source.encoded())[:n],
-        "decode its PNG": lambda: [decode(each, 256) for each in png],
+        "read a record": lambda: [source._records[i] for i in range(n)],
+        "parse its pixels": lambda: [stored_pixels(record, 256) for record in records],
         "draw its parameters": lambda: [paper.draw(example_rng(0, 0, i)) for i in range(n)],
         "stack a batch": lambda: [
             stacked([{"image": image} for image in images[i : i + BATCH]])

@@ -44,7 +44,7 @@ _BYTES_OF_A_PIXEL = 0.5  # of a head as PNG, on the safe side
 class IchCt(tfds.core.GeneratorBasedBuilder):
     """8-bit head-CT slices with the labels of two tasks, split by subject.
 
-    A record holds `key`, `subject`, `study` (pseudonyms), `image` (uint8 [size, size, 1], PNG),
+    A record holds `key`, `subject`, `study` (pseudonyms), `image` (uint8 [size, size, 1]),
     `hemorrhage` (0 or 1), `location` (index into records.LOCATIONS, -1 for a normal slice),
     `position_mm` (along the scan's normal; nan where unknown) and `digest` (of the source slice).
     """
@@ -76,7 +76,12 @@ class IchCt(tfds.core.GeneratorBasedBuilder):
             features=tfds.features.FeaturesDict(
                 {
                     "key": text,
-                    "image": tfds.features.Image(shape=(size, size, 1), encoding_format="png"),
+                    "image": tfds.features.Tensor(
+                        # ArrayRecord compresses the record, to a compressed PNG's size.
+                        shape=(size, size, 1),
+                        dtype=np.uint8,
+                        encoding="bytes",
+                    ),
                     "hemorrhage": integer,
                     "location": integer,
                     "subject": text,

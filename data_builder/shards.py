@@ -15,7 +15,7 @@ from data_builder.records import Record
 from data_builder.split_file import read_splits
 from data_builder.splits import SplitPlan
 
-VERSION = "1.1.0"
+VERSION = "1.2.0"
 UNFINISHED = "incomplete."
 """How the name of a folder begins that TFDS has not finished writing; it is renamed at the end."""
 

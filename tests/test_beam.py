@@ -50,7 +50,7 @@ def test_a_slice_that_breaks_in_a_worker_leaves_nothing_whole(published, tmp_pat
     def broken(*_args, **_kwargs):
         raise InputError("slice sli-x is not a readable image")
 
-    monkeypatch.setattr(examples, "encode", broken)
+    monkeypatch.setattr(examples, "pixels", broken)
     with pytest.raises(Exception, match="not a readable image"):
         ich_ct.build(source, tmp_path, SplitPlan(), 36, [])
     assert data_sets(tmp_path) == []

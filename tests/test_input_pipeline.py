@@ -1,6 +1,8 @@
 import concurrent.futures
 import contextlib
+import gc
 import time
+import weakref
 from collections import Counter
 
 import ml_collections
@@ -13,10 +15,10 @@ from dtvit_jax.input_pipeline import (
     Shards,
     TrainingExamples,
     class_weights,
-    decode,
     evaluation_batches,
     find_shards,
     replication,
+    stored_pixels,
     training_batches,
 )
 from dtvit_jax.prefetch import Prefetched
@@ -63,6 +65,18 @@ def test_epochs_are_shuffled_differently_and_seeds_too(shards):
 
     assert order(0, 0) == order(0, 0)
     assert len({tuple(order(seed, epoch)) for seed in (0, 1) for epoch in (0, 1)}) == 4
+
+
+def test_examples_leave_memory_with_their_last_use(shards):
+    examples = TrainingExamples(shards.source("train"), "none", PAPER, 0)
+    _ = examples[0], examples[examples.epoch_length]
+    left = weakref.ref(examples)
+    gc.disable()
+    try:
+        del examples
+        assert left() is None
+    finally:
+        gc.enable()
 
 
 def test_batches_resume_in_the_middle_with_the_same_bytes(shards):
@@ -242,7 +256,9 @@ def test_bad_balance_split_and_pixels(shards):
     with pytest.raises(InputError, match="split 'training'"):
         shards.source("training")
     with pytest.raises(InputError, match="damaged"):
-        decode(b"\x89PNG nothing", 36)
+        stored_pixels(b"", 36)
+    with pytest.raises(InputError, match="damaged"):
+        stored_pixels(shards.source("train")._records[0], 37)
 
 
 def data_config(folder, **changes):
@@ -270,6 +286,6 @@ def test_shards_of_another_version_or_none(shards, tmp_path):
         Shards(other)
     for path in shards.folder.iterdir():
         (other / path.name).write_bytes(path.read_bytes())
-    (other / "dataset_info.json").write_text(text.replace('"1.1.0"', '"0.9.0"'))
+    (other / "dataset_info.json").write_text(text.replace('"1.2.0"', '"0.9.0"'))
     with pytest.raises(InputError, match=r"version 0\.9\.0"):
         Shards(other)

@@ -20,13 +20,12 @@ from PIL import Image
 from pydicom.uid import generate_uid
 
 from data_builder import clean
-from data_builder.examples import encode
+from data_builder.examples import pixels
 from data_builder.sources import open_source
 from data_builder.studies import clean_folder
 from data_builder.subjects import PUBLIC_KEY, Pseudonyms
 from dtvit_jax import decision_rule, intake, predict, predictor, run_record, study_folder
 from dtvit_jax.answering import points_of
-from dtvit_jax.input_pipeline import decode
 from dtvit_jax.predictions import read_csv
 from dtvit_jax.run_setup import make_task
 from dtvit_jax.steps import merge_model, probabilities
@@ -146,7 +145,7 @@ def test_slices_are_what_clean_and_build_make_and_the_model_says_what_evaluation
     )
     clean_folder(tmp_path / "src", tmp_path / "cleaned", key="public", jobs=1)
     records = open_source(tmp_path / "cleaned", Pseudonyms(PUBLIC_KEY)).records
-    images = np.stack([decode(encode(record, SIZE), SIZE) for record in records])
+    images = np.stack([pixels(record, SIZE)[..., 0] for record in records])
     config = run_record.read_config(model)
     task, abstract = make_task(config, steps=1)
     params, stats = random_weights(abstract)
