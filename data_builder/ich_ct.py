@@ -38,7 +38,7 @@ NAMES = {
     "published": "slices in the published layout",
     "cleaned": "slices cleaned from DICOM",
 }
-_BYTES_OF_A_PIXEL = 0.5  # of a head as PNG, on the safe side
+_BYTES_OF_A_PIXEL = 0.5  # of a head, compressed, on the safe side
 
 
 class IchCt(tfds.core.GeneratorBasedBuilder):

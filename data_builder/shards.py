@@ -16,6 +16,9 @@ from data_builder.split_file import read_splits
 from data_builder.splits import SplitPlan
 
 VERSION = "1.2.0"
+_DIVIDED_ALIKE = ("1.1.0", VERSION)
+"""Versions whose splits.csv is as today's: those data sets bind their subjects to their sides."""
+
 UNFINISHED = "incomplete."
 """How the name of a folder begins that TFDS has not finished writing; it is renamed at the end."""
 
@@ -125,7 +128,7 @@ def earlier_division(data_dir: Path, plan: SplitPlan, records: Sequence[Record])
     for folder in data_sets(data_dir):
         told = metadata(folder)
         same = (told.get("split"), told.get("seed"), told.get("folds"))
-        if same == (plan.by, plan.seed, plan.folds) and folder.name == VERSION:
+        if same == (plan.by, plan.seed, plan.folds) and folder.name in _DIVIDED_ALIKE:
             rows = [row for row in read_splits(folder / "splits.csv") if row["split"] != ASIDE]
             known = [row for row in rows if row["digest"] in digests]
             found.append((len(known), folder.parent.name, told["fold"], known))

@@ -15,7 +15,7 @@ from tensorflow_datasets.proto import tf_example_pb2
 from data_builder.errors import InputError
 from data_builder.prepare import prepare
 from data_builder.records import CLASSES
-from data_builder.shards import data_sets, is_data_set, open_data_set
+from data_builder.shards import VERSION, data_sets, is_data_set, open_data_set
 from data_builder.splits import SPLITS, SplitPlan
 from dtvit_jax.augment import Augmentation, example_rng
 from dtvit_jax.packing import Packer
@@ -239,13 +239,14 @@ def training_batches(
     Args:
       examples: an endless sequence, such as TrainingExamples.
       rows: those of each batch that this process reads; all, if None.
-      threads: each makes a whole batch, so that grain's own cost is paid once for it; None: as
-        many as cores. The batches do not depend on their number.
+      threads: each makes a whole batch, so that grain's own cost is paid once for it; None: half
+        as many as cores, since the step wants cores too and Python runs one thread at a time.
+        The batches do not depend on their number.
       packer: adds `packing` to each batch (config.model.tokens='tissue').
     """
     rows = np.arange(batch_size) if rows is None else rows
     dataset = grain.MapDataset.source(_TrainingBatches(examples, batch_size, rows, packer))
-    threads = threads or psutil.cpu_count() or 1
+    threads = threads or max((psutil.cpu_count() or 1) // 2, 1)
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(threads, 4))
     return iter(dataset.to_iter_dataset(options))
 
@@ -311,6 +312,7 @@ def find_shards(data: Any, digest: str = "*") -> Shards:
     plan = SplitPlan(data.split, data.folds, data.fold, data.seed)
     name = f"size{data.size}_{plan.name}_{digest}"
     found = data_sets(folder, name)
+    found = [path for path in found if path.name == VERSION] or found  # those of old lie beside
     if len(found) == 1:
         return Shards(found[0])
     if found:

@@ -20,7 +20,7 @@ from data_builder.examples import pixels
 from data_builder.images import resize
 from data_builder.prepare import prepare
 from data_builder.records import LOCATIONS
-from data_builder.shards import damaged_shards, data_sets
+from data_builder.shards import damaged_shards, data_sets, earlier_division
 from data_builder.sources import open_source
 from data_builder.splits import SplitPlan, divide
 from data_builder.subjects import PUBLIC_KEY, Pseudonyms
@@ -45,6 +45,14 @@ def test_the_shards_hold_every_slice_with_its_labels(source, shards):
             assert found[key]["location"] == location
             assert found[key]["subject"].decode() == record.subject
             assert found[key]["digest"].decode() == record.digest
+
+
+def test_a_data_set_of_the_version_before_still_binds_its_subjects(source, shards, tmp_path):
+    old = tmp_path / "ich_ct" / shards.folder.parent.name / "1.1.0"
+    shutil.copytree(shards.folder, old)
+    earlier = earlier_division(tmp_path, SplitPlan(), source.records)
+    sides = divide(source.records, SplitPlan()).side_of
+    assert earlier.side_of == {r.digest: sides[r.key] for r in source.records}
 
 
 def test_pixels_are_the_source_resized(source):

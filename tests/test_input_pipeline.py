@@ -1,6 +1,7 @@
 import concurrent.futures
 import contextlib
 import gc
+import shutil
 import time
 import weakref
 from collections import Counter
@@ -276,6 +277,18 @@ def test_shards_are_found_by_what_they_are(shards):
         find_shards(data_config(data_dir, size=64))
     with pytest.raises(InputError, match="no shards in"):
         find_shards(data_config(data_dir), "0" * 16)
+
+
+def test_shards_built_again_are_found_beside_those_of_an_older_version(shards, tmp_path):
+    named = tmp_path / "ich_ct" / shards.folder.parent.name
+    for version in ("1.1.0", "1.2.0"):
+        folder = shutil.copytree(shards.folder, named / version)
+        info = folder / "dataset_info.json"
+        info.write_text(info.read_text().replace('"1.2.0"', f'"{version}"'))
+    assert find_shards(data_config(tmp_path)).folder == named / "1.2.0"
+    shutil.rmtree(named / "1.2.0")
+    with pytest.raises(InputError, match=r"version 1\.1\.0, .*build them again"):
+        find_shards(data_config(tmp_path))
 
 
 def test_shards_of_another_version_or_none(shards, tmp_path):
