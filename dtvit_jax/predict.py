@@ -13,6 +13,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from data_builder import isolation
 from data_builder.errors import InputError
 from dtvit_jax import collector
 from dtvit_jax.listener_flags import add_flags
@@ -80,6 +81,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _answer(args: argparse.Namespace) -> int:
+    isolation.start_ahead("dtvit_jax.intake")
     from data_builder.subjects import load_key
     from dtvit_jax.intake import SECONDS_TO_LOOK, files_in, look
     from dtvit_jax.workers import InOrder
