@@ -234,6 +234,9 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as out:
             marks = ours(run, study / "dicom", Path(out))
         print(json.dumps(marks | {"end": time.time() - float(os.environ["BORN"])}))
+        from dtvit_jax import collector
+
+        collector.spare_the_end()  # as python -m dtvit_jax.predict does
         return
     if not (run / "training_slices.json").is_file():
         make_run(run, args.model)

@@ -139,10 +139,7 @@ def each(
     or, on a busy machine, of the processor, and then its process is killed; a process that dies
     by itself gets the item a second time. Closing the iterator stops all workers.
     """
-    method = "spawn" if sys.platform in ("win32", "darwin") else "forkserver"
-    context = multiprocessing.get_context(method)
-    if method == "forkserver":
-        context.set_forkserver_preload([work.__module__])
+    context = _context(work.__module__)
     todo = deque(_Turn(item, 1) for item in items)
     workers: list[_Worker] = []
     done: list[tuple[Item, Result | Lost]] = []
@@ -178,6 +175,25 @@ def each(
     finally:
         for worker in workers:
             worker.stop()
+
+
+def start_ahead(module: str) -> None:
+    """Lets what workers are forked from load `module`, whose functions `each` will be given, now:
+    while this process loads it too.
+    """
+    if _context(module).get_start_method() == "forkserver":
+        from multiprocessing import forkserver  # not every system has it
+
+        forkserver.ensure_running()
+
+
+def _context(module: str) -> Any:
+    """How workers are started; those that are forked have `module` loaded."""
+    method = "spawn" if sys.platform in ("win32", "darwin") else "forkserver"
+    context = multiprocessing.get_context(method)
+    if method == "forkserver":
+        context.set_forkserver_preload([module])
+    return context
 
 
 def _receive(worker: _Worker) -> Any:

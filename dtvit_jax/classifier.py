@@ -10,6 +10,8 @@ import numpy as np
 from jaxtyping import Array, Float, UInt8
 
 from data_builder.errors import InputError
+from dtvit_jax import collector
+from dtvit_jax.allocator import keep_freed_memory
 from dtvit_jax.model_folder import ModelFolder, weights_digest
 from dtvit_jax.run_setup import make_crop, make_task
 from dtvit_jax.steps import Task, merge_model, probabilities
@@ -37,13 +39,14 @@ class Classifier:
         self.batch = batch
         self.side = int(folder.config.data.size)
         self.crop = make_crop(folder.config)
-        with ThreadPoolExecutor(1) as beside:
+        with collector.paused(), ThreadPoolExecutor(1) as beside:
             reading = beside.submit(folder.reader())
             self.task, abstract = make_task(folder.config, steps=1)
             images = jax.ShapeDtypeStruct((batch, self.side, self.side), np.uint8)
             step = jax.jit(functools.partial(answer_step, task=self.task))
             self._step = step.lower(abstract.params, abstract.stats, images).compile()
             weights = reading.result()
+        keep_freed_memory()  # not before: what reading frees is better given back than kept
         later = ThreadPoolExecutor(1)
         self._digest = later.submit(weights_digest, weights)
         later.shutdown(wait=False)

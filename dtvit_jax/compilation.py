@@ -11,12 +11,17 @@ SECONDS_WORTH_KEEPING = 0.5
 
 
 def prepare() -> None:
-    """Sets the process up for fast steps and a quick start; before JAX runs anything.
+    """Sets the process up for fast steps and a quick start; before JAX runs anything."""
+    keep_freed_memory()
+    keep_programs()
+
+
+def keep_programs() -> None:
+    """Lets a later process find what this one compiles; before JAX runs anything.
 
     Compiled programs are kept in `$JAX_COMPILATION_CACHE_DIR`, by default `dtvit/programs` in the
     user's cache folder (`$XDG_CACHE_HOME`, ~/.cache); JAX_ENABLE_COMPILATION_CACHE=0 keeps none.
     """
-    keep_freed_memory()
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):  # which JAX reads
         base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
         folder = Path(base).expanduser() / "dtvit" / "programs"

@@ -13,7 +13,9 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from data_builder import isolation
 from data_builder.errors import InputError
+from dtvit_jax import collector
 from dtvit_jax.listener_flags import add_flags
 
 EXAMPLE = "python -m dtvit_jax.predict scans/study1 --workdir runs/phantom --out answers"
@@ -79,6 +81,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _answer(args: argparse.Namespace) -> int:
+    isolation.start_ahead("dtvit_jax.intake")
     from data_builder.subjects import load_key
     from dtvit_jax.intake import SECONDS_TO_LOOK, files_in, look
     from dtvit_jax.workers import InOrder
@@ -117,21 +120,22 @@ def _listen(args: argparse.Namespace) -> int:
 
 
 def _session(args: argparse.Namespace, key: bytes) -> Any:
-    from dtvit_jax.session import Session, Settings
+    with collector.paused():
+        from dtvit_jax.session import Session, Settings
 
-    return Session(
-        Settings(
-            workdir=args.workdir,
-            out=args.out,
-            point=args.point,
-            batch=args.batch,
-            jobs=args.jobs,
-            key=key,
-            key_name=args.key,
-            dicom=args.dicom_out == "yes",
-            explain=args.explain,
+        return Session(
+            Settings(
+                workdir=args.workdir,
+                out=args.out,
+                point=args.point,
+                batch=args.batch,
+                jobs=args.jobs,
+                key=key,
+                key_name=args.key,
+                dicom=args.dicom_out == "yes",
+                explain=args.explain,
+            )
         )
-    )
 
 
 def _check_places(paths: list[Path], out: Path) -> None:
@@ -158,4 +162,6 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    status = main()
+    collector.spare_the_end()
+    sys.exit(status)

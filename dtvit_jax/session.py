@@ -16,7 +16,7 @@ from data_builder.subjects import Lookup, lookup_path
 from dtvit_jax.answering import points_of
 from dtvit_jax.classifier import Classifier
 from dtvit_jax.cleaned_image import check_cleaned
-from dtvit_jax.compilation import prepare
+from dtvit_jax.compilation import keep_programs
 from dtvit_jax.gathered import Row
 from dtvit_jax.intake import (
     SECONDS_TO_LOOK,
@@ -89,7 +89,7 @@ class Session:
     """
 
     def __init__(self, settings: Settings) -> None:
-        prepare()
+        keep_programs()
         self._settings, self._out = settings, settings.out
         model = open_model(settings.workdir)
         self._cleaning = model.cleaning
