@@ -12,6 +12,7 @@ import importlib.metadata
 import json
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Callable
@@ -29,6 +30,7 @@ from dtvit_jax.caveats import PHANTOM, RESEARCH
 from dtvit_jax.model_folder import ModelFolder, open_model, weights_digest
 from dtvit_jax.run_record import write_json
 from dtvit_jax.run_setup import make_task
+from dtvit_jax.stop_signals import STOPPED
 
 EXAMPLE = "python -m dtvit_jax.export --workdir runs/phantom --out exported --format stablehlo"
 VERSION = 1
@@ -237,11 +239,18 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """The command; returns its exit status."""
     args = parser().parse_args(argv)
+    # A plain SIGTERM would leave the draft behind.
+    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(STOPPED[signal.SIGTERM]))
     try:
         written = export(args.workdir, args.out, args.format)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("stopped; nothing was written", file=sys.stderr)
+        return STOPPED[signal.SIGINT]
+    finally:
+        signal.signal(signal.SIGTERM, before)
     print(f"{args.out}: model.{args.format}" + ("" if written else ", there already"))
     return 0
 

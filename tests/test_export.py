@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -175,3 +177,22 @@ def test_a_damaged_file_is_not_called_done(runs, exported, tmp_path):
     (folder / "model.onnx").write_bytes(b"half")
     with pytest.raises(InputError, match=r"model\.onnx is damaged"):
         export.export(runs["vit_nano8"], folder, "stablehlo")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_leaves_nothing_behind(runs, tmp_path, monkeypatch, capsys, number):
+    def stopped(answer, size):
+        assert list(tmp_path.iterdir())  # the draft
+        os.kill(os.getpid(), number)
+        return b""
+
+    monkeypatch.setitem(export.WRITERS, "stablehlo", stopped)
+    arguments = ["--workdir", str(runs["vit_nano8"]), "--out", str(tmp_path / "out")]
+    if number == signal.SIGTERM:
+        with pytest.raises(SystemExit) as ended:
+            export.main(arguments)
+        assert ended.value.code == 143
+    else:
+        assert export.main(arguments) == 130
+        assert "nothing was written" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
