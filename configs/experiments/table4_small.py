@@ -4,8 +4,8 @@
         --config.source=SRC --out experiments/table4_small
 
 From random weights; not a replication. docs/evidence.md has the result on 1,184 real slices.
-ResNet18 and SqueezeNet stand for the CNNs of table4.py: DenseNet121 and VGG16 have not been run at
-this size, and AlexNet needs 63 pixels.
+ResNet18, SqueezeNet and DenseNet121 stand for the CNNs of table4.py: VGG16 has not been run at this
+size, and AlexNet needs 63 pixels.
 """
 
 import ml_collections
@@ -43,4 +43,5 @@ def get_config() -> ml_collections.ConfigDict:
     )
     rows["ResNet18"] = table4.row("resnet18", **SMALL)
     rows["SqueezeNet"] = table4.row("squeezenet", **SMALL)
+    rows["DenseNet121"] = table4.row("densenet121", **SMALL)
     return config
