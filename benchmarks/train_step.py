@@ -21,6 +21,9 @@ the patches, packing, the transfer and the transform, which the others, with one
 ready and is transformed, do not have. Every shape but the whole slices' is compiled before the
 rounds begin, and a turn in which a program is compiled all the same is named.
 
+A contestant's name may be followed by flags for XLA, which its process alone gets: `--contestants
+dtvit_jax "dtvit_jax --xla_cpu_enable_fast_math=true"` says what a flag is worth.
+
 Compiled programs are kept (`dtvit_jax.compilation`): where L takes too long for one call, begin
 with --contestants tissue --rounds 0, then --contestants dtvit_jax --rounds 0.
 """
@@ -254,6 +257,9 @@ def shards(source: str, data_dir: str) -> None:
 def contest(name: str, options: tuple, pipe: Any) -> None:
     """Answers each task's name with the seconds that it took and the programs that it compiled (or
     read from the cache), until None comes."""
+    name, *flags = name.split()
+    if flags:
+        os.environ["XLA_FLAGS"] = " ".join(flags)
     turns = CONTESTANTS[name](*options)
     compiled: list[str] = []
     if name != "torchvision":
@@ -303,6 +309,13 @@ def measure(names: list[str], options: tuple, tasks: list[str], rounds: int) -> 
     return seconds
 
 
+def contestant(text: str) -> str:
+    """A name of CONTESTANTS, and flags for XLA if any."""
+    if text.split()[:1] and text.split()[0] in CONTESTANTS:
+        return text
+    raise argparse.ArgumentTypeError(f"{text!r}: it begins with one of {', '.join(CONTESTANTS)}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--model", choices=WIDTHS, default="ti")
@@ -310,7 +323,7 @@ def main() -> None:
     parser.add_argument("--depth", type=int, help="blocks (default: the model's own)")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--tasks", nargs="+", choices=["train", "forward"])
-    parser.add_argument("--contestants", nargs="+", choices=CONTESTANTS)
+    parser.add_argument("--contestants", nargs="+", type=contestant, metavar="NAME")
     parser.add_argument("--source", help="slices in the published layout, for `tissue`")
     parser.add_argument("--data_dir", help="where their shards lie or are built")
     args = parser.parse_args()

@@ -28,9 +28,6 @@ logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax tells of every step i
 MODEL = ("params", "stats", "ema")
 """The parts of a state that say what the model is: not its optimiser's."""
 
-COMPRESSED = 0.9
-"""At least this part of a state's bytes is what a checkpoint takes on disk."""
-
 ROOM_FOR_A_COPY = 1.5
 """Free memory, in sizes of the state, above which a CPU saves a copy in the background."""
 
@@ -88,7 +85,7 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(
             (workdir / "checkpoints").absolute(),
             options=options,
-            item_names=("state", "progress"),
+            item_handlers={"state": _arrays(), "progress": ocp.JsonCheckpointHandler()},
         )
 
     @property
@@ -117,7 +114,7 @@ class Checkpoints:
         size = tree_bytes(state)
         with saying_disk_full(self._workdir):
             self._manager.wait_until_finished()  # the save before this one
-        check_room(self._workdir, COMPRESSED * size)
+        check_room(self._workdir, size)
         fields = state._asdict()
         progress = {**progress, "checksums": checksums(fields)}
         on_cpu = jax.default_backend() == "cpu"
@@ -125,7 +122,7 @@ class Checkpoints:
         if on_cpu and room:
             fields = jax.tree.map(_copy, fields)
         items = ocp.args.Composite(
-            state=ocp.args.StandardSave(fields), progress=ocp.args.JsonSave(progress)
+            state=ocp.args.PyTreeSave(fields), progress=ocp.args.JsonSave(progress)
         )
         with saying_disk_full(self._workdir):
             self._manager.save(step, args=items, metrics=metrics, force=True)
@@ -171,8 +168,9 @@ class Checkpoints:
                 f"checkpoint {step} in {self._workdir} does not fit the config ({differ[0]} and "
                 f"{len(differ) - 1} more differ): give the config that it was made with"
             )
+        how = ocp.checkpoint_utils.construct_restore_args(wanted)
         items = ocp.args.Composite(
-            state=ocp.args.StandardRestore(wanted), progress=ocp.args.JsonRestore()
+            state=ocp.args.PyTreeRestore(wanted, how), progress=ocp.args.JsonRestore()
         )
         with self._saying_damaged(step):
             found = self._manager.restore(step, args=items)
@@ -250,6 +248,11 @@ class Damaged(InputError):
 
 def _progress_file(folder: Path) -> Path:
     return folder / "progress" / "metadata"
+
+
+def _arrays() -> ocp.PyTreeCheckpointHandler:
+    """Trained float32 weights hardly compress; trying takes a core for as long as a save lasts."""
+    return ocp.PyTreeCheckpointHandler(use_compression=False)
 
 
 _copy = jax.jit(jnp.copy)

@@ -11,7 +11,7 @@ OUT_OF_SPACE = ("No space left", "ENOSPC", "Disk quota exceeded", "EDQUOT")
 """What Orbax's and the system's errors say then."""
 
 
-def check_room(workdir: Path, needed: float) -> None:
+def check_room(workdir: Path, needed: int) -> None:
     """Raises InputError where the disk of `workdir` has fewer than `needed` bytes left."""
     free = shutil.disk_usage(workdir).free
     if free < needed:
