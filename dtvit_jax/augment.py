@@ -99,25 +99,26 @@ def rotate(
     column_index = jnp.round(from_x).astype(jnp.int32)
     row_index = jnp.round(from_y).astype(jnp.int32)
     inside = (column_index >= 0) & (column_index < width) & (row_index >= 0) & (row_index < height)
-    flat = jnp.where(inside, row_index * width + column_index, 0).reshape(len(images), -1)
-    # XLA may round a coordinate on the border one way for `inside` and another way for `flat`;
-    # without 'clip' the pixel would then lie outside and be nan.
-    picked = jnp.take_along_axis(images.reshape(len(images), -1), flat, axis=1, mode="clip")
-    return _computed(jnp.where(inside, picked.reshape(images.shape), 0))
+    at = _computed(jnp.where(inside, row_index * width + column_index, -1))
+    # A CPU computes places many at a time where they are no part of the picking.
+    picked = jnp.take_along_axis(
+        images.reshape(len(images), -1), at.reshape(len(images), -1), axis=1, mode="clip"
+    )
+    return _computed(jnp.where(at < 0, 0, picked.reshape(images.shape)))
 
 
-def _computed(
-    images: Float[Array, "batch height width"],
-) -> Float[Array, "batch height width"]:
-    """The same, as an array that XLA computes once.
+def _computed(values: Array) -> Array:
+    """The same [batch, height, width], as an array that XLA computes once.
 
     Its CPU compiler would otherwise compute each turned pixel again for each of the 9 pixels that
     are sharpened by it, in each of 3 channels (11 times the time; benchmarks/input_pipeline.py).
     It undoes optimization_barrier, but not a window over every pixel and the hole beside it.
     """
+    floating = jnp.issubdtype(values.dtype, jnp.floating)
+    least = -jnp.inf if floating else jnp.iinfo(values.dtype).min
     return jax.lax.reduce_window(
-        images,
-        -jnp.inf,
+        values,
+        jnp.asarray(least, values.dtype),
         jax.lax.max,
         window_dimensions=(1, 1, 2),
         window_strides=(1, 1, 2),
