@@ -100,7 +100,9 @@ def rotate(
     row_index = jnp.round(from_y).astype(jnp.int32)
     inside = (column_index >= 0) & (column_index < width) & (row_index >= 0) & (row_index < height)
     at = _computed(jnp.where(inside, row_index * width + column_index, -1))
-    # A CPU computes places many at a time where they are no part of the picking.
+    # A CPU computes places many at a time where they are no part of the picking. XLA may round a
+    # coordinate on the border one way for `inside` and another way for its place: without 'clip'
+    # the pixel would then lie outside and be nan.
     picked = jnp.take_along_axis(
         images.reshape(len(images), -1), at.reshape(len(images), -1), axis=1, mode="clip"
     )
