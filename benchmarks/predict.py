@@ -35,12 +35,11 @@ def make_run(folder: Path, name: str) -> None:
 
     from configs import vit_l
     from data_builder import clean
-    from dtvit_jax import outlier, rule_fitting, run_record
+    from dtvit_jax import model_weights, outlier, rule_fitting, run_record
     from dtvit_jax.aggregation import Aggregation
-    from dtvit_jax.checkpoint import Checkpoints
     from dtvit_jax.predictions import Predictions
     from dtvit_jax.run_setup import make_model
-    from dtvit_jax.steps import TrainState, split_model
+    from dtvit_jax.steps import split_model
 
     config = vit_l.get_config()
     config.model.name, config.init_from = name, "scratch"
@@ -50,9 +49,7 @@ def make_run(folder: Path, name: str) -> None:
     record = {"format": run_record.FORMAT, "dataset": dataset}
     run_record.write_json(folder / "run.json", record)
     params, stats = jax.jit(lambda: split_model(make_model(config))[1:])()
-    checkpoints = Checkpoints(folder, config.best)
-    checkpoints.save(1, TrainState(np.int32(1), params, stats, {}, {}), {}, {"loss": 1.0})
-    checkpoints.close()
+    model_weights.write(folder, config.model.to_dict(), (params, stats), 1, "0")
     rng = np.random.default_rng(0)
     n = 400
     subject, truth = np.arange(n) // 10, (np.arange(n) // 10) % 2
@@ -238,7 +235,7 @@ def main() -> None:
 
         collector.spare_the_end()  # as python -m dtvit_jax.predict does
         return
-    if not (run / "training_slices.json").is_file():
+    if not (run / "weights.safetensors").is_file():
         make_run(run, args.model)
     if not (study / "cleaned" / "manifest.csv").is_file():
         make_study(study)

@@ -177,29 +177,16 @@ class Checkpoints:
             check(found["state"], found["progress"]["checksums"])
         return type(abstract)(**found["state"]), found["progress"]
 
-    def shapes(self, step: int) -> dict[str, Any]:
-        """What `restore_model` reads of `step`, as shapes. Raises Damaged.
-
-        Hundreds of small reads: a tenth of a second, and ten times that beside a busy thread.
-        """
-        with self._saying_damaged(step):
-            tree = self._tree(step)
-            return {name: tree[name] for name in MODEL}
-
-    def restore_model(
-        self, step: int, abstract: Any = None, *, shapes: dict[str, Any] | None = None
-    ) -> tuple[dict, dict]:
+    def restore_model(self, step: int, abstract: Any = None) -> tuple[dict, dict]:
         """Parameters and statistics of `step`, averaged where the run averages them.
 
         They come as NumPy arrays, or as `abstract` (a TrainState that carries shardings) says. The
-        optimiser's state is not read. shapes: of `shapes(step)`, if they are known. Raises Damaged.
+        optimiser's state is not read. Raises Damaged.
         """
         checkpointer = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
-        if abstract is not None:
-            wanted = {name: abstract._asdict()[name] for name in MODEL}
-        else:
-            wanted = shapes or self.shapes(step)
         with self._saying_damaged(step):
+            tree = self._tree(step) if abstract is None else abstract._asdict()
+            wanted = {name: tree[name] for name in MODEL}
             if abstract is None:
                 how = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
             else:

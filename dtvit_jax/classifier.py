@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, UInt8
 from data_builder.errors import InputError
 from dtvit_jax import collector
 from dtvit_jax.allocator import keep_freed_memory
-from dtvit_jax.model_folder import ModelFolder, weights_digest
+from dtvit_jax.model_folder import ModelFolder
 from dtvit_jax.run_setup import make_crop, make_task
 from dtvit_jax.steps import Task, merge_model, probabilities
 
@@ -28,7 +28,9 @@ def answer_step(
 
 
 class Classifier:
-    """A model ready to answer. The weights are read while it compiles, hashed while it answers.
+    """A model ready to answer. Its weights are the file's own pages where that is a CPU's memory.
+
+    They are hashed while it answers.
 
     Attributes:
       task, params, stats, crop: for `explain`; parameters lie on the devices.
@@ -39,48 +41,27 @@ class Classifier:
         self.batch = batch
         self.side = int(folder.config.data.size)
         self.crop = make_crop(folder.config)
-        with collector.paused(), ThreadPoolExecutor(1) as beside:
-            reading = beside.submit(folder.reader())
+        keep_freed_memory()
+        with collector.paused():
             self.task, abstract = make_task(folder.config, steps=1)
             images = jax.ShapeDtypeStruct((batch, self.side, self.side), np.uint8)
             step = jax.jit(functools.partial(answer_step, task=self.task))
             self._step = step.lower(abstract.params, abstract.stats, images).compile()
-            weights = reading.result()
-        keep_freed_memory()  # not before: what reading frees is better given back than kept
+            weights = folder.weights(abstract.params, abstract.stats)
         later = ThreadPoolExecutor(1)
-        self._digest = later.submit(weights_digest, weights)
+        self._digest = later.submit(folder.check, weights)
         later.shutdown(wait=False)
-        found = (
-            _like(shapes, each)
-            for shapes, each in zip((abstract.params, abstract.stats), weights, strict=True)
-        )
-        self.params, self.stats = jax.device_put(tuple(found))
+        self.params, self.stats = jax.device_put(weights)
 
     @property
     def weights_sha256(self) -> str:
-        """`model_folder.weights_digest` of the weights that were read."""
+        """`model_weights.digest` of the weights. Raises InputError where they are damaged."""
         return self._digest.result()
 
     def begin(self, images: UInt8[np.ndarray, "n side side"]) -> tuple[Array, Array]:
         """Starts on at most `batch` slices and returns at once: arrays that are being computed."""
         padding = ((0, self.batch - len(images)), (0, 0), (0, 0))
         return self._step(self.params, self.stats, np.pad(images, padding))
-
-
-def _like(shapes: Any, found: Any) -> Any:
-    """`found`, whose keys are texts as they are stored, as a tree like `shapes`.
-
-    Raises InputError where it is of another model.
-    """
-    if isinstance(shapes, dict):
-        same = isinstance(found, dict) and {str(key) for key in shapes} == found.keys()
-        if same:
-            return {key: _like(each, found[str(key)]) for key, each in shapes.items()}
-    elif getattr(found, "shape", None) == shapes.shape:
-        return found
-    raise InputError(
-        "the checkpoint is not of the model in config.json: train again into a new workdir"
-    )
 
 
 class Answers:

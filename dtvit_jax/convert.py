@@ -34,6 +34,7 @@ def save(
     params: pretrained.Tree,
     stats: pretrained.Tree,
     heads: bool = False,
+    header: Mapping[str, str] | None = None,
 ) -> None:
     """Writes a dual-task model's encoder, or with `heads` all of it, as safetensors.
 
@@ -43,6 +44,7 @@ def save(
         params: parameters as a pure dict of arrays; `stats` likewise.
         stats: batch statistics, empty for a ViT.
         heads: write both heads too; names and shapes are then this package's own.
+        header: what else the file's header says.
 
     What the model computes goes into the header, so that reading it back gives the same.
 
@@ -62,7 +64,8 @@ def save(
         arrays |= {k: np.asarray(v, np.float32) for k, v in pretrained.flatten(both).items()}
     known = {k: model[k] for k in pretrained.OPTIONS if k in model}
     known = {**(pretrained.VIT_DEFAULTS if vit else {}), **known}
-    weight_files.write(path, arrays, {"format": "pt", **{k: str(v) for k, v in known.items()}})
+    told = {"format": "pt", **{k: str(v) for k, v in known.items()}, **(header or {})}
+    weight_files.write(path, arrays, told)
 
 
 def convert(src: str, given: Mapping[str, Any], out: Path, heads: bool = False) -> str:

@@ -2,10 +2,11 @@
 
 metrics.json, predictions.csv, figures/, report.html and model_card.md go to WORKDIR/SPLIT unless
 --out says so. What is fitted (aggregation, calibration, operating points) is fitted on validation
-and kept in WORKDIR/decision_rule.json, which prediction reads; WORKDIR/training_slices.json says
-what the training slices look like. A predictions.csv of another system needs no model: its
-validation slices come from its own rows with split 'validation', or from --validation; without
-any, nothing is fitted and the rest is there.
+and kept in WORKDIR/decision_rule.json; WORKDIR/training_slices.json says what the training slices
+look like, WORKDIR/weights.safetensors holds the weights that were evaluated. Prediction reads all
+three. A predictions.csv of another system needs no model: its validation slices come from its own
+rows with split 'validation', or from --validation; without any, nothing is fitted and the rest is
+there.
 """
 
 import argparse
@@ -31,7 +32,7 @@ from dtvit_jax.report import Images, write_report
 from dtvit_jax.subgroups import Facts, read_facts, subgroups
 
 EXAMPLE = "python -m dtvit_jax.evaluate --workdir runs/phantom --split test"
-FORM = 3
+FORM = 4
 """Of what is written: a run evaluated in another form is evaluated again."""
 
 
@@ -102,6 +103,7 @@ def evaluate_run(args: argparse.Namespace, out: Path) -> Path:
     of = {"form": FORM, "split": args.split, **model, "choices": repr(choices)}
     if args.facts:
         of |= {"facts": zlib.crc32(args.facts.read_bytes()) if args.facts.is_file() else None}
+    _put_weights(args.workdir, run)
     report = out / "report.html"
     if report.is_file() and _evaluated(out / "metrics.json") == of:
         return report
@@ -127,6 +129,18 @@ def evaluate_run(args: argparse.Namespace, out: Path) -> Path:
     return write_evaluation(
         out, predictions, rule, facts, record, run.history, image, of, fitted_here=fitted_here
     )
+
+
+def _put_weights(workdir: Path, run: Any) -> None:
+    """Puts the weights that are evaluated beside the rule, unless they are there."""
+    from dtvit_jax import model_weights
+
+    step, digest = run.step, run.record["dataset"]["digest"]
+    with contextlib.suppress(InputError):
+        found = model_weights.origin(workdir)
+        if (found.checkpoint_step, found.dataset_digest) == (step, digest):
+            return
+    model_weights.write(workdir, run.config.model.to_dict(), run.weights(), step, digest)
 
 
 def _fit_outlier(workdir: Path, run: Any) -> None:

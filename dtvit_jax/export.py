@@ -27,7 +27,7 @@ from data_builder.errors import InputError
 from data_builder.records import LOCATIONS
 from dtvit_jax import decision_rule, portable, rule_fitting
 from dtvit_jax.caveats import PHANTOM, RESEARCH
-from dtvit_jax.model_folder import ModelFolder, open_model, weights_digest
+from dtvit_jax.model_folder import ModelFolder, open_model
 from dtvit_jax.run_record import write_json
 from dtvit_jax.run_setup import make_task
 from dtvit_jax.stop_signals import STOPPED
@@ -64,15 +64,15 @@ def export(workdir: Path, out: Path, form: str) -> bool:
     card = _card(folder)
     config = folder.config.copy_and_resolve_references()
     config.dtype = "float32"
-    task, _ = make_task(config, steps=1)
-    params, stats = folder.weights()
+    task, abstract = make_task(config, steps=1)
+    params, stats = folder.weights(abstract.params, abstract.stats)
     needed = sum(leaf.nbytes for leaf in jax.tree.leaves((params, stats)))
     if needed > portable.LARGEST:
         raise InputError(
             f"{config.model.name} has {needed / 1e9:.1f} GB of weights: a file of either "
             "format ends at 2 GB; use python -m dtvit_jax.convert WORKDIR --all for its weights"
         )
-    index = describe(folder, weights_digest((params, stats)))
+    index = describe(folder, folder.check((params, stats)))
     earlier = _earlier(out, index, form)
     if earlier is not None and f"model.{form}" in earlier["files"]:
         return False
@@ -107,7 +107,10 @@ def export(workdir: Path, out: Path, form: str) -> bool:
 
 def _card(folder: ModelFolder) -> Path:
     """The model card of the run's best checkpoint. Raises InputError."""
-    model = {"checkpoint_step": folder.step, "dataset_digest": folder.record["dataset"]["digest"]}
+    model = {
+        "checkpoint_step": folder.origin.checkpoint_step,
+        "dataset_digest": folder.record["dataset"]["digest"],
+    }
     for split in ("test", "validation"):
         card = folder.workdir / split / CARD
         try:
@@ -123,7 +126,7 @@ def _card(folder: ModelFolder) -> Path:
 
 
 def describe(folder: ModelFolder, weights: str) -> dict[str, Any]:
-    """index.json without its files. weights: their SHA-256 (`weights_digest`)."""
+    """index.json without its files. weights: their SHA-256 (`ModelFolder.check`)."""
     dataset, rule, cleaning = folder.record["dataset"], folder.rule, folder.cleaning
     size = int(folder.config.data.size)
     fitted = rule.calibrations["slice"]
@@ -136,7 +139,7 @@ def describe(folder: ModelFolder, weights: str) -> dict[str, Any]:
         "model": {
             "name": folder.config.model.name,
             "weights_sha256": weights,
-            "checkpoint_step": folder.step,
+            "checkpoint_step": folder.origin.checkpoint_step,
             "dataset_digest": dataset["digest"],
             "phantom": folder.phantom,
         },

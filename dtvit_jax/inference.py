@@ -52,6 +52,10 @@ class TrainedRun:
         )
         return task, *self._checkpoints.restore_model(self.step, abstract)
 
+    def weights(self) -> tuple[Any, Any]:
+        """The parameters and batch statistics of `model` as NumPy arrays."""
+        return self._checkpoints.restore_model(self.step)
+
     def predict(self, split: str) -> Predictions:
         """Probabilities of the best checkpoint for every slice of 'train', 'validation', 'test'."""
         prepare()

@@ -1,25 +1,21 @@
 """A trained and evaluated run as something that answers: what is checked before it may."""
 
 import dataclasses
-import functools
-import hashlib
 import importlib.metadata
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jax
 import ml_collections
-import numpy as np
 
 from data_builder import clean
 from data_builder.errors import InputError
 from data_builder.studies import FORMATS
-from dtvit_jax import decision_rule, outlier, run_record
+from dtvit_jax import decision_rule, model_weights, outlier, run_record
 from dtvit_jax.answers import ModelIdentity
-from dtvit_jax.checkpoint import Checkpoints
 from dtvit_jax.decision_rule import DecisionRule
+from dtvit_jax.model_weights import Origin, Weights
 from dtvit_jax.outlier import TrainingSlices
+from dtvit_jax.validation_metrics import lower_is_better
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,25 +40,23 @@ class ModelFolder:
     rule: DecisionRule
     training_slices: TrainingSlices
     cleaning: Cleaning
-    step: int
-    checkpoints: Checkpoints
+    origin: Origin
 
     @property
     def phantom(self) -> bool:
         """Whether it was trained on made-up heads."""
         return bool(self.record["dataset"].get("phantom"))
 
-    def weights(self) -> tuple[Any, Any]:
-        """Parameters and batch statistics as NumPy arrays."""
-        return self.checkpoints.restore_model(self.step)
+    def weights(self, params: Any, stats: Any) -> Weights:
+        """Parameters and statistics, float32, in trees like those given (shapes). InputError."""
+        return model_weights.read(self.workdir, self.config.model.to_dict(), params, stats)
 
-    def reader(self) -> Callable[[], tuple[Any, Any]]:
-        """`weights` for a thread of its own: what would be slow beside others is done here."""
-        shapes = self.checkpoints.shapes(self.step)
-        return functools.partial(self.checkpoints.restore_model, self.step, shapes=shapes)
+    def check(self, weights: Weights) -> str:
+        """Digest of `weights`. Raises InputError where the file is damaged."""
+        return model_weights.check(self.workdir, weights, self.origin)
 
     def identity(self, weights_sha256: str) -> ModelIdentity:
-        """The model's name, this program's version, and the `weights_digest` of `weights`."""
+        """The model's name, this program's version, and the digest of `weights`."""
         version = importlib.metadata.version("dtvit-jax")
         return ModelIdentity(self.config.model.name, version, weights_sha256)
 
@@ -78,16 +72,24 @@ def open_model(workdir: Path) -> ModelFolder:
     record = run_record.read_record(workdir)
     rule = decision_rule.read(workdir)
     training_slices = outlier.read(workdir)
-    checkpoints = Checkpoints(workdir, config.best, read_only=True)
-    digest, step = record["dataset"]["digest"], checkpoints.best
+    origin = model_weights.origin(workdir)
+    step, digest = origin.checkpoint_step, record["dataset"]["digest"]
     of = rule.raw.get("checkpoint_step"), rule.raw.get("dataset_digest"), training_slices.dataset
-    if of != (step, digest, digest):
+    same = of == (step, digest, digest) and origin.dataset_digest == digest
+    if not same or _surpassed(run_record.read_history(workdir), config.best, step):
         raise InputError(
-            f"the decision rule in {workdir} is of another checkpoint or data set: run python -m "
-            f"dtvit_jax.evaluate --workdir {workdir} again"
+            f"what was evaluated in {workdir} is another checkpoint or data set than the run's: "
+            f"run python -m dtvit_jax.evaluate --workdir {workdir} again"
         )
     cleaning = cleaning_of(record["dataset"])
-    return ModelFolder(workdir, config, record, rule, training_slices, cleaning, step, checkpoints)
+    return ModelFolder(workdir, config, record, rule, training_slices, cleaning, origin)
+
+
+def _surpassed(history: list[dict[str, Any]], best: str, step: int) -> bool:
+    """Whether a checkpoint that came after `step` is better; training may have gone on."""
+    sign = -1 if lower_is_better(best) else 1
+    of = {r["step"]: sign * r[best] for r in history if r["split"] == "validation" and best in r}
+    return step in of and any(at > step and value > of[step] for at, value in of.items())
 
 
 def cleaning_of(dataset: dict[str, Any]) -> Cleaning:
@@ -108,15 +110,3 @@ def cleaning_of(dataset: dict[str, Any]) -> Cleaning:
             f"run.json names a cleaning that is not known ({mode}, {image_format}): train again"
         )
     return Cleaning(mode, image_format, stated=True)
-
-
-def weights_digest(weights: tuple[Any, Any]) -> str:
-    """SHA-256 over every parameter's and statistic's path, type, shape and bytes, in path order."""
-    digest = hashlib.sha256()
-    leaves = jax.tree_util.tree_leaves_with_path(weights)
-    for path, leaf in sorted(leaves, key=lambda each: jax.tree_util.keystr(each[0])):
-        value = np.ascontiguousarray(leaf)
-        head = f"{jax.tree_util.keystr(path)} {value.dtype} {value.shape}\n"
-        digest.update(head.encode())
-        digest.update(value.reshape(-1).view(np.uint8).data)
-    return digest.hexdigest()

@@ -89,7 +89,7 @@ class Predictor:
             json.dumps(
                 {
                     "form": FORM,
-                    "checkpoint_step": model.step,
+                    "checkpoint_step": model.origin.checkpoint_step,
                     "rule": _digest(model.rule.raw),
                     "point": options.points.name,
                     "explain": options.explain,

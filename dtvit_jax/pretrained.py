@@ -10,7 +10,6 @@ from jaxtyping import Float
 
 from data_builder.errors import InputError
 from dtvit_jax import layouts, run_record, weight_files
-from dtvit_jax.checkpoint import Checkpoints
 from dtvit_jax.weight_files import Arrays
 
 Tree = dict[str, Any]
@@ -205,6 +204,8 @@ def _read_run(workdir: Path) -> tuple[Arrays, dict[str, str]]:
             f"{workdir}: a folder, but of no run (it has no checkpoints); give a run's workdir or "
             "a .safetensors, .npz or .pth file"
         )
+    from dtvit_jax.checkpoint import Checkpoints  # Orbax; prediction, which reads a file, has none
+
     config = run_record.read_config(workdir)
     checkpoints = Checkpoints(workdir, config.best, read_only=True)
     params, stats = checkpoints.restore_model(checkpoints.best)

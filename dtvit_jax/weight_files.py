@@ -54,6 +54,9 @@ def read(path: Path) -> tuple[Arrays, dict[str, str]]:
 
 
 _MAPPED = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "U8": "u1"}
+_STORED = {np.dtype(kind): name for name, kind in _MAPPED.items()}
+
+ALIGNMENT = 64  # bytes; what XLA's CPU client asks of memory that it takes without a copy
 
 
 def _mapped(path: Path) -> Arrays:
@@ -116,18 +119,32 @@ def _line(error: Exception) -> str:
 
 
 def write(path: Path, arrays: Arrays, metadata: dict[str, str]) -> None:
-    """Writes a safetensors file, whole or not at all; the same arrays give the same bytes."""
+    """Writes a safetensors file, whole or not at all; the same arrays give the same bytes.
+
+    Arrays lie at multiples of `ALIGNMENT` bytes, so that JAX takes them from a mapped file as they
+    are; those of another length come last, as the format allows no holes.
+    """
     partial = path.with_name(path.name + ".part")
+    header: dict[str, Any] = {"__metadata__": metadata}
+    names = sorted(arrays, key=lambda name: (arrays[name].nbytes % ALIGNMENT != 0, name))
+    place = 0
+    for name in names:
+        array = arrays[name]
+        end = place + array.nbytes
+        header[name] = {
+            "dtype": _STORED[array.dtype],
+            "shape": list(array.shape),
+            "data_offsets": [place, end],
+        }
+        place = end
+    text = json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
+    text = text.ljust(-(-(8 + len(text)) // ALIGNMENT) * ALIGNMENT - 8)
     try:
-        safetensors.numpy.save_file(arrays, partial, metadata=metadata)
-        with partial.open("r+b") as file:  # the library leaves the header's order to chance
-            length = int.from_bytes(file.read(8), "little")
-            header = json.dumps(
-                json.loads(file.read(length)), sort_keys=True, separators=(",", ":")
-            )
-            file.seek(8)
-            file.write(header.encode().ljust(length))
+        with partial.open("wb") as file:
+            file.write(len(text).to_bytes(8, "little") + text)
+            for name in names:
+                file.write(np.ascontiguousarray(arrays[name]).reshape(-1).view(np.uint8).data)
         partial.replace(path)
-    except (OSError, safetensors.SafetensorError) as error:
+    except OSError as error:
         partial.unlink(missing_ok=True)
         raise InputError(f"{path}: can't be written: {_line(error)}") from error

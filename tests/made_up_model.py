@@ -12,7 +12,7 @@ from PIL import Image
 
 from data_builder import clean
 from data_builder.images import resize
-from dtvit_jax import outlier, rule_fitting, run_record
+from dtvit_jax import model_weights, outlier, rule_fitting, run_record
 from dtvit_jax.aggregation import Aggregation
 
 SIZE = 36
@@ -57,4 +57,5 @@ def save_model(workdir: Path, validation=None, model=MODEL, method="temperature"
     rule = rule_fitting.fit(validation, Aggregation(), method, of, resamples=50)
     rule_fitting.write(workdir, rule)
     outlier.write(workdir, outlier.fit(heads(60, 0), heads(40, 1), "0123"))
+    model_weights.write(workdir, model, weights, 3, "0123")
     return weights
