@@ -180,7 +180,7 @@ def profile(data: Path, transform: Callable) -> None:
     import jax
     import numpy as np
 
-    from dtvit_jax.augment import Augmentation, example_rng
+    from dtvit_jax.augment import Augmentation
     from dtvit_jax.input_pipeline import stacked, stored_pixels
 
     examples = make_examples(data)
@@ -189,12 +189,11 @@ def profile(data: Path, transform: Callable) -> None:
     paper = Augmentation(15.0, 2.0, 0.5, 0.0, 0.0, 0.0, 0.0)
     records = [source._records[i] for i in range(n)]
     images = [stored_pixels(record, 256) for record in records]
-    rows = [paper.draw(example_rng(0, 0, i)) for i in range(n)]
-    batch = np.stack(images[:BATCH]), np.stack(rows[:BATCH])
+    batch = np.stack(images[:BATCH]), paper.draw(0, 0, BATCH)
     parts: dict[str, Callable[[], Any]] = {
         "read a record": lambda: [source._records[i] for i in range(n)],
         "parse its pixels": lambda: [stored_pixels(record, 256) for record in records],
-        "draw its parameters": lambda: [paper.draw(example_rng(0, 0, i)) for i in range(n)],
+        "draw its parameters": lambda: paper.draw(0, 0, n),
         "stack a batch": lambda: [
             stacked([{"image": image} for image in images[i : i + BATCH]])
             for i in range(0, n, BATCH)

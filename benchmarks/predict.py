@@ -25,7 +25,7 @@ from pathlib import Path
 
 TESTS = str(Path(__file__).parents[1] / "tests")
 SLICES = 32
-BATCH = 4
+BATCH = 2
 
 
 def make_run(folder: Path, name: str) -> None:

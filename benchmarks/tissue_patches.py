@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from configs import vit_l
 from data_builder.images import resize
-from dtvit_jax.augment import PARAMETERS, example_rng, rotate, sharpen
+from dtvit_jax.augment import PARAMETERS, rotate, sharpen
 from dtvit_jax.crop import centre_crop
 from dtvit_jax.packing import SAMPLED_SLICES, choose_levels
 from dtvit_jax.run_setup import make_augmentation
@@ -121,7 +121,7 @@ def main() -> None:
     augmentation = make_augmentation(vit_l.get_config())
     for folder in args.folders:
         images = slices(folder)
-        rows = np.stack([augmentation.draw(example_rng(0, 0, i)) for i in range(len(images))])
+        rows = augmentation.draw(0, 0, len(images))
         kept = np.stack([tissue.kept(*pair) for pair in zip(images, rows, strict=True)])
         device = exact(images, rows, tissue)
         counts = kept.sum(1)

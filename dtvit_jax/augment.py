@@ -2,8 +2,8 @@
 
 The order is the paper's (arXiv 2405.06814, section 2.2.3, and its code): crop, rotation,
 sharpness, normalisation; gain and noise, which are not the paper's, come before the last. What is
-random is drawn on the host, an example at a time, so that it depends on seed, epoch and example
-alone; here everything is a pure function.
+random is drawn on the host, and depends on seed, epoch and example alone; here everything is a pure
+function.
 """
 
 import dataclasses
@@ -11,7 +11,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Float, Float32, Shaped, UInt8
 
 from dtvit_jax.crop import Crop
 
@@ -52,32 +52,31 @@ class Augmentation:
     noise: float = 0.0  # standard deviation up to this part of the gray range
     mixup: float = 0.0  # both parameters of the beta distribution of the share; 0: nothing is mixed
 
-    def draw(self, rng: np.random.Generator) -> np.ndarray:
-        """One row of PARAMETERS, float32."""
-        u = rng.uniform(-1, 1, 5)
-        flip, sharpen, noise, noise_key = rng.uniform(size=4)
-        share = rng.beta(self.mixup, self.mixup) if self.mixup else 1.0
-        return np.array(
-            [
-                self.rotation * u[0],
-                1 + self.zoom * u[1],
-                self.shift * u[2],
-                self.shift * u[3],
-                flip < self.flip_probability,
-                self.sharpness if sharpen < self.sharpness_probability else 1,
-                1 + self.intensity * u[4],
-                255 * self.noise * noise,
-                int(noise_key * 2**24),
-                max(share, 1 - share),
-            ],
-            np.float32,
-        )
+    def draw(self, seed: int, epoch: int, n: int) -> Float32[np.ndarray, "n parameters"]:
+        """Rows of PARAMETERS of examples 0 to n - 1; row i is a function of seed, epoch and i."""
+        uniform = stream(seed, epoch, "parameters").random((n, 9))
+        both_ways, (flip, sharpen, noise, noise_key) = 2 * uniform[:, :5] - 1, uniform[:, 5:].T
+        rows = np.tile(IDENTITY, (n, 1))
+        rows[:, 0] = self.rotation * both_ways[:, 0]
+        rows[:, 1] = 1 + self.zoom * both_ways[:, 1]
+        rows[:, 2:4] = self.shift * both_ways[:, 2:4]
+        rows[:, 4] = flip < self.flip_probability
+        rows[:, 5] = np.where(sharpen < self.sharpness_probability, self.sharpness, 1)
+        rows[:, 6] = 1 + self.intensity * both_ways[:, 4]
+        rows[:, 7] = 255 * self.noise * noise
+        rows[:, 8] = np.floor(noise_key * 2**24)
+        if self.mixup:
+            share = stream(seed, epoch, "share").beta(self.mixup, self.mixup, n)
+            rows[:, 9] = np.maximum(share, 1 - share)
+        return rows
 
 
 def rotate(
-    images: Float[Array, "batch height width"], parameters: Float[Array, "batch parameters"]
+    images: Shaped[Array, "batch height width"], parameters: Float[Array, "batch parameters"]
 ) -> Float[Array, "batch height width"]:
     """Turns (counter-clockwise, degrees), magnifies, shifts and flips about the centre.
+
+    Quickest from bytes, of which a processor's cache holds whole slices.
 
     Nearest neighbour, black outside: with scale 1, no shift and no flip it is torchvision's
     `rotate` with its defaults.
@@ -103,10 +102,9 @@ def rotate(
     # A CPU computes places many at a time where they are no part of the picking. XLA may round a
     # coordinate on the border one way for `inside` and another way for its place: without 'clip'
     # the pixel would then lie outside and be nan.
-    picked = jnp.take_along_axis(
-        images.reshape(len(images), -1), at.reshape(len(images), -1), axis=1, mode="clip"
-    )
-    return _computed(jnp.where(at < 0, 0, picked.reshape(images.shape)))
+    source = _computed(images).reshape(len(images), -1)
+    picked = jnp.take_along_axis(source, at.reshape(len(images), -1), axis=1, mode="clip")
+    return _computed(jnp.where(at < 0, 0, picked.reshape(images.shape)).astype(jnp.float32))
 
 
 def _computed(values: Array) -> Array:
@@ -191,14 +189,20 @@ def transform(
 
     `noise`: whether some is added; where none is, none is computed. `head`: as in `Crop`.
     """
-    x = Crop(image_size, head)(images).astype(jnp.float32)
-    if parameters is not None:
+    x = Crop(image_size, head)(images).astype(jnp.uint8)
+    if parameters is None:
+        x = x.astype(jnp.float32)
+    else:
         x = sharpen(rotate(x, parameters), parameters[:, _COLUMN["sharpness"]])
         x = x * parameters[:, _COLUMN["gain"], None, None]
         x = jnp.clip(add_noise(x, parameters) if noise else x, 0, 255)
     return normalise(x, windows, mean, std, channels)
 
 
-def example_rng(seed: int, epoch: int, example: int) -> np.random.Generator:
-    """The generator of one example in one epoch, the same for any number of workers."""
-    return np.random.Generator(np.random.Philox(key=[seed, (epoch << 32) + example]))
+_STREAMS = ("order", "parameters", "share")
+
+
+def stream(seed: int, epoch: int, use: str) -> np.random.Generator:
+    """The random numbers of an epoch for one use: 'order', 'parameters' or 'share'."""
+    key = [seed, (epoch << 32) + _STREAMS.index(use)]
+    return np.random.Generator(np.random.Philox(key=key))

@@ -20,7 +20,7 @@ from PIL import Image, UnidentifiedImageError
 from data_builder.errors import InputError
 from data_builder.images import resize
 from dtvit_jax import mixup
-from dtvit_jax.augment import Augmentation, example_rng, transform
+from dtvit_jax.augment import Augmentation, transform
 
 SIZE, IMAGE_SIZE, DRAWS = 256, 224, 4
 ROWS = {
@@ -51,7 +51,7 @@ def augmented(
     """DRAWS draws of `options` on the first image, 0 to 1; what is mixed comes from the second."""
     drawn = Augmentation(**{**_OFF, **options})
     # Each draw and its partner, half a batch further, as in training.
-    rows = np.stack([drawn.draw(example_rng(0, 0, i)) for i in range(2 * DRAWS)])
+    rows = drawn.draw(0, 0, 2 * DRAWS)
     shown = transform(
         jnp.repeat(jnp.asarray(images), DRAWS, axis=0),
         jnp.asarray(rows),

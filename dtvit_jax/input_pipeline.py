@@ -17,8 +17,9 @@ from data_builder.prepare import prepare
 from data_builder.records import CLASSES
 from data_builder.shards import VERSION, data_sets, is_data_set, open_data_set
 from data_builder.splits import SPLITS, SplitPlan
-from dtvit_jax.augment import Augmentation, example_rng
+from dtvit_jax.augment import Augmentation, stream
 from dtvit_jax.packing import Packer
+from dtvit_jax.weight_files import ALIGNMENT
 
 CACHE_PART_OF_MEMORY = 0.25
 """Decoded slices stay in memory while they need at most this part of it."""
@@ -174,7 +175,7 @@ class TrainingExamples:
         self._weights = class_weights(source.strata) if balance == "weights" else None
         factors = replication(source.strata) if balance == "replicate" else np.ones(4, int)
         self._epoch = np.repeat(np.arange(len(source)), factors[source.strata])
-        self._orders: dict[int, np.ndarray] = {}
+        self._epochs: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
     @property
     def epoch_length(self) -> int:
@@ -184,20 +185,23 @@ class TrainingExamples:
     def __len__(self) -> int:
         return np.iinfo(np.int32).max
 
-    def _order(self, epoch: int) -> np.ndarray:
+    def _drawn(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """The epoch's order, and the parameters of its examples."""
         # Not functools.lru_cache of a method, whose cycle would keep a source's decoded slices in
         # memory after its use, until Python collects cycles.
-        if epoch not in self._orders:
-            order = example_rng(self._seed, epoch, 0).permutation(len(self._epoch))
-            self._orders = {epoch: order, **dict(list(self._orders.items())[:1])}
-        return self._orders[epoch]
+        if epoch not in self._epochs:
+            n = len(self._epoch)
+            order = stream(self._seed, epoch, "order").permutation(n)
+            drawn = order, self._augmentation.draw(self._seed, epoch, n)
+            self._epochs = {epoch: drawn, **dict(list(self._epochs.items())[:1])}
+        return self._epochs[epoch]
 
     def __getitem__(self, i: int) -> dict:
         epoch, place = divmod(int(i), len(self._epoch))
-        which = int(self._order(epoch)[place])
+        order, parameters = self._drawn(epoch)
+        which = order[place]
         row = self._source[int(self._epoch[which])]
-        rng = example_rng(self._seed, epoch, which + 1)
-        row = {**row, "augmentation": self._augmentation.draw(rng)}
+        row["augmentation"] = parameters[which]
         if self._weights is not None:
             row["class_weight"] = self._weights[row["location"] + 1]
         return row
@@ -252,8 +256,15 @@ def training_batches(
 
 
 def stacked(rows: Sequence[dict]) -> Batch:
-    """Examples as one batch."""
-    return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+    """Examples as one batch, whose images lie so that a CPU's JAX takes them without a copy."""
+    batch = {name: np.array([row[name] for row in rows]) for name in rows[0] if name != "image"}
+    image = rows[0]["image"]
+    memory = np.empty(len(rows) * image.nbytes + ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % ALIGNMENT
+    batch["image"] = memory[start : start + len(rows) * image.nbytes].reshape(-1, *image.shape)
+    for place, row in zip(batch["image"], rows, strict=True):
+        place[:] = row["image"]
+    return batch
 
 
 def _at(source: SliceSource, indices: np.ndarray, row: int) -> dict:

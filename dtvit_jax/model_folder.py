@@ -86,10 +86,10 @@ def open_model(workdir: Path) -> ModelFolder:
 
 
 def _surpassed(history: list[dict[str, Any]], best: str, step: int) -> bool:
-    """Whether a checkpoint that came after `step` is better; training may have gone on."""
+    """Whether training went on after `step` to a better figure; of equals the last is the best."""
     sign = -1 if lower_is_better(best) else 1
     of = {r["step"]: sign * r[best] for r in history if r["split"] == "validation" and best in r}
-    return step in of and any(at > step and value > of[step] for at, value in of.items())
+    return step in of and any(at > step and value >= of[step] for at, value in of.items())
 
 
 def cleaning_of(dataset: dict[str, Any]) -> Cleaning:

@@ -53,7 +53,7 @@ def parser() -> argparse.ArgumentParser:
         help="heat maps on the most suspicious slices (default auto: the model's usual method)",
     )
     top.add_argument("--jobs", type=int, help="processes that read and clean (default: one a core)")
-    top.add_argument("--batch", type=int, help="slices at a time (default 4, or 32 off the CPU)")
+    top.add_argument("--batch", type=int, help="slices at a time (default 2, or 32 off the CPU)")
     top.add_argument(
         "--key",
         help="file with the site's key for pseudonyms, made on first use (default: in your config "

@@ -34,7 +34,7 @@ from dtvit_jax.results import strays_before, write_tables
 from dtvit_jax.study_folder import Finished, StudyFolders, unwritable
 from dtvit_jax.workers import InOrder
 
-BATCH_ON_CPU, BATCH = 4, 32
+BATCH_ON_CPU, BATCH = 2, 32
 """Slices at a time: few where a batch takes seconds, so that the first answer comes soon."""
 
 

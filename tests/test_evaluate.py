@@ -3,11 +3,20 @@ import json
 
 import numpy as np
 import pytest
+import safetensors.numpy
 import tiny
 from made_up_predictions import make, replaced
 from test_report import Page
 
-from dtvit_jax import decision_rule, evaluate, outlier, report, rule_fitting
+from dtvit_jax import (
+    decision_rule,
+    evaluate,
+    model_weights,
+    outlier,
+    pretrained,
+    report,
+    rule_fitting,
+)
 from dtvit_jax.aggregation import Aggregation, by_subject
 from dtvit_jax.inference import TrainedRun
 from dtvit_jax.predictions import write_csv
@@ -74,6 +83,23 @@ def test_a_run_gives_all_its_files_and_the_rule_of_its_validation_side(workdir, 
     assert {p["name"] for p in metrics["operating_points"]} >= {"sensitivity_0.95"}
     # The published layout's year is in the name of ICH slices alone.
     assert "normal: not known" in metrics["subgroups"]["year"]["confound"]
+
+
+def test_the_weights_that_were_evaluated_lie_beside_the_rule_and_are_put_back(workdir):
+    assert run("--workdir", workdir) == 0
+    path, metrics = workdir / model_weights.FILE, workdir / "test" / "metrics.json"
+    before, written = path.read_bytes(), metrics.stat().st_mtime_ns
+    best = TrainedRun(workdir)
+    params, stats = best.weights()
+    found = safetensors.numpy.load_file(path)
+    assert found.keys() == (pretrained.flatten(params) | pretrained.flatten(stats)).keys()
+    for name, value in pretrained.flatten(params).items():
+        np.testing.assert_array_equal(found[name], value)
+    origin = model_weights.origin(workdir)
+    assert origin.checkpoint_step == best.step == decision_rule.read(workdir).raw["checkpoint_step"]
+    path.unlink()
+    assert run("--workdir", workdir) == 0
+    assert path.read_bytes() == before and metrics.stat().st_mtime_ns == written
 
 
 def predicted(workdir, split):

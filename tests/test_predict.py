@@ -512,6 +512,8 @@ def test_five_files_of_a_run_answer_elsewhere(model, answered, tmp_path):
     copy.mkdir()
     for name in MODEL_FOLDER:
         (copy / name).write_bytes((model / name).read_bytes())
+    worse = GONE_ON.splitlines()[:2]
+    (copy / "history.jsonl").write_text("\n".join(worse) + "\n")  # a history takes nothing away
     assert run(answered[0], "--workdir", copy, "--out", tmp_path / "out") == answered[2]
     found = (tmp_path / "out" / "slices.csv").read_bytes()
     assert found == (answered[1] / "slices.csv").read_bytes()

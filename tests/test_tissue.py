@@ -58,7 +58,7 @@ def test_no_pixel_above_the_threshold_is_lost(seed, soft, still, head):
     images = np.where(rng.random((16, 36, 36)) < 0.01, rng.integers(3, 30, (16, 36, 36)), 0)
     images = images.astype(np.uint8)
     augmentation = dataclasses.replace(WILD, sharpness=0.3) if soft else WILD
-    rows = np.stack([augmentation.draw(rng) for _ in images])
+    rows = augmentation.draw(seed, 0, len(images))
     if still:  # half pixels: every coordinate lies on a rounding edge
         rows[:, :4] = [0, 1, 0.5 / SIDE, -1.5 / SIDE]
     if head:
@@ -78,7 +78,7 @@ def test_few_patches_more_than_exact_are_kept():
     radius = rng.uniform(5, 16, (64, 1, 1))
     images = (150 * ((x - 18) ** 2 + (y - 17) ** 2 < radius**2)).astype(np.uint8)
     paper = Augmentation(15.0, 2.0, 0.5, 0.0, 0.0, 0.0, 0.0)
-    rows = np.stack([paper.draw(rng) for _ in images])
+    rows = paper.draw(0, 0, len(images))
     exact = patches_with(np.asarray(transformed_gray(images, rows)))
     kept = np.stack([RULE.kept(*pair) for pair in zip(images, rows, strict=True)])
     assert exact.sum() <= kept.sum() <= 1.02 * exact.sum()
