@@ -198,7 +198,7 @@ def profile(data: Path, transform: Callable) -> None:
             stacked([{"image": image} for image in images[i : i + BATCH]])
             for i in range(0, n, BATCH)
         ],
-        "all of that (a first epoch's batches)": lambda: [
+        "opening and all of that (a first epoch's batches)": lambda: [
             stacked([make[i] for i in range(start, start + BATCH)])
             for make in [make_examples(data)]
             for start in range(0, n, BATCH)

@@ -102,9 +102,10 @@ def rotate(
     # A CPU computes places many at a time where they are no part of the picking. XLA may round a
     # coordinate on the border one way for `inside` and another way for its place: without 'clip'
     # the pixel would then lie outside and be nan.
-    source = _computed(images).reshape(len(images), -1)
-    picked = jnp.take_along_axis(source, at.reshape(len(images), -1), axis=1, mode="clip")
-    return _computed(jnp.where(at < 0, 0, picked.reshape(images.shape)).astype(jnp.float32))
+    picked = jax.vmap(
+        lambda pixels, places: pixels.at[places].get(mode="clip", wrap_negative_indices=False)
+    )(_computed(images).reshape(len(images), -1), at)
+    return _computed(jnp.where(at < 0, 0, picked).astype(jnp.float32))
 
 
 def _computed(values: Array) -> Array:

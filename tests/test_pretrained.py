@@ -95,7 +95,7 @@ def test_all_of_a_run_goes_into_a_file_and_back(run, tmp_path, capsys):
 
 def test_a_written_file_is_taken_where_it_is_mapped(run, tmp_path):
     """On a CPU JAX copies no array of whole cache lines: a model's start is spared that."""
-    workdir, model, _, _ = run
+    workdir, *_ = run
     out = tmp_path / "model.safetensors"
     assert convert.main([str(workdir), "--all", "--out", str(out)]) == 0
     found, _ = weight_files.read(out)

@@ -244,7 +244,9 @@ class ViT(nnx.Module):
         def step(i: int) -> tuple:
             return parts[i][1], None if keys is None else keys[i], rates[i]
 
-        one = jax.checkpoint(run, static_argnums=2) if self.remat else jax.jit(run, static_argnums=2)
+        # jit: traced once for all blocks, whose calls XLA then writes out.
+        whole = jax.checkpoint if self.remat else jax.jit
+        one = whole(run, static_argnums=2)
         if self.scan:
             states = jax.tree.map(lambda *leaves: jnp.stack(leaves), *[s for _, s in parts[:-1]])
             steps = (states, None if keys is None else keys[:-1], rates[:-1])
