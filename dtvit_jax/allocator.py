@@ -1,9 +1,16 @@
-"""Memory kept between steps on a CPU, which spares the kernel most of a step's page faults."""
+"""Memory of a CPU: kept between steps, and such as JAX takes without a copy."""
 
 import ctypes
+import math
 import os
 import resource
 import sys
+
+import numpy as np
+from jaxtyping import UInt8
+
+ALIGNMENT = 64
+"""Bytes of which an array's address is a multiple where XLA's CPU client uses it as it is."""
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8  # glibc's malloc.h
 _MADV_HUGEPAGE = 14  # Linux's mman.h
@@ -49,3 +56,10 @@ def _ask_for_huge_pages(libc: ctypes.CDLL) -> None:
         first = -(-start // _HUGE_PAGE) * _HUGE_PAGE
         madvise(first, (start + size - first) // _HUGE_PAGE * _HUGE_PAGE, _MADV_HUGEPAGE)
         free(start)
+
+
+def aligned(shape: tuple[int, ...]) -> UInt8[np.ndarray, "..."]:
+    """New bytes, not set to anything, at a multiple of ALIGNMENT."""
+    memory = np.empty(math.prod(shape) + ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % ALIGNMENT
+    return memory[start : start + math.prod(shape)].reshape(shape)

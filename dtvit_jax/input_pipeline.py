@@ -17,9 +17,9 @@ from data_builder.prepare import prepare
 from data_builder.records import CLASSES
 from data_builder.shards import VERSION, data_sets, is_data_set, open_data_set
 from data_builder.splits import SPLITS, SplitPlan
+from dtvit_jax.allocator import aligned
 from dtvit_jax.augment import Augmentation, stream
 from dtvit_jax.packing import Packer
-from dtvit_jax.weight_files import ALIGNMENT
 
 CACHE_PART_OF_MEMORY = 0.25
 """Decoded slices stay in memory while they need at most this part of it."""
@@ -256,15 +256,10 @@ def training_batches(
 
 
 def stacked(rows: Sequence[dict]) -> Batch:
-    """Examples as one batch, whose images lie so that a CPU's JAX takes them without a copy."""
+    """Examples as one batch."""
     batch = {name: np.array([row[name] for row in rows]) for name in rows[0] if name != "image"}
-    image = rows[0]["image"]
-    memory = np.empty(len(rows) * image.nbytes + ALIGNMENT, np.uint8)
-    start = -memory.ctypes.data % ALIGNMENT
-    batch["image"] = memory[start : start + len(rows) * image.nbytes].reshape(-1, *image.shape)
-    for place, row in zip(batch["image"], rows, strict=True):
-        place[:] = row["image"]
-    return batch
+    images = aligned((len(rows), *rows[0]["image"].shape))
+    return {**batch, "image": np.stack([row["image"] for row in rows], out=images)}
 
 
 def _at(source: SliceSource, indices: np.ndarray, row: int) -> dict:

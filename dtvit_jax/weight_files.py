@@ -12,6 +12,7 @@ import safetensors
 import safetensors.numpy
 
 from data_builder.errors import InputError
+from dtvit_jax.allocator import ALIGNMENT
 
 Arrays = dict[str, np.ndarray]
 
@@ -55,8 +56,6 @@ def read(path: Path) -> tuple[Arrays, dict[str, str]]:
 
 _MAPPED = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "U8": "u1"}
 _STORED = {np.dtype(kind): name for name, kind in _MAPPED.items()}
-
-ALIGNMENT = 64  # bytes; what XLA's CPU client asks of memory that it takes without a copy
 
 
 def _mapped(path: Path) -> Arrays:

@@ -4,7 +4,10 @@ import platform
 import subprocess
 import sys
 
+import jax
 import pytest
+
+from dtvit_jax import allocator
 
 SECOND_USE = """
 import ctypes, resource
@@ -34,3 +37,10 @@ def test_a_freed_block_is_used_again_without_new_pages(size: int) -> None:
     first, second = subprocess.run(words, check=True, capture_output=True, text=True).stdout.split()
     assert int(first) >= 32
     assert int(second) < 8
+
+
+@pytest.mark.parametrize("shape", [(3, 5, 7), (64,)])
+def test_aligned_bytes_are_taken_as_they_are(shape):
+    memory = allocator.aligned(shape)
+    assert memory.shape == shape and memory.ctypes.data % allocator.ALIGNMENT == 0
+    assert jax.device_put(memory).unsafe_buffer_pointer() == memory.ctypes.data

@@ -15,7 +15,7 @@ from reference_models import assert_equal, pictures, write_reference
 from safetensors.numpy import load_file, save_file
 
 from data_builder.errors import InputError
-from dtvit_jax import convert, models, pretrained, weight_files
+from dtvit_jax import allocator, convert, models, pretrained, weight_files
 from dtvit_jax.checkpoint import has_checkpoint
 from dtvit_jax.run_setup import initial_state, make_task
 from dtvit_jax.sharding import make_mesh, state_sharding
@@ -101,7 +101,7 @@ def test_a_written_file_is_taken_where_it_is_mapped(run, tmp_path):
     found, _ = weight_files.read(out)
     for name, theirs in load_file(out).items():  # the format's own reader
         np.testing.assert_array_equal(found[name], theirs)
-    aligned = [a for a in found.values() if a.nbytes % weight_files.ALIGNMENT == 0]
+    aligned = [a for a in found.values() if a.nbytes % allocator.ALIGNMENT == 0]
     assert len(aligned) > 0.8 * len(found)
     for array in aligned:
         assert jax.device_put(array).unsafe_buffer_pointer() == array.ctypes.data
