@@ -105,7 +105,8 @@ def test_the_parts_of_all_processes_are_one_processes_batches(processes, each, r
     rows = list(range(size))
     random.shuffle(rows)
     split = [np.array(sorted(rows[i::processes])) for i in range(processes)]
-    examples = [{"index": i} for i in range(100, 100 + 6 * size - 1)]
+    image = np.zeros((2, 2), np.uint8)
+    examples = [{"index": i, "image": image} for i in range(100, 100 + 6 * size - 1)]
     parts = [training_batches(examples, size, part, threads=1) for part in split]
     for batch in range(5):
         here = [int(i) for part in parts for i in next(part)["index"]]
