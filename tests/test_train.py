@@ -53,7 +53,9 @@ def test_a_run_learns_and_records_itself(trained):
     history = [json.loads(line) for line in (workdir / "history.jsonl").read_text().splitlines()]
     validation = [row for row in history if row["split"] == "validation"]
     assert [round(row["epoch"]) for row in validation] == [0, 5, 10]
-    assert validation[-1]["loss"] < 0.8 * validation[0]["loss"]
+    # Not validation's, of 12 slices: over 20 seeds it ended at 0.24 to 1.03 of what it began with.
+    first, last = [row["loss"] for row in history if row["split"] == "train"]
+    assert last < 0.8 * first
     for row in history:
         halves = 0.5 * row["loss_hemorrhage"] + 0.5 * row["loss_location"]
         assert row["loss"] == pytest.approx(halves)  # Eq. 5
