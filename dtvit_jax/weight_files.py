@@ -145,5 +145,6 @@ def write(path: Path, arrays: Arrays, metadata: dict[str, str]) -> None:
                 file.write(np.ascontiguousarray(arrays[name]).reshape(-1).view(np.uint8).data)
         partial.replace(path)
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise InputError(f"{path}: can't be written: {_line(error)}") from error
+    finally:
+        partial.unlink(missing_ok=True)  # Ctrl-C leaves no half of it either

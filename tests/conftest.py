@@ -46,6 +46,15 @@ def write_published(folder: Path, subjects: int = 4, slices: int = 3) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def own_cache(tmp_path_factory):
+    """Programs are kept in a folder of the test's own."""
+    patch = pytest.MonkeyPatch()
+    patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+    yield
+    patch.undo()
+
+
 @pytest.fixture(scope="session")
 def published(tmp_path_factory) -> Path:
     return write_published(tmp_path_factory.mktemp("source") / "published")

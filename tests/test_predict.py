@@ -14,12 +14,11 @@ import numpy as np
 import pydicom
 import pytest
 from dicom_files import ct, encoded, enhanced, head_hu
-from made_up_model import MODEL, SIZE, save_model
+from made_up_model import SIZE, save_model
 from made_up_run import random_weights
 from PIL import Image
 from pydicom.uid import generate_uid
 
-from data_builder import clean
 from data_builder.examples import pixels
 from data_builder.sources import open_source
 from data_builder.studies import clean_folder
@@ -27,14 +26,12 @@ from data_builder.subjects import PUBLIC_KEY, Pseudonyms
 from dtvit_jax import (
     decision_rule,
     intake,
-    model_weights,
     predict,
     predictor,
     run_record,
     study_folder,
 )
 from dtvit_jax.answering import points_of
-from dtvit_jax.convert import save
 from dtvit_jax.predictions import read_csv
 from dtvit_jax.run_setup import make_task
 from dtvit_jax.steps import merge_model, probabilities
@@ -42,12 +39,7 @@ from dtvit_jax.steps import merge_model, probabilities
 NAME = "Doe^Jane"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def own_cache(tmp_path_factory):
-    patch = pytest.MonkeyPatch()
-    patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-    yield
-    patch.undo()
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 @pytest.fixture(scope="module")
@@ -385,80 +377,6 @@ def test_ctrl_c_keeps_what_is_done(model, tmp_path, monkeypatch, capsys):
     assert not list(out.rglob(".draft*")) and len(table(out / "results.csv")) == 2
 
 
-def change_json(path, **changes):
-    value = json.loads(path.read_text())
-    path.write_text(json.dumps(value | changes))
-
-
-def cleaned_by(path, **changes):
-    record = json.loads((path / "run.json").read_text())
-    record["dataset"]["cleaning"] |= changes
-    (path / "run.json").write_text(json.dumps(record))
-
-
-def weights_of(path, step=3, dataset="0123"):
-    _, abstract = make_task(run_record.read_config(path), steps=1)
-    model_weights.write(path, MODEL, random_weights(abstract), step, dataset)
-
-
-def weights_alone(path):
-    """As `convert --all` writes them, which says nothing of a checkpoint."""
-    _, abstract = make_task(run_record.read_config(path), steps=1)
-    save(path / "weights.safetensors", MODEL, *random_weights(abstract), heads=True)
-
-
-def cut(path):
-    path.write_bytes(path.read_bytes()[:-1])
-
-
-GONE_ON = "".join(
-    json.dumps({"step": step, "split": "validation", "loss": loss}) + "\n"
-    for step, loss in ((3, 1.0), (4, 2.0), (5, 0.5))
-)
-
-OTHER_MODELS = {
-    "a run folder of version 1, this program": lambda m: change_json(m / "run.json", format=1),
-    "a transform of version 9": lambda m: change_json(m / "run.json", transform_version=9),
-    f"cleaning version {clean.VERSION - 1}": lambda m: cleaned_by(m, version=clean.VERSION - 1),
-    "decision_rule.json is missing: run python -m": lambda m: (m / "decision_rule.json").unlink(),
-    "training_slices.json is missing": lambda m: (m / "training_slices.json").unlink(),
-    "is another checkpoint": lambda m: change_json(m / "decision_rule.json", checkpoint_step=4),
-    "weights.safetensors is missing": lambda m: (m / "weights.safetensors").unlink(),
-    "data set than the run's": lambda m: weights_of(m, dataset="4567"),
-    "checkpoint or data set": lambda m: weights_of(m, step=2),
-    "weights.safetensors: damaged": lambda m: cut(m / "weights.safetensors"),
-    "missing or no evaluated run's": lambda m: weights_alone(m),
-    "again": lambda m: (m / "history.jsonl").write_text(GONE_ON),
-    "holds no run": lambda m: (m / "config.json").unlink(),
-}
-
-
-MODEL_FOLDER = (
-    "config.json",
-    "run.json",
-    "decision_rule.json",
-    "training_slices.json",
-    "weights.safetensors",
-)
-"""All that a model needs to answer elsewhere (docs/predict.md)."""
-
-
-@pytest.mark.parametrize("says", OTHER_MODELS)
-def test_a_model_folder_that_is_not_whole_or_of_another_version_is_refused(
-    model, tmp_path, capsys, says
-):
-    copy = tmp_path / "model"
-    copy.mkdir()
-    for name in MODEL_FOLDER:
-        (copy / name).write_bytes((model / name).read_bytes())
-    OTHER_MODELS[says](copy)
-    source = write(tmp_path / "s", [head(0)])
-    assert run(source, "--workdir", copy, "--out", tmp_path / "out") == 2
-    error = capsys.readouterr().err
-    assert says in error and error.count("\n") == 1
-    assert not (tmp_path / "out" / "studies").exists()
-
-
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
@@ -505,46 +423,6 @@ def test_the_way_back_is_beside_the_key(model, tmp_path, capsys):
     capsys.readouterr()
     assert main(["lookup", row["worst_slice"], "--key", str(key)]) == 0
     assert "Jane Doe" in capsys.readouterr().out
-
-
-def test_five_files_of_a_run_answer_elsewhere(model, answered, tmp_path):
-    copy = tmp_path / "model"
-    copy.mkdir()
-    for name in MODEL_FOLDER:
-        (copy / name).write_bytes((model / name).read_bytes())
-    worse = GONE_ON.splitlines()[:2]
-    (copy / "history.jsonl").write_text("\n".join(worse) + "\n")  # a history takes nothing away
-    assert run(answered[0], "--workdir", copy, "--out", tmp_path / "out") == answered[2]
-    found = (tmp_path / "out" / "slices.csv").read_bytes()
-    assert found == (answered[1] / "slices.csv").read_bytes()
-
-
-def test_weights_with_a_flipped_bit_answer_nothing(model, tmp_path, capsys):
-    copy = tmp_path / "model"
-    copy.mkdir()
-    for name in MODEL_FOLDER:
-        (copy / name).write_bytes((model / name).read_bytes())
-    weights = bytearray((copy / "weights.safetensors").read_bytes())
-    weights[-1000] ^= 1
-    (copy / "weights.safetensors").write_bytes(weights)
-    source = write(tmp_path / "s", [head(0)])
-    assert run(source, "--workdir", copy, "--out", tmp_path / "out") == 2
-    assert "weights.safetensors is damaged" in capsys.readouterr().err
-    assert not list((tmp_path / "out" / "studies").glob("*/results.json"))
-
-
-def test_weights_are_hashed_whole(model, answered):
-    from dtvit_jax.model_weights import digest
-
-    told = json.loads((answered[1] / "results.json").read_text())["studies"]
-    written = model_weights.origin(model).weights_sha256
-    assert told[0]["model"]["weights_sha256"] == written
-
-    a = {"x": {"0": np.zeros(3, np.float32)}, "y": np.ones((2, 2), np.float32)}
-    same_again = jax.tree.map(np.array, a)
-    assert digest((a, {})) == digest((same_again, {}))
-    same_again["y"][1, 1] = 2
-    assert digest((a, {})) != digest((same_again, {}))
 
 
 def test_a_start_imports_nothing_that_only_fits_or_draws():
