@@ -1,11 +1,11 @@
 """Seconds from a process's start to the end of training step 1: no program kept yet, and kept.
 
-    python benchmarks/start.py --out OUT [--model vit_l16] [--batch 4] [--scan]
+    python benchmarks/start.py --out OUT [--model vit_l16] [--batch 4] [--scan] [--rounds 3]
 
-Runs `python -m dtvit_jax.main` from random weights on made-up heads (made once, in OUT), with an
-empty folder of compiled programs and then with what that run left there. The first validation,
-which comes before step 1, counts; its few slices and its time are said. Step 1 ends when its loss
-is written to TensorBoard's file. Prints both times and the peak of resident memory.
+Runs `python -m dtvit_jax.main` from random weights on made-up heads (made once, in OUT), in each
+round with an empty folder of compiled programs and then with what that run left there. Step 1 ends
+when its loss is written to TensorBoard's file. Prints both medians with their range, and the peak
+of resident memory.
 """
 
 import argparse
@@ -13,6 +13,7 @@ import dataclasses
 import os
 import resource
 import shutil
+import statistics
 import struct
 import subprocess
 import sys
@@ -25,8 +26,8 @@ from tensorboardX.proto.event_pb2 import Event
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def make_data(out: Path) -> tuple[Path, int, int]:
-    """Shards of 24 made-up people at 256 pixels, made once; slices to train and to validate."""
+def make_data(out: Path) -> tuple[Path, int]:
+    """Shards of 24 made-up people at 256 pixels, made once; how many slices to train on."""
     from data_builder.ich_ct import build
     from data_builder.phantom import write_studies
     from data_builder.sources import open_source
@@ -43,7 +44,7 @@ def make_data(out: Path) -> tuple[Path, int, int]:
         source = dataclasses.replace(source, records=source.records[::6])
         made.write_text(str(build(source, out / "data", SplitPlan(), size=256).resolve()))
     shards = Shards(Path(made.read_text()))
-    return shards.folder, len(shards.source("train")), len(shards.source("validation"))
+    return shards.folder, len(shards.source("train"))
 
 
 def events(folder: Path) -> Iterator[Event]:
@@ -56,8 +57,8 @@ def events(folder: Path) -> Iterator[Event]:
             at += size + 16
 
 
-def run(out: Path, data: Path, args: argparse.Namespace) -> tuple[float, float]:
-    """Seconds from the start of the command to the end of step 1; those of validation in them."""
+def run(out: Path, data: Path, args: argparse.Namespace) -> float:
+    """Seconds from the start of the command to the end of step 1."""
     workdir = out / "run"
     shutil.rmtree(workdir, ignore_errors=True)
     fields = {
@@ -77,14 +78,7 @@ def run(out: Path, data: Path, args: argparse.Namespace) -> tuple[float, float]:
     environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(out / "programs")}
     start = time.time()
     subprocess.run(command, env=environment, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
-    shown = list(events(workdir / "tensorboard"))
-    first = next(e for e in shown if e.step == 1)
-    described = [e for e in shown if e.summary.value and not e.step]
-    picture = next(
-        e for e in described if e.summary.value[0].HasField("image")
-    )  # comes just before
-    validated = next(e for e in described if e.summary.value[0].tag.startswith("validation/"))
-    return first.wall_time - start, validated.wall_time - picture.wall_time
+    return next(e for e in events(workdir / "tensorboard") if e.step == 1).wall_time - start
 
 
 def main() -> None:
@@ -93,18 +87,21 @@ def main() -> None:
     parser.add_argument("--model", default="vit_l16")
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--scan", action="store_true", help="one compiled block for all")
-    parser.add_argument("--prepare", action="store_true", help="make the data only")
+    parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
     args.out = args.out.resolve()
     args.out.mkdir(parents=True, exist_ok=True)
-    data, train, validation = make_data(args.out)
-    print(f"{args.model}, batch {args.batch}: {train} slices, {validation} to validate on")
-    if args.prepare:
-        return
-    shutil.rmtree(args.out / "programs", ignore_errors=True)
-    for kind in ("no program kept", "programs kept"):
-        whole, validating = run(args.out, data, args)
-        print(f"{kind}: {whole:.1f} s to the end of step 1, {validating:.1f} s of them validation")
+    data, train = make_data(args.out)
+    print(f"{args.model}, batch {args.batch}: {train} slices to train on")
+    seconds: dict[str, list[float]] = {"no program kept": [], "programs kept": []}
+    for _ in range(args.rounds):
+        shutil.rmtree(args.out / "programs", ignore_errors=True)
+        for found in seconds.values():
+            found.append(run(args.out, data, args))
+            print(f"{found[-1]:.1f} s", flush=True)
+    for kind, found in seconds.items():
+        middle, low, high = statistics.median(found), min(found), max(found)
+        print(f"{kind}: {middle:.1f} s ({low:.1f} to {high:.1f}) to the end of step 1")
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
     print(f"peak memory {peak:.1f} GiB")
 

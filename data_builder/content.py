@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 import cv2
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
-from sklearn.neighbors import NearestNeighbors
 
 from data_builder.ahead import in_order
 from data_builder.images import read_gray, to_square
@@ -82,6 +81,8 @@ def near_pairs(
     coarse = tissue.reshape(-1, _COARSE, part, _COARSE, part).mean((2, 4), dtype=np.float32)
     coarse = coarse.reshape(len(tissue), -1)
     # The sum of squares over all cells is at most NEAR**2 times their number.
+    from sklearn.neighbors import NearestNeighbors  # 2 s to import, and training imports us
+
     search = NearestNeighbors(radius=NEAR * _COARSE * 1.0001, algorithm="brute")
     search.fit(coarse[rows])
     for start in range(0, len(rows), _QUERIES):

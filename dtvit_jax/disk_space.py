@@ -16,7 +16,7 @@ def check_room(workdir: Path, needed: int) -> None:
     free = shutil.disk_usage(workdir).free
     if free < needed:
         raise InputError(
-            f"the disk of {workdir} has {free / 1e6:,.1f} MB left and a checkpoint takes some "
+            f"the disk of {workdir} has {free / 1e6:,.1f} MB left and a checkpoint may take "
             f"{needed / 1e6:,.1f}: what was saved before is whole; make room and give the same "
             "command"
         )

@@ -85,6 +85,7 @@ def train(config: ml_collections.ConfigDict, workdir: Path, command: str) -> int
         shards.source("train"), config.data.balance, augmentation, config.seed
     )
     validation = shards.source("validation")
+    check_best(validation.strata, config.best)
     epoch_steps = examples.epoch_length / config.batch_size
     steps = config.num_steps or int(config.num_epochs * epoch_steps)
     check_batch(config, mesh.size, examples.epoch_length, steps)
@@ -175,12 +176,10 @@ def train(config: ml_collections.ConfigDict, workdir: Path, command: str) -> int
             if step in evaluate_at and not evaluated(history, step):
                 log.fetch()
                 epoch = round(step / epoch_steps, 4)
-                if step:
-                    of_training = figures(log.start_again(), task.weights)
-                    history.append(row(step, epoch, "train", of_training))
+                of_training = figures(log.start_again(), task.weights)
+                history.append(row(step, epoch, "train", of_training))
                 metrics = validate(state, held_out(), on_devices, validation_fn, task)
                 check_finite("validation", metrics, step)
-                check_best(metrics, config.best)
                 history.append(row(step, epoch, "validation", metrics))
                 show(history, epoch, board, progress_bar)
             if metrics is not None or leaving:
@@ -195,8 +194,7 @@ def train(config: ml_collections.ConfigDict, workdir: Path, command: str) -> int
                     "waited": waited + batches.waited,
                     "config": run_record.public_config(config),
                 }
-                if step or leaving:  # the start itself is made again, from the same seed
-                    checkpoints.save(step, state, progress, metrics)
+                checkpoints.save(step, state, progress, metrics)
                 if primary:
                     run_record.write_history(workdir, history)
             early = 0 < config.early_stopping <= evaluations_since_best(history, config.best)

@@ -45,26 +45,37 @@ def slice_metrics(
     }
 
 
-@functools.cache
-def names() -> tuple[str, ...]:
-    """All that config.best may name."""
-    truth, location = np.array([0, 1, 1, 1]), np.array([-1, 0, 1, 2])
-    found = slice_metrics(truth, location, np.full(4, 0.5), np.full((4, 3), 1 / 3))
-    return (*OF_SUMS, *found)
+def check_best(strata: Int[np.ndarray, " n"], best: str) -> None:
+    """Raises InputError where slices of these strata (indices into CLASSES) leave `best` undefined.
 
-
-def evaluation_steps(steps: int, every: float) -> set[int]:
-    """0, each multiple of `every` (rounded), and the last step."""
-    return {0, steps} | {round(i * every) for i in range(1, int(steps / every) + 1)}
-
-
-def check_best(metrics: Mapping[str, float], best: str) -> None:
-    """Raises InputError where the figure of config.best could not be computed."""
-    if best not in metrics:
+    It is read off the labels, before any training: no answer of a model makes it undefined.
+    """
+    if best not in (*OF_SUMS, *_defined((strata > 0).astype(int), strata - 1)):
         raise InputError(
             f"config.best={best!r} can't be computed on this validation side (a class has no "
             "slice there): name another"
         )
+
+
+@functools.cache
+def names() -> tuple[str, ...]:
+    """All that config.best may name: the figures that no answer of a model makes undefined."""
+    return (*OF_SUMS, *_defined(np.array([0, 1, 1, 1]), np.array([-1, 0, 1, 2])))
+
+
+def _defined(hemorrhage: Int[np.ndarray, " n"], location: Int[np.ndarray, " n"]) -> tuple[str, ...]:
+    """The metrics of these labels that exist whatever is answered (a precision needs a call)."""
+    n = len(hemorrhage)
+    none, every = (
+        slice_metrics(hemorrhage, location, np.full(n, p), np.tile(np.eye(3)[i], (n, 1)))
+        for p, i in ((0.0, 0), (1.0, 2))
+    )
+    return tuple(name for name in none if name in every)
+
+
+def evaluation_steps(steps: int, every: float) -> set[int]:
+    """Each multiple of `every` (rounded, 1 or more), and the last step."""
+    return {steps} | {max(round(i * every), 1) for i in range(1, int(steps / every) + 1)}
 
 
 def lower_is_better(name: str) -> bool:

@@ -21,6 +21,7 @@ from dtvit_jax.inference import TrainedRun
 from dtvit_jax.input_pipeline import TrainingExamples, training_batches
 from dtvit_jax.run_setup import make_augmentation
 from dtvit_jax.train import train
+from dtvit_jax.validation_metrics import check_best
 
 TINY = str(Path(__file__).parent / "tiny.py")
 
@@ -52,7 +53,7 @@ def test_a_run_learns_and_records_itself(trained):
     workdir, _ = trained
     history = [json.loads(line) for line in (workdir / "history.jsonl").read_text().splitlines()]
     validation = [row for row in history if row["split"] == "validation"]
-    assert [round(row["epoch"]) for row in validation] == [0, 5, 10]
+    assert [round(row["epoch"]) for row in validation] == [5, 10]
     # Not validation's, of 12 slices: over 20 seeds it ended at 0.24 to 1.03 of what it began with.
     first, last = [row["loss"] for row in history if row["split"] == "train"]
     assert last < 0.8 * first
@@ -96,12 +97,12 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(trained, shards, tmp_path, monk
         monkeypatch.setattr(module, "training_batches", original)
         assert train(config, other, "a command") == 0
     compiled = [r.getMessage() for r in caplog.records if "Compiling jit(" in r.getMessage()]
-    # once in each of the three; the second neither begins nor comes to a validation
+    # once in each of the three; only the third comes to a validation
     times = {
         name: sum(f"jit({name})" in m for m in compiled)
         for name in ("train_step", "validation_step")
     }
-    assert times == {"train_step": 3, "validation_step": 2}
+    assert times == {"train_step": 3, "validation_step": 1}
     step = last_step(workdir)
     for one, two in zip(saved(workdir, step), saved(other, step), strict=True):
         assert np.asarray(one).tobytes() == np.asarray(two).tobytes()
@@ -210,11 +211,11 @@ def test_early_stopping_counts_validations_since_the_best(optioned, capsys):
     workdir, config = optioned
     rows = [json.loads(line) for line in (workdir / "history.jsonl").read_text().splitlines()]
     validated = [row["step"] for row in rows if row["split"] == "validation"]
-    assert validated == [0, 2, 4]  # 4.5 steps an epoch
-    assert TrainedRun(workdir).step == last_step(workdir) == 4  # of equals the last is kept
+    assert validated == [2, 4, 7]  # 4.5 steps an epoch
+    assert TrainedRun(workdir).step == last_step(workdir) == 7  # of equals the last is kept
     assert train(config, workdir, "") == 0  # it is done: no step is added
     assert "no better auroc_hemorrhage in 2 validations" in capsys.readouterr().out
-    assert last_step(workdir) == 4
+    assert last_step(workdir) == 7
 
 
 def test_a_trace_of_steps_is_written_for_xprof(optioned):
@@ -227,7 +228,7 @@ def test_a_trace_of_steps_is_written_for_xprof(optioned):
 
 def test_frozen_parameters_have_no_moments(optioned):
     workdir, _ = optioned
-    path = (workdir / "checkpoints" / "4" / "state").absolute()
+    path = (workdir / "checkpoints" / "7" / "state").absolute()
     state = ocp.StandardCheckpointer().restore(path)
     names = {jax.tree_util.keystr(p) for p, _ in jax.tree.leaves_with_path(state["moments"])}
     assert any("blocks']['1']" in name for name in names)
@@ -246,6 +247,7 @@ def test_frozen_parameters_have_no_moments(optioned):
         ({"model.image_size": 64}, "above the shards'"),
         ({"model.name": "vit_giant"}, "no such model"),
         ({"best": "auc"}, r"config\.best.* auroc_hemorrhage, .* macro_recall_location"),
+        ({"best": "precision_hemorrhage"}, r"config\.best"),  # undefined where none is called ICH
         ({"label_smoothing": 1.0}, r"config\.label_smoothing"),
         ({"ema_decay": 1.0}, r"config\.ema_decay"),
         ({"layer_decay": 0.0}, r"config\.layer_decay"),
@@ -278,18 +280,31 @@ def test_a_bad_value_is_one_line_and_leaves_no_workdir(shards, tmp_path, change,
     assert not (tmp_path / "run").exists()
 
 
+def test_a_figure_that_the_validation_side_can_not_give_is_refused_before_training():
+    normal, lobar = 0, 2
+    check_best(np.array([normal, lobar]), "auroc_hemorrhage")
+    check_best(np.array([lobar]), "loss_location")
+    for strata, best in (
+        ([lobar], "auroc_hemorrhage"),
+        ([normal], "brier_location"),
+        ([normal, lobar], "macro_recall_location"),
+    ):
+        with pytest.raises(InputError, match=f"config.best='{best}' can't be computed"):
+            check_best(np.array(strata), best)
+
+
 def test_a_run_begins_with_the_weights_of_another(trained, shards, tmp_path):
-    """With the heads it starts at the validation loss that the other run's best step had."""
+    """With the heads, at a rate of 0, its validation loss is that of the other run's best step."""
     workdir, config = trained
     rows = [json.loads(line) for line in (workdir / "history.jsonl").read_text().splitlines()]
     best = min(row["loss"] for row in rows if row["split"] == "validation")
     new = config.copy_and_resolve_references()
     new.init_from, new.init_heads = str(workdir), True
-    new.num_epochs, new.num_steps = 0, 1
+    new.num_epochs, new.num_steps, new.learning_rate = 0, 1, 0.0
     assert train(new, tmp_path / "run", "") == 0
-    start = json.loads((tmp_path / "run" / "history.jsonl").read_text().splitlines()[0])
-    assert (start["step"], start["split"]) == (0, "validation")
-    assert start["loss"] == pytest.approx(best, rel=1e-5)
+    last = json.loads((tmp_path / "run" / "history.jsonl").read_text().splitlines()[-1])
+    assert (last["step"], last["split"]) == (1, "validation")
+    assert last["loss"] == pytest.approx(best, rel=1e-5)
 
 
 def test_weights_that_do_not_fit_leave_no_workdir(trained, shards, tmp_path):
@@ -329,7 +344,7 @@ def test_the_command_line_gives_status_2_and_no_traceback(tmp_path, arguments, w
 
 
 def test_a_full_disk_ends_a_run_with_a_line_and_keeps_what_was_saved(shards, small_disk):
-    disk = small_disk(2500)
+    disk = small_disk(3400)
     words = [f"--config={TINY}", f"--config.data.dir={shards.folder}", "--config.keep=9"]
     words.append("--config.eval_every_epochs=2")
     done = run_main(*words, f"--workdir={disk / 'run'}")
