@@ -1,6 +1,7 @@
 """Reads a file of weights into arrays by name. What it is, its first bytes tell, not its name."""
 
 import json
+import mmap
 import pickle
 import struct
 import zipfile
@@ -63,12 +64,14 @@ def _mapped(path: Path) -> Arrays:
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(length))
+        pages = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     header.pop("__metadata__", None)
     if any(entry["dtype"] not in _MAPPED for entry in header.values()):
         return safetensors.numpy.load_file(path)
-    pages = np.memmap(path, np.uint8, "r")[8 + length :]
+    pages.madvise(mmap.MADV_WILLNEED)  # so that the disk reads while the program goes on
+    content = np.frombuffer(pages, np.uint8)[8 + length :]
     return {
-        name: pages[slice(*entry["data_offsets"])]
+        name: content[slice(*entry["data_offsets"])]
         .view(_MAPPED[entry["dtype"]])
         .reshape(entry["shape"])
         for name, entry in header.items()
