@@ -68,7 +68,9 @@ def main() -> None:
     print("\nseed | held-out subjects | ICH AUROC | location macro recall | wall s | CPU s")
     for seed, result in table.items():
         cells = [
-            f"{f['value']:.3f} ({f['low']:.3f} to {f['high']:.3f})"
+            f"{f['value']:.3f} (no interval)"
+            if f["low"] is None
+            else f"{f['value']:.3f} ({f['low']:.3f} to {f['high']:.3f})"
             for f in (result[f"{task} {name}"] for task, name in FIGURES)
         ]
         seconds = [f"{sum(result[name]):.0f}" for name in ("wall_seconds", "cpu_seconds")]
