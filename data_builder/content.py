@@ -81,7 +81,7 @@ def near_pairs(
     coarse = tissue.reshape(-1, _COARSE, part, _COARSE, part).mean((2, 4), dtype=np.float32)
     coarse = coarse.reshape(len(tissue), -1)
     # The sum of squares over all cells is at most NEAR**2 times their number.
-    from sklearn.neighbors import NearestNeighbors  # 2 s to import, and training imports us
+    from sklearn.neighbors import NearestNeighbors  # 1 s to import, and training imports us
 
     search = NearestNeighbors(radius=NEAR * _COARSE * 1.0001, algorithm="brute")
     search.fit(coarse[rows])

@@ -33,7 +33,6 @@ MODEL = ("params", "stats", "ema")
 ROOM_FOR_A_COPY = 1.5
 """Free memory, in sizes of the state, above which a CPU saves a copy in the background."""
 
-
 BESIDES = 2**20
 """Bytes that a checkpoint may take beside its arrays and a hundredth of them.
 
