@@ -107,7 +107,7 @@ def joined(parts: list[Predictions]) -> Predictions:
 
 def cell(figure: dict) -> str:
     if figure["low"] is None:
-        return f"{figure['value']:.3f} (no interval: {figure.get('reason', '')})"
+        return f"{figure['value']:.3f} ({figure.get('reason', 'no interval')})"
     return f"{figure['value']:.3f} ({figure['low']:.3f} to {figure['high']:.3f})"
 
 

@@ -254,7 +254,7 @@ def in_words(metrics: dict) -> str:
             if low is not None and high is not None:
                 said += f" (95% interval {low:.3f} to {high:.3f})"
             elif value is not None:
-                said += f" (no interval: {figure.get('reason', 'not known')})"
+                said += f" ({figure.get('reason', 'no interval')})"
             parts.append(f"{level} {task} {name}: {said}")
     return "\n".join(parts)
 
