@@ -8,12 +8,12 @@ SRC is any source of data_builder's. Prints Markdown: figures with 95% intervals
 import argparse
 from pathlib import Path
 
-from data_builder.prepare import prepare
-from data_builder.splits import SplitPlan
-from dtvit_jax import histogram
-from dtvit_jax.experiment_page import MAIN, cell_in_words
-from dtvit_jax.experiment_table import difference_of, row_of
-from dtvit_jax.input_pipeline import Shards
+from data_builder.shards.build import prepare
+from data_builder.shards.splits import SplitPlan
+from dtvit_jax.data.shards import Shards
+from dtvit_jax.experiments import histogram_baseline
+from dtvit_jax.experiments.page import MAIN, cell_in_words
+from dtvit_jax.experiments.table import difference_of, row_of
 
 
 def main() -> None:
@@ -30,7 +30,7 @@ def main() -> None:
         for fold in range(args.folds):
             plan = SplitPlan(split, args.folds, fold)
             shards = Shards(prepare(args.source, args.data_dir, plan, args.size, args.key or None))
-            seeds[split][0][fold] = histogram.predict(shards, "test", fold)
+            seeds[split][0][fold] = histogram_baseline.predict(shards, "test", fold)
     print(f"| folds | by | {' | '.join(MAIN)} |")
     print("|---" * (len(MAIN) + 2) + "|")
     for level in ("subject", "slice"):

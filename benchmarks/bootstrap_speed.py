@@ -14,7 +14,7 @@ from collections.abc import Callable
 import numpy as np
 import sklearn.metrics as reference
 
-from dtvit_jax import metrics, stats
+from dtvit_jax.evaluation import bootstrap, metrics
 
 SUBJECTS, SLICES, RESAMPLES = 400, 1300, 10_000
 LOOP = 200
@@ -72,11 +72,11 @@ def main() -> None:
 
     def ours() -> None:
         statistic = lambda w: metrics.hemorrhage_metrics(truth, p, w)  # noqa: E731
-        stats.bootstrap(statistic, subject, strata, RESAMPLES)
+        bootstrap.bootstrap(statistic, subject, strata, RESAMPLES)
 
     def ours_location() -> None:
         statistic = lambda w: metrics.location_metrics(location[ich], p_location[ich], w)  # noqa: E731
-        stats.bootstrap(statistic, place, strata[used], RESAMPLES)
+        bootstrap.bootstrap(statistic, place, strata[used], RESAMPLES)
 
     times: dict[str, list[float]] = {"hemorrhage": [], "location": [], "loop": []}
     for _ in range(options.pairs):

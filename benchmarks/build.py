@@ -23,10 +23,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from data_builder.pseudonyms import PUBLIC_KEY, Pseudonyms
 from data_builder.records import CLASSES
-from data_builder.shards import damaged_shards, data_sets
-from data_builder.sources import open_source
-from data_builder.subjects import PUBLIC_KEY, Pseudonyms
+from data_builder.shards.files import damaged_shards, data_sets
+from data_builder.shards.sources import open_source
 
 PUBLISHED = {"normal": 4407, "deep": 6093, "lobar": 1656, "subtentorial": 495}
 SLICES_A_SUBJECT = 30

@@ -22,10 +22,10 @@ import numpy as np
 import pydicom
 from skimage.morphology import dilation, disk, erosion
 
-from data_builder.clean_file import Task, clean_file
+from data_builder.cleaning.clean_file import Task, clean_file
+from data_builder.cleaning.clean_folder import clean_folder, walk
 from data_builder.phantom import write_studies
-from data_builder.studies import clean_folder, walk
-from data_builder.subjects import PUBLIC_KEY
+from data_builder.pseudonyms import PUBLIC_KEY
 
 
 def paper_steps(path: Path, out: Path) -> None:

@@ -17,18 +17,18 @@ import numpy as np
 from PIL import Image
 from scipy.stats import spearmanr
 
-from data_builder.clean import clean_slice, head_mask
-from data_builder.images import resize
+from data_builder.cleaning.clean import clean_slice, head_mask
 from data_builder.phantom import Tissue, make_study, plan
 from data_builder.progress import track
 from data_builder.records import LOCATIONS
-from dtvit_jax import stats
-from dtvit_jax.crop import Crop
-from dtvit_jax.explain import heat_maps, methods_of, overlay, to_slice
-from dtvit_jax.inference import TrainedRun
-from dtvit_jax.relevance import HEADS, METHODS
-from dtvit_jax.run_setup import make_crop, make_model
-from dtvit_jax.steps import split_model
+from data_builder.shards.images import resize
+from dtvit_jax.data.crop import Crop
+from dtvit_jax.evaluation import bootstrap
+from dtvit_jax.prediction.attribution import HEADS, METHODS
+from dtvit_jax.prediction.heat_maps import heat_maps, methods_of, overlay, to_slice
+from dtvit_jax.runs.trained_run import TrainedRun
+from dtvit_jax.training.setup import make_crop, make_model
+from dtvit_jax.training.steps import split_model
 
 BATCH = 32
 RESAMPLES = 4000
@@ -101,7 +101,7 @@ def intervals(slices: Slices, values: np.ndarray, hit: np.ndarray) -> tuple[str,
         middle = (running >= 0.5 * total[:, None]).argmax(axis=1)
         return {"hit": weights @ hit / total, "median": values[order][middle]}
 
-    found = stats.bootstrap(statistic, slices.subject, slices.location, RESAMPLES)
+    found = bootstrap.bootstrap(statistic, slices.subject, slices.location, RESAMPLES)
     return tuple(
         f"{one.value:.2f} ({one.low:.2f} to {one.high:.2f})"
         if np.isfinite(one.low)

@@ -1,4 +1,4 @@
-"""The gray histogram and logistic regression of `dtvit_jax.histogram` on a source's own files.
+"""The gray-histogram baseline of `dtvit_jax.experiments` on a source's own files.
 
 Features of a slice at its own size, not at the shards'.
 """
@@ -7,13 +7,13 @@ import numpy as np
 from PIL import Image
 
 from data_builder.records import LOCATIONS, Record
-from dtvit_jax import histogram
-from dtvit_jax.predictions import Predictions
+from dtvit_jax.decision.predictions import Predictions
+from dtvit_jax.experiments import histogram_baseline
 
 
 def features(record: Record) -> np.ndarray:
     """35 numbers of one slice."""
-    return histogram.features(np.asarray(Image.open(record.image).convert("L")))
+    return histogram_baseline.features(np.asarray(Image.open(record.image).convert("L")))
 
 
 def predict(records: list[Record], x: np.ndarray, side_of: dict[str, str], fold: int):
@@ -24,13 +24,15 @@ def predict(records: list[Record], x: np.ndarray, side_of: dict[str, str], fold:
     train, test = sides == "train", np.flatnonzero(sides == "test")
 
     ich = train & (hemorrhage == 1)
-    p_location = histogram.fit(x[ich], location[ich]).predict_proba(x[test])
+    p_location = histogram_baseline.fit(x[ich], location[ich]).predict_proba(x[test])
     return Predictions(
         key=np.array([records[i].key for i in test]),
         subject=np.array([records[i].subject for i in test]),
         hemorrhage=hemorrhage[test],
         location=location[test],
-        p_hemorrhage=histogram.fit(x[train], hemorrhage[train]).predict_proba(x[test])[:, 1],
+        p_hemorrhage=histogram_baseline.fit(x[train], hemorrhage[train]).predict_proba(x[test])[
+            :, 1
+        ],
         p_location=p_location,
         split=np.full(len(test), "test"),
         study=np.array([records[i].study for i in test]),

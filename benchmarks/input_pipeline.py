@@ -101,16 +101,16 @@ def prepare(source: Path | None, place: Path) -> tuple[Path, list[Path]]:
     """The built data set, and folders with its training slices as 512-pixel JPG, 256-pixel PNG."""
     import cv2
 
-    from data_builder.ich_ct import build
-    from data_builder.sources import open_source
-    from data_builder.split_file import read_splits
-    from data_builder.splits import SplitPlan
-    from data_builder.subjects import PUBLIC_KEY, Pseudonyms
-    from dtvit_jax.input_pipeline import Shards
+    from data_builder.pseudonyms import PUBLIC_KEY, Pseudonyms
+    from data_builder.shards.ich_ct import build
+    from data_builder.shards.sources import open_source
+    from data_builder.shards.split_file import read_splits
+    from data_builder.shards.splits import SplitPlan
+    from dtvit_jax.data.shards import Shards
 
     if source is None:
+        from data_builder.cleaning.clean_folder import clean_folder
         from data_builder.phantom import write_studies
-        from data_builder.studies import clean_folder
 
         write_studies(place / "scans", 40, 0)
         source = place / "cleaned"
@@ -135,7 +135,7 @@ def make_transform() -> Callable:
     """The compiled transform of the paper's recipe."""
     import jax
 
-    from dtvit_jax.augment import transform
+    from dtvit_jax.data.augment import transform
 
     whole = ((0.0, 255.0),) * 3
     options: dict[str, Any] = {"windows": whole, "mean": MEAN, "std": STD}
@@ -144,8 +144,9 @@ def make_transform() -> Callable:
 
 def make_examples(data: Path) -> Any:
     """The training slices, nothing of them decoded yet."""
-    from dtvit_jax.augment import Augmentation
-    from dtvit_jax.input_pipeline import Shards, TrainingExamples
+    from dtvit_jax.data.augment import Augmentation
+    from dtvit_jax.data.examples import TrainingExamples
+    from dtvit_jax.data.shards import Shards
 
     paper = Augmentation(15.0, 2.0, 0.5, 0.0, 0.0, 0.0, 0.0)
     return TrainingExamples(Shards(data).source("train"), "none", paper, seed=0)
@@ -155,8 +156,7 @@ def two_epochs(data: Path, transform: Callable) -> tuple[float, float, float]:
     """Seconds of opening, and slices a second of the first epoch and of the second."""
     import jax
 
-    from dtvit_jax.input_pipeline import training_batches
-    from dtvit_jax.prefetch import Prefetched
+    from dtvit_jax.data.loader import Prefetched, training_batches
 
     started = time.perf_counter()
     examples = make_examples(data)
@@ -180,8 +180,9 @@ def profile(data: Path, transform: Callable) -> None:
     import jax
     import numpy as np
 
-    from dtvit_jax.augment import Augmentation
-    from dtvit_jax.input_pipeline import stacked, stored_pixels
+    from dtvit_jax.data.augment import Augmentation
+    from dtvit_jax.data.loader import stacked
+    from dtvit_jax.data.shards import stored_pixels
 
     examples = make_examples(data)
     source = examples._source
@@ -242,7 +243,7 @@ def main() -> None:
     if args.serve:
         serve_torch(args.serve)
         return
-    from dtvit_jax.allocator import keep_freed_memory
+    from dtvit_jax.runtime import keep_freed_memory
 
     keep_freed_memory()  # as dtvit_jax.main does
     with contextlib.ExitStack() as stack:

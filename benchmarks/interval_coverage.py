@@ -1,4 +1,4 @@
-"""How often a 95% interval holds the truth: the method of `dtvit_jax.stats` against others.
+"""Coverage of 95% intervals: the method of `dtvit_jax.evaluation.bootstrap` against others.
 
     python benchmarks/interval_coverage.py --simulations 400
 
@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from dtvit_jax import metrics, stats
+from dtvit_jax.evaluation import bootstrap, metrics
 
 SCENARIOS = (
     ("hemorrhage", (30, 30), 8, 1.2),
@@ -30,7 +30,7 @@ LARGE = 3000
 
 def sample(
     task: str, sizes: tuple[int, ...], slices: int, distance: float, rng: np.random.Generator
-) -> tuple[stats.Statistic, np.ndarray, np.ndarray]:
+) -> tuple[bootstrap.Statistic, np.ndarray, np.ndarray]:
     """A statistic of made-up slices, each slice's subject and each subject's class."""
     strata = np.repeat(np.arange(len(sizes)), sizes)
     subject = np.repeat(np.arange(len(strata)), slices)
@@ -52,29 +52,29 @@ def sample(
     )
 
 
-def _hemorrhage(truth: np.ndarray, p: np.ndarray) -> stats.Statistic:
+def _hemorrhage(truth: np.ndarray, p: np.ndarray) -> bootstrap.Statistic:
     return lambda weights: metrics.hemorrhage_metrics(truth, p, weights)
 
 
-def _location(truth: np.ndarray, p: np.ndarray) -> stats.Statistic:
+def _location(truth: np.ndarray, p: np.ndarray) -> bootstrap.Statistic:
     return lambda weights: metrics.location_metrics(truth, p, weights)
 
 
 def percentiles(
-    statistic: stats.Statistic, row: np.ndarray, strata: np.ndarray, resamples: int, seed: int
+    statistic: bootstrap.Statistic, row: np.ndarray, strata: np.ndarray, resamples: int, seed: int
 ) -> dict[str, tuple[float, float]]:
     parts = [
         statistic(counts[:, row].astype(float))
-        for counts in stats.subject_counts(strata, resamples, seed, 500)
+        for counts in bootstrap.subject_counts(strata, resamples, seed, 500)
     ]
     drawn = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     return {name: tuple(np.nanquantile(v, [0.025, 0.975])) for name, v in drawn.items()}
 
 
 def hull(
-    statistic: stats.Statistic, row: np.ndarray, strata: np.ndarray, resamples: int, seed: int
+    statistic: bootstrap.Statistic, row: np.ndarray, strata: np.ndarray, resamples: int, seed: int
 ) -> dict[str, tuple[float, float]]:
-    found = stats.bootstrap(statistic, row, strata, resamples, seed)
+    found = bootstrap.bootstrap(statistic, row, strata, resamples, seed)
     return {name: (interval.low, interval.high) for name, interval in found.items()}
 
 

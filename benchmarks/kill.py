@@ -28,13 +28,13 @@ LIMIT_SECONDS = 300  # for a moment to come; the run is slow where the machine i
 def make_data(out: Path) -> tuple[Path, float]:
     """Shards of twenty made-up people at 36 pixels, made once; and epochs between two saves."""
     os.environ["JAX_PLATFORMS"] = "cpu"
-    from data_builder.ich_ct import build
+    from data_builder.cleaning.clean_folder import clean_folder
     from data_builder.phantom import write_studies
-    from data_builder.sources import open_source
-    from data_builder.splits import SplitPlan
-    from data_builder.studies import clean_folder
-    from data_builder.subjects import PUBLIC_KEY, Pseudonyms
-    from dtvit_jax.input_pipeline import Shards
+    from data_builder.pseudonyms import PUBLIC_KEY, Pseudonyms
+    from data_builder.shards.ich_ct import build
+    from data_builder.shards.sources import open_source
+    from data_builder.shards.splits import SplitPlan
+    from dtvit_jax.data.shards import Shards
 
     made = out / "data" / "folder.txt"
     if not made.exists():

@@ -15,7 +15,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from data_builder.content import (
+from data_builder.pseudonyms import PUBLIC_KEY, Pseudonyms
+from data_builder.shards.images import read_gray
+from data_builder.shards.near_duplicates import (
     BACKGROUND,
     NEAR,
     Contents,
@@ -24,9 +26,7 @@ from data_builder.content import (
     near_pairs,
     read_contents,
 )
-from data_builder.images import read_gray
-from data_builder.sources import open_source
-from data_builder.subjects import PUBLIC_KEY, Pseudonyms
+from data_builder.shards.sources import open_source
 
 
 def jpeg(image: np.ndarray, quality: int) -> np.ndarray:

@@ -27,7 +27,7 @@ sys.path.append(str(Path(__file__).parents[1] / "tests"))
 from make_references import REFERENCES, answers, fill, import_torchvision, save
 from reference_models import difference, load, our_answers, pictures
 
-from dtvit_jax import weight_files
+from dtvit_jax.weights import files
 
 SIDE = 224
 HEAD = "| beside | embedding or stem | first block or stage | logits |\n|---|---|---|---|"
@@ -85,7 +85,7 @@ def timm_features(path: Path) -> np.ndarray:
     import timm
 
     vit = timm.create_model("vit_large_patch16_224", num_classes=0)
-    state = {k: torch.from_numpy(v) for k, v in weight_files.read(path)[0].items()}
+    state = {k: torch.from_numpy(v) for k, v in files.read(path)[0].items()}
     vit.load_state_dict(state, strict=True)
     with torch.no_grad():
         return vit.eval()(torch.from_numpy(pictures(SIDE)).permute(0, 3, 1, 2)).numpy()

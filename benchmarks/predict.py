@@ -34,12 +34,15 @@ def make_run(folder: Path, name: str) -> None:
     import numpy as np
 
     from configs import vit_l
-    from data_builder import clean
-    from dtvit_jax import model_weights, outlier, rule_fitting, run_record
-    from dtvit_jax.aggregation import Aggregation
-    from dtvit_jax.predictions import Predictions
-    from dtvit_jax.run_setup import make_model
-    from dtvit_jax.steps import split_model
+    from data_builder.cleaning import clean
+    from dtvit_jax.decision import outlier
+    from dtvit_jax.decision.aggregation import Aggregation
+    from dtvit_jax.decision.predictions import Predictions
+    from dtvit_jax.evaluation import fitted_rule
+    from dtvit_jax.runs import evaluated_weights
+    from dtvit_jax.training import record as run_record
+    from dtvit_jax.training.setup import make_model
+    from dtvit_jax.training.steps import split_model
 
     config = vit_l.get_config()
     config.model.name, config.init_from = name, "scratch"
@@ -49,7 +52,7 @@ def make_run(folder: Path, name: str) -> None:
     record = {"format": run_record.FORMAT, "dataset": dataset}
     run_record.write_json(folder / "run.json", record)
     params, stats = jax.jit(lambda: split_model(make_model(config))[1:])()
-    model_weights.write(folder, config.model.to_dict(), (params, stats), 1, "0")
+    evaluated_weights.write(folder, config.model.to_dict(), (params, stats), 1, "0")
     rng = np.random.default_rng(0)
     n = 400
     subject, truth = np.arange(n) // 10, (np.arange(n) // 10) % 2
@@ -66,7 +69,7 @@ def make_run(folder: Path, name: str) -> None:
         fold=np.full(n, -1),
     )
     of = {"checkpoint_step": 1, "dataset_digest": "0"}
-    rule_fitting.write(folder, rule_fitting.fit(table, Aggregation(), provenance=of))
+    fitted_rule.write(folder, fitted_rule.fit(table, Aggregation(), provenance=of))
     sides = [
         [{"image": rng.integers(0, 256, (256, 256)).astype(np.uint8)} for _ in range(300)]
         for _ in range(2)
@@ -79,8 +82,8 @@ def make_study(folder: Path) -> None:
     import pydicom
     from pydicom.uid import generate_uid
 
+    from data_builder.cleaning.clean_folder import clean_folder
     from data_builder.phantom import write_studies
-    from data_builder.studies import clean_folder
 
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "dicom").mkdir(parents=True)
@@ -98,8 +101,8 @@ def make_study(folder: Path) -> None:
 
 def shows_head(path: Path) -> bool:
     """Whether cleaning leaves anything of the slice."""
-    from data_builder import clean
-    from data_builder.dicom import read_slices
+    from data_builder.cleaning import clean
+    from data_builder.dicom.read import read_slices
 
     ((hu, header),) = read_slices(path)
     return bool(clean.clean_slice(hu, "robust", (header.row_mm, header.column_mm)).any())
@@ -116,7 +119,7 @@ def ours(run: Path, study: Path, out: Path) -> dict[str, float]:
     real = predict._session
 
     def watched(*words: object) -> object:
-        from dtvit_jax import classifier
+        from dtvit_jax.prediction import classifier
 
         start, take = classifier.Answers.__init__, classifier.Answers._take
         begin = classifier.Classifier.begin
@@ -231,9 +234,9 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as out:
             marks = ours(run, study / "dicom", Path(out))
         print(json.dumps(marks | {"end": time.time() - float(os.environ["BORN"])}))
-        from dtvit_jax import collector
+        from dtvit_jax import runtime
 
-        collector.spare_the_end()  # as python -m dtvit_jax.predict does
+        runtime.spare_the_end()  # as python -m dtvit_jax.predict does
         return
     if not (run / "weights.safetensors").is_file():
         make_run(run, args.model)

@@ -22,14 +22,14 @@ from histogram import features
 from histogram import predict as histogram_predict
 from PIL import Image
 
-from data_builder.images import resize
+from data_builder.pseudonyms import PUBLIC_KEY, Pseudonyms
 from data_builder.records import LOCATIONS, Record
-from data_builder.sources import open_source
-from data_builder.splits import SplitPlan, divide
-from data_builder.subjects import PUBLIC_KEY, Pseudonyms
-from dtvit_jax.evidence import evaluate_predictions, paired_difference
-from dtvit_jax.input_pipeline import replication
-from dtvit_jax.predictions import Predictions, read_csv
+from data_builder.shards.images import resize
+from data_builder.shards.sources import open_source
+from data_builder.shards.splits import SplitPlan, divide
+from dtvit_jax.data.examples import replication
+from dtvit_jax.decision.predictions import Predictions, read_csv
+from dtvit_jax.evaluation.summary import evaluate_predictions, paired_difference
 
 FIGURES = (("hemorrhage", "auroc"), ("location", "macro_recall"))
 HERE = Path(__file__).parent

@@ -30,13 +30,13 @@ from pathlib import Path
 
 from playwright.sync_api import Page, sync_playwright
 
+from data_builder.cleaning.clean_folder import clean_folder
 from data_builder.phantom import write_studies
 from data_builder.records import MANIFEST_COLUMNS
 from data_builder.review.export import export
 from data_builder.review.folder import Folder
 from data_builder.review.outcome import agreement, disputes
 from data_builder.review.store import Change, Store
-from data_builder.studies import clean_folder
 
 A_STUDY = 30
 FLAGS = (

@@ -27,15 +27,15 @@ def peak() -> int:
 
 
 def child(model: str, weights: str) -> None:
-    from dtvit_jax import hosts
+    from dtvit_jax.training import distributed
 
-    hosts.connect()
+    distributed.connect()
     import jax
 
     from configs import vit_l
-    from dtvit_jax import pretrained
-    from dtvit_jax.run_setup import initial_state, make_task
-    from dtvit_jax.sharding import make_mesh, state_sharding
+    from dtvit_jax.training.setup import initial_state, make_task
+    from dtvit_jax.training.sharding import make_mesh, state_sharding
+    from dtvit_jax.weights import files, load
 
     config = vit_l.get_config()
     config.model.name = model
@@ -46,7 +46,7 @@ def child(model: str, weights: str) -> None:
     loaded = None
     if weights:
         given = config.model.to_dict()
-        loaded = pretrained.load_into(Path(weights), given, abstract.params, abstract.stats)
+        loaded = load.load_into(files.read(Path(weights)), given, abstract.params, abstract.stats)
     state = jax.block_until_ready(initial_state(config, task, placed, loaded))
     del loaded
     here = sum(s.data.nbytes for x in jax.tree.leaves(state) for s in x.addressable_shards)
@@ -65,9 +65,9 @@ def write(model: str, path: str) -> None:
     import ml_collections
 
     from configs import vit_l
-    from dtvit_jax.convert import save
-    from dtvit_jax.run_setup import make_model
-    from dtvit_jax.steps import split_model
+    from dtvit_jax.training.setup import make_model
+    from dtvit_jax.training.steps import split_model
+    from dtvit_jax.weights.save import save
 
     config: ml_collections.ConfigDict = vit_l.get_config()
     config.model.name = model

@@ -18,12 +18,11 @@ import argparse
 
 import numpy as np
 
-from data_builder import clean
-from data_builder import phantom_scan as scan
-from data_builder.phantom import Visit, plan
-from data_builder.phantom_bleeds import sample_bleed
-from data_builder.phantom_canvas import STEP, Canvas
-from data_builder.phantom_head import HEAD_CLASSES, Tissue, sample_head
+from data_builder.cleaning import clean
+from data_builder.phantom import Visit, plan, scan
+from data_builder.phantom.bleeds import sample_bleed
+from data_builder.phantom.canvas import STEP, Canvas
+from data_builder.phantom.head import HEAD_CLASSES, Tissue, sample_head
 from data_builder.progress import track
 from data_builder.records import pixel_digest
 from data_builder.review.suggestions import REASONS, Looked, features, suggest

@@ -27,12 +27,12 @@ sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 from real_small import FIGURES, cell, joined  # noqa: E402
 
 from configs import real_small  # noqa: E402
-from dtvit_jax.allocator import keep_freed_memory  # noqa: E402
-from dtvit_jax.evidence import evaluate_predictions, paired_difference  # noqa: E402
-from dtvit_jax.inference import TrainedRun  # noqa: E402
-from dtvit_jax.predictions import Predictions, read_csv, write_csv  # noqa: E402
-from dtvit_jax.run_record import read_history  # noqa: E402
+from dtvit_jax.decision.predictions import Predictions, read_csv, write_csv  # noqa: E402
+from dtvit_jax.evaluation.summary import evaluate_predictions, paired_difference  # noqa: E402
+from dtvit_jax.runs.trained_run import TrainedRun  # noqa: E402
+from dtvit_jax.runtime import keep_freed_memory  # noqa: E402
 from dtvit_jax.train import train  # noqa: E402
+from dtvit_jax.training.record import read_history  # noqa: E402
 
 WAYS: dict[str, dict] = {
     "all": {},

@@ -18,11 +18,12 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from configs import vit_l
-from dtvit_jax import packing
-from dtvit_jax.compilation import prepare
-from dtvit_jax.input_pipeline import TrainingExamples, open_shards
-from dtvit_jax.run_setup import make_augmentation, make_task, make_tissue
-from dtvit_jax.steps import train_step
+from dtvit_jax.data import packing
+from dtvit_jax.data.examples import TrainingExamples
+from dtvit_jax.data.shards import open_shards
+from dtvit_jax.runtime import prepare
+from dtvit_jax.training.setup import make_augmentation, make_task, make_tissue
+from dtvit_jax.training.steps import train_step
 
 GIB = 2**30
 

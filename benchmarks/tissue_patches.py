@@ -25,12 +25,12 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from configs import vit_l
-from data_builder.images import resize
-from dtvit_jax.augment import PARAMETERS, rotate, sharpen
-from dtvit_jax.crop import centre_crop
-from dtvit_jax.packing import SAMPLED_SLICES, choose_levels
-from dtvit_jax.run_setup import make_augmentation
-from dtvit_jax.tissue import Tissue
+from data_builder.shards.images import resize
+from dtvit_jax.data.augment import PARAMETERS, rotate, sharpen
+from dtvit_jax.data.crop import centre_crop
+from dtvit_jax.data.packing import SAMPLED_SLICES, choose_levels
+from dtvit_jax.data.tissue import Tissue
+from dtvit_jax.training.setup import make_augmentation
 
 STORED = 256
 

@@ -21,9 +21,9 @@ from flax import nnx
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from dtvit_jax.compilation import prepare
 from dtvit_jax.models.encoder_block import Block
 from dtvit_jax.models.vit import SIZES
+from dtvit_jax.runtime import prepare
 
 SIZE = SIZES["s"]
 

@@ -24,7 +24,7 @@ rounds begin, and a turn in which a program is compiled all the same is named.
 A contestant's name may be followed by flags for XLA, which its process alone gets: `--contestants
 dtvit_jax "dtvit_jax --xla_cpu_enable_fast_math=true"` says what a flag is worth.
 
-Compiled programs are kept (`dtvit_jax.compilation`): where L takes too long for one call, begin
+Compiled programs are kept (`dtvit_jax.runtime`): where L takes too long for one call, begin
 with --contestants tissue --rounds 0, then --contestants dtvit_jax --rounds 0.
 """
 
@@ -114,7 +114,7 @@ def torchvision_vit(
 
 def our_step(model: str, batch: int, depth: int = 0, **options: Any) -> tuple[Any, ...]:
     """The program's task, state, jitted train_step and batch for images made beforehand."""
-    from dtvit_jax.compilation import prepare
+    from dtvit_jax.runtime import prepare
 
     prepare()
     import dataclasses
@@ -124,9 +124,9 @@ def our_step(model: str, batch: int, depth: int = 0, **options: Any) -> tuple[An
 
     from configs import vit_l
     from dtvit_jax.models import vit
-    from dtvit_jax.run_setup import initial_state, make_task
-    from dtvit_jax.sharding import make_mesh, state_sharding
-    from dtvit_jax.steps import train_step
+    from dtvit_jax.training.setup import initial_state, make_task
+    from dtvit_jax.training.sharding import make_mesh, state_sharding
+    from dtvit_jax.training.steps import train_step
 
     vit.SIZES[model] = dataclasses.replace(vit.SIZES[model], depth=depth or DEPTHS[model])
     config = vit_l.get_config()
@@ -147,7 +147,7 @@ def dtvit_jax(
     task, state, step, given = our_step(model, batch, depth)
     import jax
 
-    from dtvit_jax.steps import merge_model
+    from dtvit_jax.training.steps import merge_model
 
     logits = jax.jit(lambda params, stats, x: merge_model(task.graph, params, stats)(x))
 
@@ -163,7 +163,7 @@ def dtvit_jax(
 
 
 def tissue(model: str, depth: int, batch: int, threads: int, data_dir: str) -> dict[str, Callable]:
-    from dtvit_jax.compilation import prepare
+    from dtvit_jax.runtime import prepare
 
     prepare()
     import dataclasses
@@ -173,19 +173,15 @@ def tissue(model: str, depth: int, batch: int, threads: int, data_dir: str) -> d
     import jax
 
     from configs import vit_l
-    from dtvit_jax import packing
-    from dtvit_jax.input_pipeline import (
-        TrainingExamples,
-        evaluation_batches,
-        open_shards,
-        training_batches,
-    )
+    from dtvit_jax.data import packing
+    from dtvit_jax.data.examples import TrainingExamples
+    from dtvit_jax.data.loader import Prefetched, evaluation_batches, training_batches
+    from dtvit_jax.data.shards import open_shards
     from dtvit_jax.models import vit
-    from dtvit_jax.prefetch import Prefetched
-    from dtvit_jax.run_setup import initial_state, make_augmentation, make_task, make_tissue
-    from dtvit_jax.sharding import batch_sharding, make_mesh, state_sharding
-    from dtvit_jax.steps import evaluate_step, train_step
     from dtvit_jax.train import put
+    from dtvit_jax.training.setup import initial_state, make_augmentation, make_task, make_tissue
+    from dtvit_jax.training.sharding import batch_sharding, make_mesh, state_sharding
+    from dtvit_jax.training.steps import evaluate_step, train_step
 
     del threads
     vit.SIZES[model] = dataclasses.replace(vit.SIZES[model], depth=depth)
@@ -247,7 +243,7 @@ CONTESTANTS = {"torchvision": torchvision_vit, "dtvit_jax": dtvit_jax, "tissue":
 def shards(source: str, data_dir: str) -> None:
     """Builds the slices at `source` as configs/vit_l.py wants them, or finds them built."""
     from configs import vit_l
-    from dtvit_jax.input_pipeline import open_shards
+    from dtvit_jax.data.shards import open_shards
 
     config = vit_l.get_config()
     config.data.source, config.data.dir, config.data.key = source, data_dir, "public"

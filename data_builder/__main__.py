@@ -124,7 +124,7 @@ def run(args: argparse.Namespace) -> int:
         print(f"{args.out}: {made}")
         return 0
     if args.command == "clean":
-        from data_builder.studies import clean_folder
+        from data_builder.cleaning.clean_folder import clean_folder
 
         summary = clean_folder(
             args.src,
@@ -139,8 +139,8 @@ def run(args: argparse.Namespace) -> int:
     if args.command == "review":
         return _review(args)
     if args.command == "build":
-        from data_builder.prepare import prepare
-        from data_builder.splits import SplitPlan
+        from data_builder.shards.build import prepare
+        from data_builder.shards.splits import SplitPlan
 
         plan = SplitPlan(args.split, args.folds, args.fold, args.seed)
         if args.beam_options and args.runner != "beam":
@@ -149,14 +149,14 @@ def run(args: argparse.Namespace) -> int:
         print(prepare(args.src, args.data_dir, plan, args.size, args.key, beam))
         return 0
     if args.command == "audit":
-        from data_builder.audit_report import audit_path
-        from data_builder.splits import SplitPlan
+        from data_builder.shards.audit_report import audit_path
+        from data_builder.shards.splits import SplitPlan
 
         plan = SplitPlan(args.split, args.folds, args.fold, args.seed)
         report = audit_path(args.src, plan, args.key, args.splits)
         print(report.text)
         return report.status
-    from data_builder.subjects import Lookup, lookup_path
+    from data_builder.pseudonyms import Lookup, lookup_path
 
     path = lookup_path(args.key)
     found = Lookup(path).find(args.pseudonym) if path and path.exists() else []

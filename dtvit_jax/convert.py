@@ -9,63 +9,24 @@ own names; the trainer's config.init_from reads both, and config.init_heads take
 """
 
 import argparse
-import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from flax import nnx
 
 from data_builder.errors import InputError
-from dtvit_jax import layouts, models, pretrained, weight_files, weights
-from dtvit_jax.steps import split_model
+from dtvit_jax import models
+from dtvit_jax.runs.trained_run import open_weights
+from dtvit_jax.training.steps import split_model
+from dtvit_jax.weights import hub, load
+from dtvit_jax.weights.save import save
 
 EXAMPLE = (
     "python -m dtvit_jax.convert torchvision/vit_l_16 --model vit_l16 --out vit_l16.safetensors"
 )
-
-
-def save(
-    path: Path,
-    model: Mapping[str, Any],
-    params: pretrained.Tree,
-    stats: pretrained.Tree,
-    heads: bool = False,
-    header: Mapping[str, str] | None = None,
-) -> None:
-    """Writes a dual-task model's encoder, or with `heads` all of it, as safetensors.
-
-    Args:
-        path: the file to write.
-        model: its config: `name`, and the options that are not the default.
-        params: parameters as a pure dict of arrays; `stats` likewise.
-        stats: batch statistics, empty for a ViT.
-        heads: write both heads too; names and shapes are then this package's own.
-        header: what else the file's header says.
-
-    What the model computes goes into the header, so that reading it back gives the same.
-
-    Raises:
-        InputError: the file can't be written.
-    """
-    encoder = pretrained.flatten(params["encoder"]) | pretrained.flatten(stats.get("encoder", {}))
-    vit = "class_token" in encoder
-    layout = layouts.OWN if heads else layouts.TIMM if vit else layouts.RESNET
-    patch = int(re.sub(r".*\D", "", model["name"])) if vit else 0
-    arrays = {
-        layout.sources(name)[0]: layout.from_ours(name, np.asarray(array, np.float32), patch)
-        for name, array in encoder.items()
-    }
-    if heads:
-        both = {name: tree for name, tree in params.items() if name != "encoder"}
-        arrays |= {k: np.asarray(v, np.float32) for k, v in pretrained.flatten(both).items()}
-    known = {k: model[k] for k in pretrained.OPTIONS if k in model}
-    known = {**(pretrained.VIT_DEFAULTS if vit else {}), **known}
-    told = {"format": "pt", **{k: str(v) for k, v in known.items()}, **(header or {})}
-    weight_files.write(path, arrays, told)
 
 
 def convert(src: str, given: Mapping[str, Any], out: Path, heads: bool = False) -> str:
@@ -74,9 +35,9 @@ def convert(src: str, given: Mapping[str, Any], out: Path, heads: bool = False) 
     `given` are the model's options that the user chose; others are as SRC says, or the default.
     Raises InputError for what can't be read, does not fit or can't be written.
     """
-    path = weights.locate(src)
+    weights = open_weights(hub.locate(src))
     chosen = {name: value for name, value in given.items() if value is not None}
-    model = {**pretrained.about(path, chosen.get("name", "")), **chosen}
+    model = {**load.about(weights, chosen.get("name", "")), **chosen}
     if "name" not in model:
         raise InputError(f"{src}: does not say which model it is of: add --model, such as vit_l16")
     options = {name: value for name, value in model.items() if name != "name"}
@@ -84,7 +45,7 @@ def convert(src: str, given: Mapping[str, Any], out: Path, heads: bool = False) 
         lambda: models.create(model["name"], key=jax.random.key(0), **options)
     )
     _, params, stats = split_model(abstract)
-    params, stats = pretrained.load_into(path, model, params, stats, heads)
+    params, stats = load.load_into(weights, model, params, stats, heads)
     save(out, model, params, stats, heads)
     what = "all" if heads else "the encoder"
     part = abstract if heads else abstract.encoder

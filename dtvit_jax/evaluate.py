@@ -21,15 +21,18 @@ from typing import Any
 import numpy as np
 
 from data_builder.errors import InputError
-from dtvit_jax import calibration, decision_rule, outlier, rule_fitting
-from dtvit_jax.aggregation import DEFAULT, METHODS, Aggregation
-from dtvit_jax.applied_rule import apply_rule
-from dtvit_jax.decision_rule import DecisionRule
-from dtvit_jax.evidence import evaluate_predictions, write_metrics
-from dtvit_jax.model_card import write_model_card
-from dtvit_jax.predictions import Predictions, read_csv, write_csv
-from dtvit_jax.report import Images, write_report
-from dtvit_jax.subgroups import Facts, read_facts, subgroups
+from data_builder.files import write_metrics
+from dtvit_jax.decision import calibration, outlier
+from dtvit_jax.decision import rule as decision_rule
+from dtvit_jax.decision.aggregation import DEFAULT, METHODS, Aggregation
+from dtvit_jax.decision.predictions import Predictions, read_csv, write_csv
+from dtvit_jax.decision.rule import DecisionRule
+from dtvit_jax.evaluation import fitted_rule
+from dtvit_jax.evaluation.fitted_rule import apply_rule
+from dtvit_jax.evaluation.subgroups import Facts, read_facts, subgroups
+from dtvit_jax.evaluation.summary import evaluate_predictions
+from dtvit_jax.reports.model_card import write_model_card
+from dtvit_jax.reports.report import Images, write_report
 
 EXAMPLE = "python -m dtvit_jax.evaluate --workdir runs/phantom --split test"
 FORM = 4
@@ -93,7 +96,7 @@ class Choices:
 
 def evaluate_run(args: argparse.Namespace, out: Path) -> Path:
     """Evaluates the best checkpoint of a run; returns the report's path at once if it is done."""
-    from dtvit_jax.inference import TrainedRun
+    from dtvit_jax.runs.trained_run import TrainedRun
 
     if args.validation:
         raise InputError("--validation goes with --predictions: a run has its own validation side")
@@ -111,8 +114,8 @@ def evaluate_run(args: argparse.Namespace, out: Path) -> Path:
     rule = _rule_of(args.workdir, model, choices)
     if rule is None:
         validation = validation or run.predict("validation")
-        rule = rule_fitting.fit(validation, choices.aggregation, choices.calibration, model)
-        rule_fitting.write(args.workdir, rule)
+        rule = fitted_rule.fit(validation, choices.aggregation, choices.calibration, model)
+        fitted_rule.write(args.workdir, rule)
     _fit_outlier(args.workdir, run)
     predictions = validation if args.split == "validation" else run.predict(args.split)
     assert predictions is not None
@@ -133,14 +136,14 @@ def evaluate_run(args: argparse.Namespace, out: Path) -> Path:
 
 def _put_weights(workdir: Path, run: Any) -> None:
     """Puts the weights that are evaluated beside the rule, unless they are there."""
-    from dtvit_jax import model_weights
+    from dtvit_jax.runs import evaluated_weights
 
     step, digest = run.step, run.record["dataset"]["digest"]
     with contextlib.suppress(InputError):
-        found = model_weights.origin(workdir)
+        found = evaluated_weights.origin(workdir)
         if (found.checkpoint_step, found.dataset_digest) == (step, digest):
             return
-    model_weights.write(workdir, run.config.model.to_dict(), run.weights(), step, digest)
+    evaluated_weights.write(workdir, run.config.model.to_dict(), run.weights(), step, digest)
 
 
 def _fit_outlier(workdir: Path, run: Any) -> None:
@@ -187,14 +190,14 @@ def evaluate_file(args: argparse.Namespace, out: Path) -> Path:
                 f"{len(shared)} subject(s) are among the validation slices and among those judged: "
                 "calibration and operating points are not fitted on test data; keep them apart"
             )
-        rule = rule_fitting.fit(validation, choices.aggregation, choices.calibration)
+        rule = fitted_rule.fit(validation, choices.aggregation, choices.calibration)
     elif choices.aggregation is None:
         raise InputError("--aggregation auto is chosen on validation: give --validation FILE")
     facts = read_facts(args.facts) if args.facts else {}
     aggregation = choices.aggregation or DEFAULT
     path = write_evaluation(out, judged, rule, facts, aggregation=aggregation)
     if rule:
-        rule_fitting.write(out, rule)
+        fitted_rule.write(out, rule)
     return path
 
 

@@ -22,15 +22,17 @@ from typing import Any
 import jax
 import numpy as np
 
-from data_builder import clean
+from data_builder.cleaning import clean
 from data_builder.errors import InputError
 from data_builder.records import LOCATIONS
-from dtvit_jax import decision_rule, portable, rule_fitting
-from dtvit_jax.caveats import PHANTOM, RESEARCH
-from dtvit_jax.model_folder import ModelFolder, open_model
-from dtvit_jax.run_record import write_json
-from dtvit_jax.run_setup import make_task
-from dtvit_jax.stop_signals import STOPPED
+from dtvit_jax.decision import rule as decision_rule
+from dtvit_jax.evaluation import fitted_rule
+from dtvit_jax.reports.limitations import PHANTOM, RESEARCH
+from dtvit_jax.runs import portable
+from dtvit_jax.runs.evaluated_run import ModelFolder, open_model
+from dtvit_jax.training.failures import STOPPED
+from dtvit_jax.training.record import write_json
+from dtvit_jax.training.setup import make_task
 
 EXAMPLE = "python -m dtvit_jax.export --workdir runs/phantom --out exported --format stablehlo"
 VERSION = 1
@@ -89,7 +91,7 @@ def export(workdir: Path, out: Path, form: str) -> bool:
             index["files"] = {model.name: _facts(model) | {"largest_difference": differs}}
             if form == "stablehlo":
                 index["files"][model.name]["platforms"] = list(portable.PLATFORMS)
-            rule_fitting.write(draft, folder.rule)
+            fitted_rule.write(draft, folder.rule)
             shutil.copyfile(card, draft / CARD)
             index["files"] |= {name: _facts(draft / name) for name in (decision_rule.FILE, CARD)}
             for name, facts in (earlier or {"files": {}})["files"].items():

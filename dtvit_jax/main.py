@@ -31,16 +31,16 @@ def public_command(argv: list[str]) -> str:
 
 def _main(argv: list[str]) -> None:
     del argv
-    from dtvit_jax import hosts
-    from dtvit_jax.compilation import prepare
+    from dtvit_jax.runtime import prepare
     from dtvit_jax.train import train
+    from dtvit_jax.training import distributed
 
     prepare()
     path = Path(config_flags.get_config_filename(flags.FLAGS["config"]))
     workdir = Path(flags.FLAGS.workdir or Path("runs") / path.stem)
     try:
-        hosts.connect()
-        with hosts.ending_with_the_others():
+        distributed.connect()
+        with distributed.ending_with_the_others():
             status = train(flags.FLAGS.config, workdir, public_command(sys.argv[1:]))
         sys.exit(status)
     except InputError as error:

@@ -19,15 +19,11 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from data_builder.errors import InputError
-from dtvit_jax import accelerators
-from dtvit_jax.accelerators import ACCELERATORS, Accelerator
-from dtvit_jax.collectives import collectives
 from dtvit_jax.main import parse
-from dtvit_jax.memory import GIB
-from dtvit_jax.plan_table import table
-from dtvit_jax.run_setup import check_config
-from dtvit_jax.sharding import make_mesh
-from dtvit_jax.step_cost import (
+from dtvit_jax.planning import accelerators
+from dtvit_jax.planning.accelerators import ACCELERATORS, Accelerator
+from dtvit_jax.planning.collectives import collectives
+from dtvit_jax.planning.step_cost import (
     USABLE,
     StepCost,
     compiled_step,
@@ -36,6 +32,10 @@ from dtvit_jax.step_cost import (
     step_time,
     ways_to_fit,
 )
+from dtvit_jax.planning.table import table
+from dtvit_jax.training.config_checks import check_config
+from dtvit_jax.training.memory import GIB
+from dtvit_jax.training.sharding import make_mesh
 
 PAPERS_MEMORY = 24 * GIB
 """The GPU of arXiv 2405.06814 had so much (section 4.1)."""

@@ -13,10 +13,10 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from data_builder import isolation
 from data_builder.errors import InputError
-from dtvit_jax import collector
-from dtvit_jax.listener_flags import add_flags
+from data_builder.parallel import processes
+from dtvit_jax import runtime
+from dtvit_jax.pacs.listener import add_flags
 
 EXAMPLE = "python -m dtvit_jax.predict scans/study1 --workdir runs/phantom --out answers"
 
@@ -81,10 +81,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _answer(args: argparse.Namespace) -> int:
-    isolation.start_ahead("dtvit_jax.intake")
-    from data_builder.subjects import load_key
-    from dtvit_jax.intake import SECONDS_TO_LOOK, files_in, look
-    from dtvit_jax.workers import InOrder
+    processes.start_ahead("dtvit_jax.prediction.intake")
+    from data_builder.parallel.processes import InOrder
+    from data_builder.pseudonyms import load_key
+    from dtvit_jax.prediction.intake import SECONDS_TO_LOOK, files_in, look
 
     key = load_key(args.key)
     looks = files_in(args.paths, key)
@@ -99,8 +99,8 @@ def _answer(args: argparse.Namespace) -> int:
 
 
 def _watch(args: argparse.Namespace) -> int:
-    from data_builder.subjects import load_key
-    from dtvit_jax.watch import Watch, watch
+    from data_builder.pseudonyms import load_key
+    from dtvit_jax.prediction.watch import Watch, watch
 
     key = load_key(args.key)
     watched = Watch(args.watch, key, args.jobs, args.quiet)
@@ -111,8 +111,8 @@ def _watch(args: argparse.Namespace) -> int:
 
 
 def _listen(args: argparse.Namespace) -> int:
-    from data_builder.subjects import load_key
-    from dtvit_jax.listener_flags import listen
+    from data_builder.pseudonyms import load_key
+    from dtvit_jax.pacs.listener import listen
 
     key = load_key(args.key)
     with _session(args, key) as session:
@@ -120,8 +120,8 @@ def _listen(args: argparse.Namespace) -> int:
 
 
 def _session(args: argparse.Namespace, key: bytes) -> Any:
-    with collector.paused():
-        from dtvit_jax.session import Session, Settings
+    with runtime.paused():
+        from dtvit_jax.prediction.session import Session, Settings
 
         return Session(
             Settings(
@@ -163,5 +163,5 @@ def main(argv: list[str] | None = None) -> int:
 
 if __name__ == "__main__":
     status = main()
-    collector.spare_the_end()
+    runtime.spare_the_end()
     sys.exit(status)

@@ -16,38 +16,32 @@ import numpy as np
 import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from dtvit_jax import hosts, memory, packing, pretrained, run_record, weights
-from dtvit_jax.checkpoint import Checkpoints, has_checkpoint, saved_config
-from dtvit_jax.console import TrainingProgress
-from dtvit_jax.disk_space import saying_disk_full
-from dtvit_jax.display import describe, show
-from dtvit_jax.input_pipeline import (
-    TrainingExamples,
-    evaluation_batches,
-    open_shards,
-    training_batches,
-)
-from dtvit_jax.not_finite import check_finite, keeping_the_batch
-from dtvit_jax.prefetch import Prefetched
-from dtvit_jax.profiling import StepTrace
-from dtvit_jax.run_setup import (
-    check_batch,
-    check_config,
+from dtvit_jax.data import packing
+from dtvit_jax.data.examples import TrainingExamples
+from dtvit_jax.data.loader import Prefetched, evaluation_batches, training_batches
+from dtvit_jax.data.shards import open_shards
+from dtvit_jax.runs.trained_run import open_weights
+from dtvit_jax.training import distributed, memory, record
+from dtvit_jax.training.checkpoint import Checkpoints, has_checkpoint, saved_config
+from dtvit_jax.training.config_checks import check_batch, check_config
+from dtvit_jax.training.disk_space import saying_disk_full
+from dtvit_jax.training.failures import check_finite, keeping_the_batch, stop_signals, stop_status
+from dtvit_jax.training.monitor import StepLog, StepTrace, TrainingProgress, describe, show
+from dtvit_jax.training.setup import (
     initial_state,
     make_augmentation,
     make_task,
     make_tissue,
     step_memory,
 )
-from dtvit_jax.sharding import (
+from dtvit_jax.training.sharding import (
     batch_sharding,
     gather_for_use,
     held_by_one,
     make_mesh,
     state_sharding,
 )
-from dtvit_jax.step_log import StepLog
-from dtvit_jax.steps import (
+from dtvit_jax.training.steps import (
     SUMS,
     Task,
     TrainState,
@@ -56,9 +50,8 @@ from dtvit_jax.steps import (
     train_step,
     validation_step,
 )
-from dtvit_jax.stop_signals import stop_signals, stop_status
-from dtvit_jax.tensorboard import TensorBoard
-from dtvit_jax.validation_metrics import (
+from dtvit_jax.training.tensorboard import TensorBoard
+from dtvit_jax.training.validation import (
     check_best,
     evaluated,
     evaluation_steps,
@@ -66,6 +59,7 @@ from dtvit_jax.validation_metrics import (
     row,
     slice_metrics,
 )
+from dtvit_jax.weights import hub, load
 
 
 def train(config: ml_collections.ConfigDict, workdir: Path, command: str) -> int:
@@ -77,8 +71,8 @@ def train(config: ml_collections.ConfigDict, workdir: Path, command: str) -> int
     check_config(config)
     augmentation = make_augmentation(config)
     mesh = make_mesh(config.mesh)
-    hosts.check_source(config.data.source)
-    primary = hosts.is_primary()  # the process that writes and speaks
+    distributed.check_source(config.data.source)
+    primary = distributed.is_primary()  # the process that writes and speaks
 
     shards = open_shards(config.data)
     examples = TrainingExamples(
@@ -90,9 +84,11 @@ def train(config: ml_collections.ConfigDict, workdir: Path, command: str) -> int
     steps = config.num_steps or int(config.num_epochs * epoch_steps)
     check_batch(config, mesh.size, examples.epoch_length, steps)
 
-    initial = None if config.init_from == "scratch" else weights.locate(config.init_from)
+    initial = None
+    if config.init_from != "scratch":
+        initial = open_weights(hub.locate(config.init_from))
     if initial is not None:
-        told = pretrained.model_options(initial, config.model.name, config.init_heads)
+        told = load.model_options(initial, config.model.name, config.init_heads)
         config.model.update(told)
     task, abstract = make_task(config, steps)
     placed = state_sharding(mesh, abstract)
@@ -102,25 +98,23 @@ def train(config: ml_collections.ConfigDict, workdir: Path, command: str) -> int
     loaded = None
     if initial is not None and not has_checkpoint(workdir):  # before anything is written
         given = config.model.to_dict()
-        loaded = pretrained.load_into(
-            initial, given, abstract.params, abstract.stats, config.init_heads
-        )
+        loaded = load.load_into(initial, given, abstract.params, abstract.stats, config.init_heads)
     saved = saved_config(workdir)
-    hosts.primary_does(lambda: run_record.claim_workdir(workdir, config, saved))
+    distributed.primary_does(lambda: record.claim_workdir(workdir, config, saved))
     task = dataclasses.replace(task, gather=gather_for_use(placed.params))
     abstract = jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, placed
     )
     checkpoints = Checkpoints(workdir, config.best, config.keep)
     on_devices, everywhere = batch_sharding(mesh), NamedSharding(mesh, PartitionSpec())
-    rows = hosts.local_rows(on_devices, config.batch_size)
+    rows = distributed.local_rows(on_devices, config.batch_size)
     tissue = make_tissue(config)
     packer = packing.for_training(tissue, examples, config, mesh.size)
     held_out = functools.partial(
         evaluation_batches,
         validation,
         config.eval_batch_size,
-        hosts.local_rows(on_devices, config.eval_batch_size),
+        distributed.local_rows(on_devices, config.eval_batch_size),
         packing.for_evaluation(tissue, validation, config.eval_batch_size, mesh.size),
     )
     batches = Prefetched(
@@ -131,11 +125,11 @@ def train(config: ml_collections.ConfigDict, workdir: Path, command: str) -> int
     if restored is None:
         state = initial_state(config, task, placed, loaded)
         progress: dict[str, Any] = {"history": [], "sums": {}, "seconds": 0.0, "waited": 0.0}
-        run = run_record.describe_run(
+        run = record.describe_run(
             command, config, shards.metadata, sum(x.size for x in jax.tree.leaves(abstract.params))
         )
         if primary:
-            run_record.write_json(workdir / "run.json", run)
+            record.write_json(workdir / "run.json", run)
     else:
         state, progress = restored
         batches.set_state(progress["batches"])
@@ -145,7 +139,7 @@ def train(config: ml_collections.ConfigDict, workdir: Path, command: str) -> int
     first, started = int(state.step), time.monotonic() - progress["seconds"]
     waited = progress["waited"]  # for data, by the steps before this process's
 
-    agreement = hosts.Agreement(mesh)
+    agreement = distributed.Agreement(mesh)
     step_fn = jax.jit(
         functools.partial(train_step, task=task),
         donate_argnums=0,
@@ -192,11 +186,11 @@ def train(config: ml_collections.ConfigDict, workdir: Path, command: str) -> int
                     "sums": log.sums,
                     "seconds": time.monotonic() - started,
                     "waited": waited + batches.waited,
-                    "config": run_record.public_config(config),
+                    "config": record.public_config(config),
                 }
                 checkpoints.save(step, state, progress, metrics)
                 if primary:
-                    run_record.write_history(workdir, history)
+                    record.write_history(workdir, history)
             early = 0 < config.early_stopping <= evaluations_since_best(history, config.best)
             if step == steps or leaving or early:
                 break
@@ -217,7 +211,7 @@ def train(config: ml_collections.ConfigDict, workdir: Path, command: str) -> int
         return stop_status(stopped)
     run["train_seconds"] = round(time.monotonic() - started, 1)
     run["waited_for_data_seconds"] = round(waited + batches.waited, 1)
-    run_record.write_json(workdir / "run.json", run)
+    record.write_json(workdir / "run.json", run)
     if early and step < steps:
         print(f"no better {config.best} in {config.early_stopping} validations: stopped early")
     print(f"trained {step} steps; evaluate with: python -m dtvit_jax.evaluate --workdir {workdir}")
@@ -226,7 +220,7 @@ def train(config: ml_collections.ConfigDict, workdir: Path, command: str) -> int
 
 def put(batch: dict[str, Any], placed: NamedSharding) -> dict[str, Any]:
     """What the step takes of a batch, on the devices."""
-    return hosts.to_devices({k: v for k, v in batch.items() if k != "index"}, placed)
+    return distributed.to_devices({k: v for k, v in batch.items() if k != "index"}, placed)
 
 
 def validate(

@@ -62,11 +62,11 @@ def published(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def shards(published, tmp_path_factory):
-    from data_builder.ich_ct import build
-    from data_builder.sources import open_source
-    from data_builder.splits import SplitPlan
-    from data_builder.subjects import PUBLIC_KEY, Pseudonyms
-    from dtvit_jax.input_pipeline import Shards
+    from data_builder.pseudonyms import PUBLIC_KEY, Pseudonyms
+    from data_builder.shards.ich_ct import build
+    from data_builder.shards.sources import open_source
+    from data_builder.shards.splits import SplitPlan
+    from dtvit_jax.data.shards import Shards
 
     source = open_source(published, Pseudonyms(PUBLIC_KEY))
     return Shards(build(source, tmp_path_factory.mktemp("data"), SplitPlan(), size=36))
@@ -75,8 +75,8 @@ def shards(published, tmp_path_factory):
 @pytest.fixture(scope="session")
 def phantoms(tmp_path_factory):
     """Made-up studies of 6 subjects as DICOM, cleaned without their labels, and the labels.csv."""
+    from data_builder.cleaning.clean_folder import clean_folder
     from data_builder.phantom import write_studies
-    from data_builder.studies import clean_folder
 
     place = tmp_path_factory.mktemp("phantoms")
     write_studies(place / "scans", 6, 1, None)

@@ -7,12 +7,12 @@ from pathlib import Path
 import pydicom
 from made_up_answers import MODEL, answer_for, overlay_image
 
-from data_builder.subjects import PUBLIC_KEY
-from dtvit_jax.acceptor import Listening
-from dtvit_jax.dicom_out import Overlay, write_objects
-from dtvit_jax.listener import serve
-from dtvit_jax.send_back import read_peer
-from dtvit_jax.spool import Limits, Spool
+from data_builder.pseudonyms import PUBLIC_KEY
+from dtvit_jax.dicom.write import Overlay, write_objects
+from dtvit_jax.pacs.listener import serve
+from dtvit_jax.pacs.receiver import Listening
+from dtvit_jax.pacs.sender import read_peer
+from dtvit_jax.pacs.spool import Limits, Spool
 
 
 def main():

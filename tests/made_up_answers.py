@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from dtvit_jax.answers import ModelIdentity, SliceAnswer, StudyAnswer
+from dtvit_jax.decision.answer import ModelIdentity, SliceAnswer, StudyAnswer
 
 MODEL = ModelIdentity("vit_l16", "0.1.0", "0123456789abcdef" * 4)
 

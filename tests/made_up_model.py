@@ -10,10 +10,13 @@ from made_up_predictions import make, replaced
 from made_up_run import save_run
 from PIL import Image
 
-from data_builder import clean
-from data_builder.images import resize
-from dtvit_jax import model_weights, outlier, rule_fitting, run_record
-from dtvit_jax.aggregation import Aggregation
+from data_builder.cleaning import clean
+from data_builder.shards.images import resize
+from dtvit_jax.decision import outlier
+from dtvit_jax.decision.aggregation import Aggregation
+from dtvit_jax.evaluation import fitted_rule
+from dtvit_jax.runs import evaluated_weights
+from dtvit_jax.training import record as run_record
 
 SIZE = 36
 MODEL = {
@@ -54,8 +57,8 @@ def save_model(workdir: Path, validation=None, model=MODEL, method="temperature"
     if validation is None:
         validation = make(seed=1)
         validation = replaced(validation, split=np.full(len(validation), "validation"))
-    rule = rule_fitting.fit(validation, Aggregation(), method, of, resamples=50)
-    rule_fitting.write(workdir, rule)
+    rule = fitted_rule.fit(validation, Aggregation(), method, of, resamples=50)
+    fitted_rule.write(workdir, rule)
     outlier.write(workdir, outlier.fit(heads(60, 0), heads(40, 1), "0123"))
-    model_weights.write(workdir, model, weights, 3, "0123")
+    evaluated_weights.write(workdir, model, weights, 3, "0123")
     return weights

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from dtvit_jax.predictions import Predictions
+from dtvit_jax.decision.predictions import Predictions
 
 PLACES = (-1, 0, -1, 1, -1, 0, 2, 0, 1, -1)  # of each ten subjects four are normal
 

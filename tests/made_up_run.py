@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import tiny
 
-from dtvit_jax import run_record
-from dtvit_jax.checkpoint import Checkpoints
-from dtvit_jax.run_setup import make_task
+from dtvit_jax.training import record
+from dtvit_jax.training.checkpoint import Checkpoints
+from dtvit_jax.training.setup import make_task
 
 
 def save_run(workdir: Path, model: dict[str, Any]) -> tuple[Any, Any]:
@@ -20,7 +20,7 @@ def save_run(workdir: Path, model: dict[str, Any]) -> tuple[Any, Any]:
     """
     config = tiny.get_config()
     config.model = model
-    run_record.claim_workdir(workdir, config)
+    record.claim_workdir(workdir, config)
     _, abstract = make_task(config, steps=1)
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), abstract)
     params, stats = random_weights(abstract)

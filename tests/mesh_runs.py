@@ -18,10 +18,11 @@ import numpy as np
 import tiny
 from test_steps import batch_of
 
-from dtvit_jax.collectives import collectives
-from dtvit_jax.packing import Level, Packer
-from dtvit_jax.run_setup import initial_state, make_task, make_tissue
-from dtvit_jax.sharding import (
+from dtvit_jax.data.packing import Level, Packer
+from dtvit_jax.planning.collectives import collectives
+from dtvit_jax.planning.step_cost import sent
+from dtvit_jax.training.setup import initial_state, make_task, make_tissue
+from dtvit_jax.training.sharding import (
     batch_sharding,
     bytes_of_one,
     gather_for_use,
@@ -29,8 +30,7 @@ from dtvit_jax.sharding import (
     make_mesh,
     state_sharding,
 )
-from dtvit_jax.step_cost import sent
-from dtvit_jax.steps import train_step
+from dtvit_jax.training.steps import train_step
 
 MESHES = ((1, 1), (8, 1), (1, 2), (2, 4))
 STEPS = 20

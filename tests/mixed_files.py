@@ -40,7 +40,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from data_builder.subjects import PUBLIC_KEY, Pseudonyms
+from data_builder.pseudonyms import PUBLIC_KEY, Pseudonyms
 
 SECRET = "QUIXOTE"
 HERE = Path(__file__).parent

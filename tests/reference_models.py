@@ -15,8 +15,9 @@ import numpy as np
 from flax import nnx
 from safetensors.numpy import save_file
 
-from dtvit_jax import models, pretrained
+from dtvit_jax import models
 from dtvit_jax.models.vit import patchify
+from dtvit_jax.weights import load as pretrained
 
 FOLDER = Path(__file__).parent / "references"
 

@@ -7,11 +7,11 @@ import sys
 import jax
 import pytest
 
-from dtvit_jax import allocator
+from dtvit_jax import runtime
 
 SECOND_USE = """
 import ctypes, resource
-from dtvit_jax.allocator import keep_freed_memory
+from dtvit_jax.runtime import keep_freed_memory
 
 assert keep_freed_memory()
 libc = ctypes.CDLL(None)
@@ -41,6 +41,6 @@ def test_a_freed_block_is_used_again_without_new_pages(size: int) -> None:
 
 @pytest.mark.parametrize("shape", [(3, 5, 7), (64,)])
 def test_aligned_bytes_are_taken_as_they_are(shape):
-    memory = allocator.aligned(shape)
-    assert memory.shape == shape and memory.ctypes.data % allocator.ALIGNMENT == 0
+    memory = runtime.aligned(shape)
+    assert memory.shape == shape and memory.ctypes.data % runtime.ALIGNMENT == 0
     assert jax.device_put(memory).unsafe_buffer_pointer() == memory.ctypes.data

@@ -8,23 +8,16 @@ from hypothesis import strategies as st
 from made_up_predictions import make, replaced
 
 from data_builder.errors import InputError
-from dtvit_jax import rule_fitting
-from dtvit_jax.aggregation import Aggregation, by_subject
-from dtvit_jax.answering import (
-    Point,
-    Points,
-    SliceFacts,
-    answer_study,
-    own_scale,
-    points_of,
-)
+from dtvit_jax.decision.aggregation import Aggregation, by_subject
+from dtvit_jax.decision.study import Point, Points, SliceFacts, answer_study, own_scale, points_of
+from dtvit_jax.evaluation import fitted_rule
 
 VALIDATION = replaced(p := make(subjects=60, seed=5), split=np.full(len(p), "validation"))
 
 
 @pytest.fixture(scope="module")
 def rule():
-    return rule_fitting.fit(VALIDATION, Aggregation("mean", 3), resamples=200)
+    return fitted_rule.fit(VALIDATION, Aggregation("mean", 3), resamples=200)
 
 
 def facts(n):
@@ -134,7 +127,7 @@ def test_a_point_that_is_not_there_is_answered_with_those_that_are(rule):
     with pytest.raises(InputError, match=r"it has balanced_accuracy, sensitivity_0.95"):
         points_of(rule, "sensitivity_0.5")
     many = replaced(q := make(subjects=150, seed=5), split=np.full(len(q), "validation"))
-    assured = points_of(rule_fitting.fit(many, Aggregation(), resamples=20), SURE_95)
+    assured = points_of(fitted_rule.fit(many, Aggregation(), resamples=20), SURE_95)
     assert assured.name == SURE_95 and assured.subject.low == assured.subject.high
     assert math.isfinite(assured.slice.threshold)
 

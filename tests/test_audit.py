@@ -9,15 +9,15 @@ from conftest import write_published
 from PIL import Image
 
 from data_builder.__main__ import main
-from data_builder.audit import audit, confounds
-from data_builder.audit_report import table_1
-from data_builder.content import read_likeness
 from data_builder.errors import InputError
-from data_builder.ich_ct import build
+from data_builder.pseudonyms import PUBLIC_KEY, Pseudonyms
 from data_builder.records import Record
-from data_builder.sources import open_source
-from data_builder.splits import SplitPlan
-from data_builder.subjects import PUBLIC_KEY, Pseudonyms
+from data_builder.shards.audit import audit, confounds
+from data_builder.shards.audit_report import table_1
+from data_builder.shards.ich_ct import build
+from data_builder.shards.near_duplicates import read_likeness
+from data_builder.shards.sources import open_source
+from data_builder.shards.splits import SplitPlan
 
 
 def published_with(folder, plant) -> None:

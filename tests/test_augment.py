@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
 
-from dtvit_jax.augment import (
+from dtvit_jax.data.augment import (
     IDENTITY,
     PARAMETERS,
     Augmentation,
@@ -15,7 +15,7 @@ from dtvit_jax.augment import (
     sharpen,
     transform,
 )
-from dtvit_jax.crop import centre_crop
+from dtvit_jax.data.crop import centre_crop
 
 WHOLE = ((0.0, 255.0),) * 3
 

@@ -5,13 +5,14 @@ import importlib.util
 import pytest
 import tensorflow_datasets as tfds
 
-from data_builder import beam, examples, ich_ct
 from data_builder.__main__ import main
 from data_builder.errors import InputError
-from data_builder.shards import damaged_shards, data_sets
-from data_builder.sources import open_source
-from data_builder.splits import SplitPlan
-from data_builder.subjects import PUBLIC_KEY, Pseudonyms
+from data_builder.pseudonyms import PUBLIC_KEY, Pseudonyms
+from data_builder.shards import ich_ct, images
+from data_builder.shards import ich_ct as beam
+from data_builder.shards.files import damaged_shards, data_sets
+from data_builder.shards.sources import open_source
+from data_builder.shards.splits import SplitPlan
 
 INSTALLED = importlib.util.find_spec("apache_beam") is not None
 needs_beam = pytest.mark.skipif(
@@ -50,7 +51,7 @@ def test_a_slice_that_breaks_in_a_worker_leaves_nothing_whole(published, tmp_pat
     def broken(*_args, **_kwargs):
         raise InputError("slice sli-x is not a readable image")
 
-    monkeypatch.setattr(examples, "pixels", broken)
+    monkeypatch.setattr(images, "pixels", broken)
     with pytest.raises(Exception, match="not a readable image"):
         ich_ct.build(source, tmp_path, SplitPlan(), 36, [])
     assert data_sets(tmp_path) == []

@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 
 from data_builder.errors import InputError
-from dtvit_jax.checkpoint import Checkpoints, Damaged, saved_config
-from dtvit_jax.checksums import check, checksums
-from dtvit_jax.steps import TrainState
+from dtvit_jax.training.checkpoint import Checkpoints, Damaged, check, checksums, saved_config
+from dtvit_jax.training.steps import TrainState
 
 
 def state_at(step, size=300, **params):
@@ -138,7 +137,9 @@ def test_the_average_is_the_model_where_there_is_one(tmp_path):
 @pytest.mark.parametrize("seen_before", [True, False], ids=["seen before", "met in the save"])
 def test_a_full_disk_is_said_once_and_loses_nothing(small_disk, seen_before, monkeypatch, caplog):
     if not seen_before:
-        monkeypatch.setattr("dtvit_jax.checkpoint.check_room", lambda workdir, needed: None)
+        monkeypatch.setattr(
+            "dtvit_jax.training.checkpoint.check_room", lambda workdir, needed: None
+        )
     small_disk = small_disk(2700)  # two of three checkpoints of 1.1 MB find room
     checkpoints = Checkpoints(small_disk, "loss", keep=3)
     with pytest.raises(InputError, match="what was saved before is whole"):

@@ -9,7 +9,7 @@ import skimage.morphology as morphology
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_builder.clean import clean_slice, head_mask, window
+from data_builder.cleaning.clean import clean_slice, head_mask, window
 from data_builder.phantom import HEAD_CLASSES, Tissue, make_study
 
 SLICES = int(os.environ.get("DTVIT_CLEAN_SLICES", "36"))  # 300 is the whole claim: 3 minutes

@@ -4,12 +4,12 @@ import sys
 
 import pytest
 
-from dtvit_jax import collector
+from dtvit_jax import runtime
 
 
 def test_it_is_paused_inside_alone_also_where_that_fails():
-    with pytest.raises(ValueError), collector.paused():
-        with collector.paused():
+    with pytest.raises(ValueError), runtime.paused():
+        with runtime.paused():
             assert not gc.isenabled()
         assert not gc.isenabled()
         raise ValueError
@@ -19,7 +19,7 @@ def test_it_is_paused_inside_alone_also_where_that_fails():
 def test_a_collector_that_was_off_stays_off():
     gc.disable()
     try:
-        with collector.paused():
+        with runtime.paused():
             assert not gc.isenabled()
         assert not gc.isenabled()
     finally:

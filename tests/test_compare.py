@@ -12,9 +12,9 @@ from test_report import Page
 
 from data_builder.errors import InputError
 from dtvit_jax import compare as command
-from dtvit_jax.comparison import compare
-from dtvit_jax.paired_tests import delong, holm, mcnemar
-from dtvit_jax.predictions import write_csv
+from dtvit_jax.decision.predictions import write_csv
+from dtvit_jax.evaluation.comparison import compare
+from dtvit_jax.evaluation.paired_tests import delong, holm, mcnemar
 
 # Table 1 of DeLong, DeLong and Clarke-Pearson, Biometrics 44:837-845 (1988), as printed in the
 # SAS/STAT User's Guide, PROC LOGISTIC: albumin, total protein, K-G score, outcome.

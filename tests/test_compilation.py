@@ -4,7 +4,7 @@ import sys
 
 WHERE = """
 import os, jax
-from dtvit_jax.compilation import prepare
+from dtvit_jax.runtime import prepare
 prepare()
 print(jax.config.jax_compilation_cache_dir)
 """

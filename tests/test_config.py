@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from dtvit_jax import weights
 from dtvit_jax.models import NAMES
-from dtvit_jax.run_setup import check_config, make_augmentation, make_task
+from dtvit_jax.training.config_checks import check_config
+from dtvit_jax.training.setup import make_augmentation, make_task
+from dtvit_jax.weights import hub
 
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted(path.stem for path in (ROOT / "configs").glob("[a-z]*.py"))
@@ -56,7 +57,7 @@ def test_every_model_has_a_recipe_and_every_recipe_a_published_file():
 
     assert kinds(NAMES) == kinds(config.model.name for config in configs)
     for config in configs:
-        published = config.init_from == "scratch" or weights.published(config.init_from)
+        published = config.init_from == "scratch" or hub.published(config.init_from)
         assert published, config.init_from
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_builder.content import NEAR, contents_of, near_pairs
+from data_builder.shards.near_duplicates import NEAR, contents_of, near_pairs
 
 
 def head(seed: int, size: int = 512) -> np.ndarray:

@@ -26,7 +26,8 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from data_builder.errors import InputError
-from dtvit_jax import convert, pretrained
+from dtvit_jax import convert
+from dtvit_jax.weights import load as pretrained
 
 VITS = ("torchvision_vit", "timm_vit", "hugging_face_vit", "google_vit")
 

@@ -13,12 +13,13 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from data_builder.errors import InputError
-from dtvit_jax import packing
-from dtvit_jax.crop import Crop
-from dtvit_jax.explain import to_slice
-from dtvit_jax.portable import run_onnx, to_onnx
-from dtvit_jax.run_setup import check_config, make_model, make_task, make_tissue
-from dtvit_jax.steps import evaluate_step, merge_model, probabilities, split_model
+from dtvit_jax.data import packing
+from dtvit_jax.data.crop import Crop
+from dtvit_jax.prediction.heat_maps import to_slice
+from dtvit_jax.runs.portable import run_onnx, to_onnx
+from dtvit_jax.training.config_checks import check_config
+from dtvit_jax.training.setup import make_model, make_task, make_tissue
+from dtvit_jax.training.steps import evaluate_step, merge_model, probabilities, split_model
 
 HEAD = Crop(32, 10.0)
 on_device = jax.jit(HEAD.__call__)

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import tiny
 
-from dtvit_jax.run_setup import make_task
-from dtvit_jax.steps import train_step
+from dtvit_jax.training.setup import make_task
+from dtvit_jax.training.steps import train_step
 
 BATCH = 4
 

@@ -12,12 +12,13 @@ from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 
 from data_builder.errors import InputError
-from dtvit_jax import calibration, decision_rule, rule_fitting
-from dtvit_jax.aggregation import CANDIDATES, Aggregation, by_subject
-from dtvit_jax.applied_rule import apply_rule
-from dtvit_jax.decision_rule import both
-from dtvit_jax.operating_points import AIMS, Aim, choose
-from dtvit_jax.rule_fitting import fit
+from dtvit_jax.decision import calibration
+from dtvit_jax.decision import rule as decision_rule
+from dtvit_jax.decision.aggregation import CANDIDATES, Aggregation, by_subject
+from dtvit_jax.decision.rule import both
+from dtvit_jax.evaluation import fitted_rule
+from dtvit_jax.evaluation.fitted_rule import apply_rule, fit
+from dtvit_jax.evaluation.operating_points import AIMS, Aim, choose
 
 HOW = Aggregation()
 
@@ -175,7 +176,7 @@ def test_auto_takes_the_candidate_that_ranks_validation_best():
 
 
 def test_the_file_gives_back_the_rule(tmp_path):
-    path = rule_fitting.write(tmp_path, RULE)
+    path = fitted_rule.write(tmp_path, RULE)
     back = decision_rule.read(tmp_path)
     assert back.raw == json.loads(path.read_text()) == RULE.raw
     assert (back.aggregation, back.points) == (RULE.aggregation, RULE.points)

@@ -26,7 +26,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from data_builder.dicom import AIR, Reason, Refusal, read_slices
+from data_builder.dicom.read import AIR, Reason, Refusal, read_slices
 
 
 def refusal_of(data):

@@ -18,8 +18,8 @@ from pydicom.sr.codedict import codes
 from pydicom.uid import generate_uid
 
 from data_builder.errors import InputError
-from dtvit_jax import dicom_codes
-from dtvit_jax.dicom_out import (
+from dtvit_jax.dicom import codes as dicom_codes
+from dtvit_jax.dicom.write import (
     Overlay,
     likeliest,
     secondary_capture,

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_splits import records
 
-from data_builder.earlier import ASIDE, Earlier
 from data_builder.records import CLASSES, Record
-from data_builder.splits import SplitPlan, divide
+from data_builder.shards.growth import ASIDE, Earlier
+from data_builder.shards.splits import SplitPlan, divide
 
 
 def as_earlier(data: list[Record], division, same_fold: bool = True) -> Earlier:

@@ -8,19 +8,17 @@ import tiny
 from made_up_predictions import make, replaced
 from test_report import Page
 
-from dtvit_jax import (
-    decision_rule,
-    evaluate,
-    model_weights,
-    outlier,
-    pretrained,
-    report,
-    rule_fitting,
-)
-from dtvit_jax.aggregation import Aggregation, by_subject
-from dtvit_jax.inference import TrainedRun
-from dtvit_jax.predictions import write_csv
-from dtvit_jax.report_rows import anchor
+from dtvit_jax import evaluate
+from dtvit_jax.decision import outlier
+from dtvit_jax.decision import rule as decision_rule
+from dtvit_jax.decision.aggregation import Aggregation, by_subject
+from dtvit_jax.decision.predictions import write_csv
+from dtvit_jax.evaluation import fitted_rule
+from dtvit_jax.reports import report
+from dtvit_jax.reports.rows import anchor
+from dtvit_jax.runs import evaluated_weights
+from dtvit_jax.runs.trained_run import TrainedRun
+from dtvit_jax.weights import load
 
 
 @pytest.fixture(autouse=True)
@@ -72,7 +70,7 @@ def test_a_run_gives_all_its_files_and_the_rule_of_its_validation_side(workdir, 
     assert rule.aggregation == Aggregation("mean", 3) and rule.method == "temperature"
     validation = predicted(workdir, "validation")
     assert rule.raw["fitted_on"]["slices"] == len(validation)
-    again = rule_fitting.fit(validation, Aggregation("mean", 3))
+    again = fitted_rule.fit(validation, Aggregation("mean", 3))
     assert again.points == rule.points  # of validation, and of nothing else
     usual = outlier.read(workdir)
     assert usual.dataset == rule.raw["dataset_digest"]
@@ -87,15 +85,15 @@ def test_a_run_gives_all_its_files_and_the_rule_of_its_validation_side(workdir, 
 
 def test_the_weights_that_were_evaluated_lie_beside_the_rule_and_are_put_back(workdir):
     assert run("--workdir", workdir) == 0
-    path, metrics = workdir / model_weights.FILE, workdir / "test" / "metrics.json"
+    path, metrics = workdir / evaluated_weights.FILE, workdir / "test" / "metrics.json"
     before, written = path.read_bytes(), metrics.stat().st_mtime_ns
     best = TrainedRun(workdir)
     params, stats = best.weights()
     found = safetensors.numpy.load_file(path)
-    assert found.keys() == (pretrained.flatten(params) | pretrained.flatten(stats)).keys()
-    for name, value in pretrained.flatten(params).items():
+    assert found.keys() == (load.flatten(params) | load.flatten(stats)).keys()
+    for name, value in load.flatten(params).items():
         np.testing.assert_array_equal(found[name], value)
-    origin = model_weights.origin(workdir)
+    origin = evaluated_weights.origin(workdir)
     assert origin.checkpoint_step == best.step == decision_rule.read(workdir).raw["checkpoint_step"]
     path.unlink()
     assert run("--workdir", workdir) == 0

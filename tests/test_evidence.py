@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from made_up_predictions import make, replaced
 
 from data_builder.errors import InputError
-from dtvit_jax.aggregation import by_subject
-from dtvit_jax.evidence import evaluate_predictions, paired_difference, write_metrics
+from data_builder.files import write_metrics
+from dtvit_jax.decision.aggregation import by_subject
+from dtvit_jax.evaluation.summary import evaluate_predictions, paired_difference
 
 FAST = {"resamples": 200}
 

@@ -15,13 +15,16 @@ from made_up_predictions import make, replaced
 
 from configs.experiments import table4, table4_small
 from data_builder.errors import InputError
-from dtvit_jax import experiment, experiment_page
-from dtvit_jax.experiment import BASELINE, Cell, cells, run
-from dtvit_jax.experiment_table import difference_of, joined, row_of
+from dtvit_jax.experiments import grid as experiment_grid
+from dtvit_jax.experiments import page
+from dtvit_jax.experiments import run as experiment_run
+from dtvit_jax.experiments.grid import BASELINE, Cell, cells
+from dtvit_jax.experiments.run import run
+from dtvit_jax.experiments.table import difference_of, joined, row_of
 
 TINY = str(Path(__file__).parent / "tiny.py")
 WHOLE = make(subjects=40, slices=5, skill=1.0)
-DRAW = experiment_page.draw
+DRAW = page.draw
 FOLD = np.array([int(s[-3:]) // 10 % 2 for s in WHOLE.subject])
 HALVES = {fold: WHOLE.select(fold == FOLD) for fold in (0, 1)}
 
@@ -47,9 +50,9 @@ def predicted(config, cell, out):
 @pytest.fixture(autouse=True)
 def fast(monkeypatch):
     """Few resamples, and no figures: they have a test of their own."""
-    monkeypatch.setattr(experiment_page, "RESAMPLES", 60)
-    monkeypatch.setattr(experiment_page, "RESAMPLES_ON_THE_WAY", 20)
-    monkeypatch.setattr(experiment_page, "draw", lambda done, out: {})
+    monkeypatch.setattr(page, "RESAMPLES", 60)
+    monkeypatch.setattr(page, "RESAMPLES_ON_THE_WAY", 20)
+    monkeypatch.setattr(page, "draw", lambda done, out: {})
 
 
 def test_a_row_is_the_pooled_folds_and_the_mean_of_its_seeds():
@@ -118,16 +121,16 @@ def test_the_table_says_what_beats_the_baseline_what_leaks_and_that_weights_were
     rows = ml_collections.ConfigDict({"good": table4.row(TINY), "bad": table4.row(TINY)})
     config = grid(splits=("slice", "subject"), rows=rows)
     done = {cell: predicted(config, cell, tmp_path) for cell in cells(config)}
-    experiment_page.write_table(config, done, len(done), tmp_path)
+    page.write_table(config, done, len(done), tmp_path)
     table = json.loads((tmp_path / "table.json").read_text())
     assert table["title"].endswith("(from random weights; not a replication)")  # tiny.py's
     against = table["splits"]["subject"]["against"]
     assert against["good"]["verdict"] == "above acquisition and slice selection"
     assert against["bad"]["verdict"].startswith("not distinguishable")
     lower = {"ICH AUROC": {"value": -0.2, "low": -0.3, "high": -0.1}}
-    assert experiment_page.verdict(lower).endswith("and below them")
+    assert page.verdict(lower).endswith("and below them")
     even = {"ICH AUROC": {"value": 0.0, "low": None, "high": None}}
-    assert experiment_page.verdict(even) == "no paired interval"
+    assert page.verdict(even) == "no paired interval"
     leak = table["leak"]["bad"]["slice"]["ICH AUROC"]
     assert leak["value"] > 0 and leak["low"] > 0
     area = table["splits"]["subject"]["rows"]["good"]["subject"]["ICH AUROC"]
@@ -185,7 +188,7 @@ def test_a_signal_is_passed_on_and_the_training_is_waited_for(tmp_path, number, 
         os.kill(os.getpid(), number)
 
     threading.Thread(target=stop, daemon=True).start()
-    assert experiment.train([sys.executable, "-c", child, str(tmp_path)]) == status
+    assert experiment_run.train([sys.executable, "-c", child, str(tmp_path)]) == status
     assert (tmp_path / "saved").exists()
 
 
@@ -237,13 +240,13 @@ def test_the_experiments_of_this_project_are_grids_whose_commands_can_be_parsed(
     from absl import flags
 
     from dtvit_jax import main
-    from dtvit_jax.run_setup import check_config
+    from dtvit_jax.training.config_checks import check_config
 
-    experiment.check(config)
+    experiment_grid.check(config)
     for cell in cells(config):
         if cell.row == BASELINE or cell.fold or cell.split == "slice":
             continue
-        words = experiment.command(config, cell, tmp_path)
+        words = experiment_grid.command(config, cell, tmp_path)
         values = flags.FlagValues()
         main.define_flags(values)
         monkeypatch.setattr(sys, "argv", ["main", *words[3:]])  # config flags look there
@@ -258,8 +261,8 @@ def test_one_real_cell_and_the_baseline_predict_the_same_slices(published, tmp_p
     config.splits = ("subject",)
     config.folds = 3
     cell = Cell("tiny", "subject", 0, 1)
-    model = experiment.run_cell(config, cell, tmp_path)
-    base = experiment.run_cell(config, Cell(BASELINE, "subject", 0, 1), tmp_path)
+    model = experiment_run.run_cell(config, cell, tmp_path)
+    base = experiment_run.run_cell(config, Cell(BASELINE, "subject", 0, 1), tmp_path)
     np.testing.assert_array_equal(np.sort(model.key), np.sort(base.key))
     assert set(model.fold.tolist()) == {1} and np.isfinite(base.p_location).all()
     np.testing.assert_allclose(base.p_location.sum(axis=1), 1)

@@ -15,13 +15,14 @@ from PIL import Image
 from scipy.stats import spearmanr
 
 from data_builder.errors import InputError
-from data_builder.images import resize
-from dtvit_jax import models, relevance
-from dtvit_jax.augment import IDENTITY
-from dtvit_jax.crop import Crop, centre_crop
-from dtvit_jax.explain import heat_maps, methods_of, overlay, to_slice
-from dtvit_jax.run_setup import make_model, make_task
-from dtvit_jax.steps import TrainState, split_model, train_step
+from data_builder.shards.images import resize
+from dtvit_jax import models
+from dtvit_jax.data.augment import IDENTITY
+from dtvit_jax.data.crop import Crop, centre_crop
+from dtvit_jax.prediction import attribution
+from dtvit_jax.prediction.heat_maps import heat_maps, methods_of, overlay, to_slice
+from dtvit_jax.training.setup import make_model, make_task
+from dtvit_jax.training.steps import TrainState, split_model, train_step
 
 PLACES = ((10, 11), (18, 25), (27, 12))  # centres of the spot in a slice of 36 pixels
 
@@ -100,7 +101,7 @@ def test_random_weights_make_another_map(trained, slices):
 
     nearly = jax.tree.map(lambda x: x * (1 + 0.02 * noise.standard_normal(x.shape)), params)
     nearly = jax.tree.map(lambda x: x.astype(np.float32), nearly)
-    for head in relevance.HEADS:
+    for head in attribution.HEADS:
         maps = grid(params, head)
         assert alike(maps, grid(shuffled, head)) < 0.4
         assert alike(maps, grid(nearly, head)) > 0.8  # what is compared is no noise
@@ -114,7 +115,7 @@ def test_each_head_and_class_has_its_own_map_but_in_rollout(trained, slices):
 
     deep, lobar = (maps(head="location", classes=np.full(8, i, np.int32)) for i in (0, 1))
     assert np.abs(deep - lobar).max() > 0.1 and np.abs(deep - maps()).max() > 0.1
-    rollouts = [maps(method="rollout", head=head) for head in relevance.HEADS]
+    rollouts = [maps(method="rollout", head=head) for head in attribution.HEADS]
     np.testing.assert_array_equal(*rollouts)
     assert rollouts[0].min() >= 0 and np.allclose(rollouts[0].max((1, 2)), 1)
 
@@ -174,9 +175,9 @@ def test_the_attention_that_is_shown_is_the_models_own(model, pooling):
 
         @jax.jit
         def both_ways(images, mask):
-            patches, found = relevance.patchify(images, 4), []
+            patches, found = attribution.patchify(images, 4), []
             for m in (None, mask):
-                shown = relevance.attend(model.encoder, images, m)
+                shown = attribution.attend(model.encoder, images, m)
                 found.append((*shown, model.encoder.encode(patches, mask=m)))
             return found
 
@@ -197,7 +198,7 @@ def test_patches_left_out_get_nothing_and_say_nothing(model, pooling):
 
     @jax.jit
     def maps(images, mask):
-        find = functools.partial(relevance.vit_relevance, model, images, mask, "hemorrhage")
+        find = functools.partial(attribution.vit_relevance, model, images, mask, "hemorrhage")
         return [find(jnp.ones(2, jnp.int32), method) for method in ("gradient", "rollout")]
 
     other = images.at[:, :4].add(3.0)  # the first row of patches
@@ -212,8 +213,8 @@ def test_rollout_by_hand():
     first = jnp.array([[[1.0, 0.0], [0.5, 0.5]], [[0.0, 1.0], [0.5, 0.5]]])[None]
     second = jnp.array([[[0.0, 1.0], [1.0, 0.0]], [[0.0, 1.0], [1.0, 0.0]]])[None]
     # 0.5 A + 0.5 I: [[.75, .25], [.25, .75]], then [[.5, .5], [.5, .5]] times that.
-    np.testing.assert_allclose(relevance.rollout([first, second])[0], np.full((2, 2), 0.5))
-    np.testing.assert_allclose(relevance.rollout([first])[0], [[0.75, 0.25], [0.25, 0.75]])
+    np.testing.assert_allclose(attribution.rollout([first, second])[0], np.full((2, 2), 0.5))
+    np.testing.assert_allclose(attribution.rollout([first])[0], [[0.75, 0.25], [0.25, 0.75]])
 
 
 def test_gradient_relevance_by_finite_differences(model):
@@ -231,11 +232,11 @@ def test_gradient_relevance_by_finite_differences(model):
     @jax.jit
     def everything(taps):
         def answer(tap):
-            features, weights = relevance.attend(model.encoder, images, None, [tap])
-            return relevance.log_odds(model, features, "location", jnp.array([2]))[0], weights[0]
+            features, weights = attribution.attend(model.encoder, images, None, [tap])
+            return attribution.log_odds(model, features, "location", jnp.array([2]))[0], weights[0]
 
         changes = jax.vmap(lambda tap: answer(tap)[0] - answer(-tap)[0])(taps)
-        find = functools.partial(relevance.vit_relevance, model, images, None, "location")
+        find = functools.partial(attribution.vit_relevance, model, images, None, "location")
         return changes, answer(taps[0] * 0)[1], find(jnp.array([2]), "gradient")
 
     changes, weights, got = everything(taps)
@@ -249,10 +250,10 @@ def test_log_odds_are_those_of_the_probability(model):
     features = jnp.asarray(np.random.default_rng(0).normal(size=(5, 64)), jnp.float32)
     p = jax.nn.softmax(model.hemorrhage(features))[:, 1]
     ones = jnp.ones(5, jnp.int32)
-    got = relevance.log_odds(model, features, "hemorrhage", ones)
+    got = attribution.log_odds(model, features, "hemorrhage", ones)
     np.testing.assert_allclose(got, np.log(p / (1 - p)), atol=1e-5)
     places = jax.nn.softmax(model.location(features)[:, :3])  # a fourth, 'normal', is no answer
-    got = relevance.log_odds(model, features, "location", -ones)
+    got = attribution.log_odds(model, features, "location", -ones)
     np.testing.assert_allclose(got, np.log(places.max(-1) / (1 - places.max(-1))), atol=1e-5)
 
 
@@ -263,7 +264,7 @@ def test_grad_cam_is_cam_where_the_head_is_linear():
     kernel = rng.normal(size=(8, 2)).astype(np.float32)
     encoder = SimpleNamespace(last_map=lambda images: images, from_map=lambda x: x.mean((1, 2)))
     model = SimpleNamespace(encoder=encoder, hemorrhage=lambda features: features @ kernel)
-    got = relevance.grad_cam(model, last, "hemorrhage", jnp.ones(2, jnp.int32))
+    got = attribution.grad_cam(model, last, "hemorrhage", jnp.ones(2, jnp.int32))
     want = np.maximum(np.asarray(last) @ (kernel[:, 1] - kernel[:, 0]), 0)
     np.testing.assert_allclose(got, want / 25, atol=1e-6)  # a mean's gradient is 1 / 25
 

@@ -15,10 +15,12 @@ import pytest
 from made_up_model import MODEL, save_model
 
 from data_builder.errors import InputError
-from dtvit_jax import decision_rule, export, portable
-from dtvit_jax.decision_rule import both
-from dtvit_jax.inference import TrainedRun
-from dtvit_jax.steps import merge_model
+from dtvit_jax import export
+from dtvit_jax.decision import rule
+from dtvit_jax.decision.rule import both
+from dtvit_jax.runs import portable
+from dtvit_jax.runs.trained_run import TrainedRun
+from dtvit_jax.training.steps import merge_model
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (3, 36, 36), dtype=np.uint8)
 MODELS = {"vit_nano8": "temperature", "squeezenet1_1": "isotonic"}
@@ -57,7 +59,7 @@ def wanted(runs):
         model = merge_model(task.graph, params, stats)
         hemorrhage, location = model(task.transform(jnp.asarray(IMAGES), None))
         raw = np.asarray(jax.nn.softmax(hemorrhage)[:, 1]), jax.nn.softmax(location[:, :3])
-        fitted = decision_rule.read(workdir).calibrations["slice"]
+        fitted = rule.read(workdir).calibrations["slice"]
         method = MODELS[name]
         answers[name] = {
             "p_hemorrhage": fitted["hemorrhage"].apply(both(raw[0]), method)[:, 1],

@@ -17,15 +17,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_builder.errors import InputError
-from dtvit_jax import hosts
-from dtvit_jax.input_pipeline import evaluation_batches, training_batches
-from dtvit_jax.sharding import batch_sharding, make_mesh
+from dtvit_jax.data.loader import evaluation_batches, training_batches
 from dtvit_jax.train import train
+from dtvit_jax.training import distributed
+from dtvit_jax.training.sharding import batch_sharding, make_mesh
 
 TINY = str(Path(__file__).parent / "tiny.py")
 STEPS = 60
 RATE = 3e-4
-COORDINATOR, COUNT, WHICH = hosts.EXPLICIT
+COORDINATOR, COUNT, WHICH = distributed.EXPLICIT
 HERE = {COORDINATOR: "host0:8476", COUNT: "2", WHICH: "1"}
 SLURM = {"SLURM_NTASKS": "16", "SLURM_STEP_NODELIST": "node[1-2]"}
 OPEN_MPI = {
@@ -53,18 +53,18 @@ INDEXED_JOB = {"KUBERNETES_SERVICE_HOST": "10.0.0.1", "JOB_COMPLETION_INDEX": "0
     ],
 )
 def test_what_starts_the_processes(environment, expected):
-    assert hosts.launch(environment) == expected
+    assert distributed.launch(environment) == expected
 
 
 def test_explicit_processes_and_open_mpi_5():
-    given = hosts.launch(SLURM | HERE)
+    given = distributed.launch(SLURM | HERE)
     assert given is not None and given["cluster_detection_method"] == "deactivate"
     assert (given["coordinator_address"], given["num_processes"], given["process_id"]) == (
         "host0:8476",
         2,
         1,
     )
-    given = hosts.launch(OPEN_MPI | {COORDINATOR: "host0:8476"})
+    given = distributed.launch(OPEN_MPI | {COORDINATOR: "host0:8476"})
     assert given is not None and (given["num_processes"], given["process_id"]) == (4, 3)
     assert given["local_device_ids"] == [1]
 
@@ -84,17 +84,17 @@ def test_explicit_processes_and_open_mpi_5():
 )
 def test_an_environment_that_does_not_fit_together(environment, said):
     with pytest.raises(InputError, match=said):
-        hosts.launch(environment)
+        distributed.launch(environment)
 
 
 def test_patience_is_a_number():
-    with pytest.raises(InputError, match=hosts.PATIENCE):
-        hosts.connect(HERE | {hosts.PATIENCE: "soon"})
+    with pytest.raises(InputError, match=distributed.PATIENCE):
+        distributed.connect(HERE | {distributed.PATIENCE: "soon"})
 
 
 def test_one_process_has_every_row():
     placed = batch_sharding(make_mesh({"data": 1, "fsdp": 1}, jax.devices()[:1]))
-    assert hosts.local_rows(placed, 8).tolist() == list(range(8))
+    assert distributed.local_rows(placed, 8).tolist() == list(range(8))
 
 
 @settings(max_examples=20, deadline=None)
@@ -135,7 +135,7 @@ def start_both(shards, workdir):
     command += [f"--config.data.dir={shards.folder}", "--config.num_epochs=0"]
     command += [f"--config.num_steps={STEPS}", f"--config.learning_rate={RATE}"]
     command += ["--config.eval_every_epochs=4.0"]
-    shared = os.environ | {COORDINATOR: f"127.0.0.1:{port}", COUNT: "2", hosts.PATIENCE: "20"}
+    shared = os.environ | {COORDINATOR: f"127.0.0.1:{port}", COUNT: "2", distributed.PATIENCE: "20"}
     shared |= {
         "JAX_COMPILATION_CACHE_DIR": str(workdir.parent / "cache"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
@@ -197,7 +197,7 @@ def test_two_processes_killed_and_stopped_go_on_to_what_one_does(alone, shards, 
     both[1].kill()
     start = time.monotonic()
     status, said = finish(both)
-    assert status == [hosts.LOST, -signal.SIGKILL], said
+    assert status == [distributed.LOST, -signal.SIGKILL], said
     assert time.monotonic() - start < 30
     assert said[0].count("error: ") == 1 and "another process of this run was lost" in said[0]
     killed_at = max(saved_steps(workdir))
@@ -232,8 +232,8 @@ def test_an_error_of_the_first_process_ends_both(shards, tmp_path):
 
 
 def test_several_processes_build_no_shards(monkeypatch):
-    hosts.check_source("somewhere")
+    distributed.check_source("somewhere")
     monkeypatch.setattr(jax, "process_count", lambda: 2)
-    hosts.check_source("")
+    distributed.check_source("")
     with pytest.raises(InputError, match="data_builder build"):
-        hosts.check_source("somewhere")
+        distributed.check_source("somewhere")

@@ -13,17 +13,16 @@ import tensorflow_datasets as tfds
 from conftest import write_published
 from PIL import Image
 
-from data_builder import ich_ct
 from data_builder.__main__ import main
 from data_builder.errors import InputError
-from data_builder.examples import pixels
-from data_builder.images import resize
-from data_builder.prepare import prepare
+from data_builder.pseudonyms import PUBLIC_KEY, Pseudonyms
 from data_builder.records import LOCATIONS
-from data_builder.shards import damaged_shards, data_sets, earlier_division
-from data_builder.sources import open_source
-from data_builder.splits import SplitPlan, divide
-from data_builder.subjects import PUBLIC_KEY, Pseudonyms
+from data_builder.shards import ich_ct
+from data_builder.shards.build import prepare
+from data_builder.shards.files import damaged_shards, data_sets, earlier_division
+from data_builder.shards.images import pixels, resize
+from data_builder.shards.sources import open_source
+from data_builder.shards.splits import SplitPlan, divide
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +156,7 @@ def test_bad_options(source, tmp_path):
 
 
 def test_a_copy_of_the_shards_works_elsewhere(shards, tmp_path):
-    from dtvit_jax.input_pipeline import Shards
+    from dtvit_jax.data.shards import Shards
 
     moved = shutil.copytree(shards.folder, tmp_path / "elsewhere")
     assert len(Shards(moved).source("test")) == len(shards.source("test"))
@@ -202,7 +201,7 @@ def test_a_source_that_grew_keeps_its_sides(tmp_path):
     assert {digest: kept[digest] for digest in before} == before
     new = {row["subject"] for row in rows if row["digest"] not in before}
     assert len(new) == 2 * 5  # two more of each ICH class, four more normal
-    from dtvit_jax.input_pipeline import Shards
+    from dtvit_jax.data.shards import Shards
 
     shards = Shards(second)
     assert shards.metadata["set_aside"] == sorted(bridge)
@@ -218,7 +217,7 @@ def test_many_shards_hold_each_slice_once(source, tmp_path, monkeypatch):
     monkeypatch.setattr(ich_ct, "SHARD_BYTES", 9000)
     folder = ich_ct.build(source, tmp_path, SplitPlan(), 36)
     assert len(list(folder.glob("ich_ct-train.array_record*"))) > 2
-    from dtvit_jax.input_pipeline import Shards
+    from dtvit_jax.data.shards import Shards
 
     shards = Shards(folder)
     keys = [
@@ -253,7 +252,7 @@ def test_a_kill_leaves_nothing_that_looks_whole(tmp_path):
 
 @pytest.mark.parametrize("how", ["cut", "flipped", "longer", "gone"])
 def test_a_damaged_shard_is_found_and_named(shards, tmp_path, how, capsys):
-    from dtvit_jax.input_pipeline import Shards
+    from dtvit_jax.data.shards import Shards
 
     folder = shutil.copytree(shards.folder, tmp_path / "copy")
     victim = sorted(folder.glob("*train*array_record*"))[0]
@@ -272,7 +271,7 @@ def test_a_damaged_shard_is_found_and_named(shards, tmp_path, how, capsys):
 
 
 def test_without_checksums_nothing_is_trusted(shards, tmp_path):
-    from dtvit_jax.input_pipeline import Shards
+    from dtvit_jax.data.shards import Shards
 
     folder = shutil.copytree(shards.folder, tmp_path / "copy")
     (folder / "checksums.json").write_text("{")
@@ -281,8 +280,8 @@ def test_without_checksums_nothing_is_trusted(shards, tmp_path):
 
 
 def test_a_split_by_slice_says_so_in_log_metadata_and_report(published, tmp_path, capsys):
-    from dtvit_jax.caveats import caveats
-    from dtvit_jax.input_pipeline import Shards
+    from dtvit_jax.data.shards import Shards
+    from dtvit_jax.reports.limitations import caveats
 
     plan = SplitPlan("slice")
     for _ in range(2):  # when it is found again, too

@@ -11,18 +11,10 @@ import numpy as np
 import pytest
 
 from data_builder.errors import InputError
-from dtvit_jax.augment import Augmentation
-from dtvit_jax.input_pipeline import (
-    Shards,
-    TrainingExamples,
-    class_weights,
-    evaluation_batches,
-    find_shards,
-    replication,
-    stored_pixels,
-    training_batches,
-)
-from dtvit_jax.prefetch import Prefetched
+from dtvit_jax.data.augment import Augmentation
+from dtvit_jax.data.examples import TrainingExamples, class_weights, replication
+from dtvit_jax.data.loader import Prefetched, evaluation_batches, training_batches
+from dtvit_jax.data.shards import Shards, find_shards, stored_pixels
 
 PAPER = Augmentation(15.0, 2.0, 0.5, 0.0, 0.0, 0.0, 0.0)
 

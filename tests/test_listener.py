@@ -23,7 +23,7 @@ from dicom_files import ct, head_hu
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, MRImageStorage, generate_uid
 
 from data_builder.errors import InputError
-from data_builder.subjects import PUBLIC_KEY, Pseudonyms
+from data_builder.pseudonyms import PUBLIC_KEY, Pseudonyms
 
 pytest.importorskip("pynetdicom")
 from pynetdicom import AE, evt
@@ -32,9 +32,9 @@ from pynetdicom.sop_class import (
     MultiFrameTrueColorSecondaryCaptureImageStorage,
 )
 
-from dtvit_jax.listener_flags import add_flags, listen
-from dtvit_jax.send_back import Peer, SendBack, read_peer
-from dtvit_jax.spool import Limits, Spool, Stored
+from dtvit_jax.pacs.listener import add_flags, listen
+from dtvit_jax.pacs.sender import Peer, SendBack, read_peer
+from dtvit_jax.pacs.spool import Limits, Spool, Stored
 
 HERE = Path(__file__).parent
 QUIET = 0.7
@@ -377,7 +377,7 @@ def test_a_peer_is_read_from_its_text():
 def test_predict_listens_answers_and_sends_back(tmp_path, pacs):
     from made_up_model import save_model
 
-    from dtvit_jax.dicom_of_study import PHANTOM
+    from dtvit_jax.dicom.write import PHANTOM
 
     port, received = pacs
     received.clear()

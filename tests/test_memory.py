@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from data_builder.errors import InputError
-from dtvit_jax import memory
-from dtvit_jax.memory import GIB, RUNTIME_BYTES, Estimate
+from dtvit_jax.training import memory
+from dtvit_jax.training.memory import GIB, RUNTIME_BYTES, Estimate
 
 
 def test_activations_of_a_linear_chain_by_hand():
@@ -28,8 +28,8 @@ def test_the_estimate_is_near_what_xla_allots():
 
     import tiny
 
-    from dtvit_jax.run_setup import make_task, step_memory
-    from dtvit_jax.steps import train_step
+    from dtvit_jax.training.setup import make_task, step_memory
+    from dtvit_jax.training.steps import train_step
 
     config = tiny.get_config()
     config.model.name, config.model.image_size, config.data.size = "vit_micro8", 64, 72

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.calibration import calibration_curve
 
-from dtvit_jax import metrics, ranking
+from dtvit_jax.evaluation import metrics, ranking
 
 RNG = np.random.default_rng(0)
 N = 200

@@ -11,10 +11,10 @@ import tiny
 from test_steps import batch_of, fresh
 
 from data_builder.errors import InputError
-from dtvit_jax import mixup
-from dtvit_jax.augment import IDENTITY, PARAMETERS, Augmentation
-from dtvit_jax.run_setup import make_augmentation
-from dtvit_jax.steps import merge_model, train_step
+from dtvit_jax.data import augment
+from dtvit_jax.data.augment import IDENTITY, PARAMETERS, Augmentation
+from dtvit_jax.training.setup import make_augmentation
+from dtvit_jax.training.steps import merge_model, train_step
 
 SIZE, HALF = 8, 4
 
@@ -35,7 +35,7 @@ def test_a_pair_is_blended_by_one_share(accumulation):
     found = np.empty_like(images)
     for part in range(accumulation):  # the parts that steps.train_step makes
         of = slice(part, None, accumulation)
-        found[of] = mixup.mix(jnp.asarray(images[of]), mixup.shares(jnp.asarray(rows[of])))
+        found[of] = augment.mix(jnp.asarray(images[of]), augment.shares(jnp.asarray(rows[of])))
     for i, kept in enumerate(share):
         assert np.allclose(
             found[i], kept * images[i] + (1 - kept) * images[(i + HALF) % SIZE], atol=1e-6

@@ -9,10 +9,11 @@ from made_up_model import MODEL, save_model
 from made_up_run import random_weights
 from test_predict import head, run, write
 
-from data_builder import clean
-from dtvit_jax import model_weights, run_record
-from dtvit_jax.convert import save
-from dtvit_jax.run_setup import make_task
+from data_builder.cleaning import clean
+from dtvit_jax.runs import evaluated_weights
+from dtvit_jax.training import record as run_record
+from dtvit_jax.training.setup import make_task
+from dtvit_jax.weights.save import save
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -65,7 +66,7 @@ def cleaned_by(path, **changes):
 
 def weights_of(path, step=3, dataset="0123"):
     _, abstract = make_task(run_record.read_config(path), steps=1)
-    model_weights.write(path, MODEL, random_weights(abstract), step, dataset)
+    evaluated_weights.write(path, MODEL, random_weights(abstract), step, dataset)
 
 
 def weights_alone(path):
@@ -131,10 +132,10 @@ def test_weights_with_a_flipped_bit_answer_nothing(copy, tmp_path, capsys):
 
 
 def test_weights_are_hashed_whole(model, answered):
-    from dtvit_jax.model_weights import digest
+    from dtvit_jax.runs.evaluated_weights import digest
 
     told = json.loads((answered[1] / "results.json").read_text())["studies"]
-    written = model_weights.origin(model).weights_sha256
+    written = evaluated_weights.origin(model).weights_sha256
     assert told[0]["model"]["weights_sha256"] == written
 
     a = {"x": {"0": np.zeros(3, np.float32)}, "y": np.ones((2, 2), np.float32)}

@@ -8,9 +8,10 @@ from flax import nnx
 from reference_models import assert_equal, load, our_answers, write_reference
 
 from data_builder.errors import InputError
-from dtvit_jax import convert, layouts, weight_files
+from dtvit_jax import convert
 from dtvit_jax.models import count_parameters, create, create_encoder
 from dtvit_jax.models.layers import BatchNorm, adaptive_average_pool, max_pool
+from dtvit_jax.weights import files, layouts
 
 # Encoder; with torchvision's 1000-class head, as its documentation has it (num_params).
 GOLDEN = {
@@ -63,7 +64,7 @@ def test_a_cnn_goes_out_under_torchvisions_names_and_back(tmp_path):
     out = tmp_path / "out.safetensors"
     arguments = ["--model", "squeezenet1_1", "--image_size", "64", "--out", str(out)]
     assert convert.main([str(path), *arguments]) == 0
-    written, _ = weight_files.read(out)
+    written = files.read(out).arrays
     assert written.keys() == {name for name in state if not name.startswith("classifier")}
     for name, array in written.items():
         np.testing.assert_array_equal(array, state[name])

@@ -6,7 +6,7 @@ from made_up_model import heads
 from scipy.spatial import cKDTree
 
 from data_builder.errors import InputError
-from dtvit_jax import outlier
+from dtvit_jax.decision import outlier
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from dtvit_jax import paper_audit
-from dtvit_jax.paper_audit import ICH, NORMAL, NOTEBOOK, location_errors, pooled_errors
+from benchmarks import paper_audit
+from benchmarks.paper_audit import ICH, NORMAL, NOTEBOOK, location_errors, pooled_errors
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared" / "paper"

@@ -24,8 +24,10 @@ import make_references as references  # noqa: E402
 import torch  # noqa: E402
 
 from data_builder.errors import InputError  # noqa: E402
-from dtvit_jax import convert, pretrained, weight_files, weights  # noqa: E402
-from dtvit_jax.augment import IDENTITY, PARAMETERS, transform  # noqa: E402
+from dtvit_jax import convert  # noqa: E402
+from dtvit_jax.data.augment import IDENTITY, PARAMETERS, transform  # noqa: E402
+from dtvit_jax.weights import files, hub  # noqa: E402
+from dtvit_jax.weights import load as pretrained  # noqa: E402
 
 
 @pytest.mark.parametrize("name", references.REFERENCES)
@@ -51,7 +53,7 @@ def test_both_kinds_of_pth(zipped, tmp_path):
     reference = references.torchvision_vit()
     tensors = {k: torch.from_numpy(v) for k, v in reference.state.items()}
     torch.save({"model": tensors}, tmp_path / "w.pth", _use_new_zipfile_serialization=zipped)
-    got, _ = weight_files.read(tmp_path / "w.pth")
+    got = files.read(tmp_path / "w.pth").arrays
     assert got.keys() == reference.state.keys()
     for name, array in got.items():
         np.testing.assert_array_equal(array, reference.state[name])
@@ -104,7 +106,7 @@ def test_a_pth_of_something_else_is_named(content, says, tmp_path):
         pretrained.about(tmp_path / "w.pth")
 
 
-@pytest.mark.parametrize("name", sorted(weights.TORCHVISION))
+@pytest.mark.parametrize("name", sorted(hub.TORCHVISION))
 def test_file_names_are_torchvisions_own(name):
     """torchvision's Weights enums hold the addresses; the hash is part of the name."""
     model = name.removesuffix("_swag_e2e").removesuffix("_swag_linear").removesuffix("_v2")
@@ -114,7 +116,7 @@ def test_file_names_are_torchvisions_own(name):
         "ear": "IMAGENET1K_SWAG_LINEAR_V1",
         "_v2": "IMAGENET1K_V2",
     }.get(name[-3:], "IMAGENET1K_V1")
-    assert weights.published(f"torchvision/{name}").url == enum[member].url
+    assert hub.published(f"torchvision/{name}").url == enum[member].url
 
 
 @pytest.mark.parametrize("name", ["torchvision_vit", "google_vit", "hugging_face_vit"])
@@ -128,7 +130,7 @@ def test_what_goes_out_loads_into_timm(name, tmp_path):
     act = "gelu_tanh" if name == "google_vit" else "gelu"
     vit = references.make_timm(48, act)
     vit.reset_classifier(0)
-    state, _ = weight_files.read(out)
+    state = files.read(out).arrays
     vit.load_state_dict({k: torch.from_numpy(v) for k, v in state.items()}, strict=True)
     with torch.no_grad():
         want = vit.eval()(torch.from_numpy(pictures(48)).permute(0, 3, 1, 2)).numpy()
@@ -146,7 +148,7 @@ def test_a_runs_encoder_loads_into_timm(pooling, tmp_path):
     timms = {"global_pool": "token"} if pooling == "cls" else {"global_pool": "avg"}
     vit = references.make_timm(48, fc_norm=False, **timms)
     vit.reset_classifier(0, timms["global_pool"])
-    state = {k: torch.from_numpy(v) for k, v in weight_files.read(out)[0].items()}
+    state = {k: torch.from_numpy(v) for k, v in files.read(out).arrays.items()}
     found = vit.load_state_dict(state, strict=True)
     assert not found.missing_keys and not found.unexpected_keys
     with torch.no_grad():
@@ -198,7 +200,7 @@ def test_the_papers_transform_is_torchvisions():
     """Resize, crop, rotation, sharpness, normalisation: at least 99.5% of all pixels equal."""
     from PIL import Image
 
-    from data_builder.images import resize
+    from data_builder.shards.images import resize
 
     transforms = references.import_torchvision().transforms
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -234,7 +236,7 @@ def test_the_papers_transform_is_torchvisions():
 
 def test_the_drawn_parameters_are_torchvisions():
     """RandomRotation's uniform angles, RandomAdjustSharpness for half."""
-    from dtvit_jax.augment import Augmentation
+    from dtvit_jax.data.augment import Augmentation
 
     transforms = references.import_torchvision().transforms
     paper = Augmentation(15.0, 2.0, 0.5, 0.0, 0.0, 0.0, 0.0)

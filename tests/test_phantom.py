@@ -14,17 +14,10 @@ import pydicom
 import pytest
 
 from data_builder.errors import InputError
-from data_builder.phantom import (
-    DIFFICULTY,
-    HEAD_CLASSES,
-    Tissue,
-    make_study,
-    plan,
-    write_studies,
-)
-from data_builder.phantom_anatomy import cavity
-from data_builder.phantom_bleeds import blob, room, sample_bleed
-from data_builder.phantom_head import Points, sample_head
+from data_builder.phantom import DIFFICULTY, HEAD_CLASSES, Tissue, make_study, plan, write_studies
+from data_builder.phantom.anatomy import cavity
+from data_builder.phantom.bleeds import blob, room, sample_bleed
+from data_builder.phantom.head import Points, sample_head
 
 SEED = 3
 SUBJECTS = 3  # of the folder: two normal ones and a subtentorial bleed
@@ -372,7 +365,7 @@ def test_a_file_for_a_folder_and_foreign_content_are_refused(tmp_path):
 
 
 def test_no_two_slices_of_many_subjects_share_a_uid():
-    from data_builder.phantom_dicom import slice_uid
+    from data_builder.phantom.dicom import slice_uid
 
     uids = [slice_uid(0, s, visit, i) for s in range(130) for visit in (0, 1) for i in range(32)]
     assert len(set(uids)) == len(uids)

@@ -11,13 +11,13 @@ import tiny
 
 from configs import resnet18, vit_l
 from data_builder.errors import InputError
-from dtvit_jax import accelerators, flops
-from dtvit_jax.accelerators import ACCELERATORS
-from dtvit_jax.memory import GIB
 from dtvit_jax.plan import parse_mesh, plan
-from dtvit_jax.plan_table import table
-from dtvit_jax.run_setup import make_task
-from dtvit_jax.step_cost import forward_macs, step_cost, step_time
+from dtvit_jax.planning import accelerators, flops
+from dtvit_jax.planning.accelerators import ACCELERATORS
+from dtvit_jax.planning.step_cost import forward_macs, step_cost, step_time
+from dtvit_jax.planning.table import table
+from dtvit_jax.training.memory import GIB
+from dtvit_jax.training.setup import make_task
 
 TINY = str(Path(__file__).parent / "tiny.py")
 VIT_L_HEADS = 2 * 1024 * 512 + 512 * 2 + 512 * 3

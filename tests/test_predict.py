@@ -19,22 +19,18 @@ from made_up_run import random_weights
 from PIL import Image
 from pydicom.uid import generate_uid
 
-from data_builder.examples import pixels
-from data_builder.sources import open_source
-from data_builder.studies import clean_folder
-from data_builder.subjects import PUBLIC_KEY, Pseudonyms
-from dtvit_jax import (
-    decision_rule,
-    intake,
-    predict,
-    predictor,
-    run_record,
-    study_folder,
-)
-from dtvit_jax.answering import points_of
-from dtvit_jax.predictions import read_csv
-from dtvit_jax.run_setup import make_task
-from dtvit_jax.steps import merge_model, probabilities
+from data_builder.cleaning.clean_folder import clean_folder
+from data_builder.pseudonyms import PUBLIC_KEY, Pseudonyms
+from data_builder.shards.images import pixels
+from data_builder.shards.sources import open_source
+from dtvit_jax import predict
+from dtvit_jax.decision import rule as decision_rule
+from dtvit_jax.decision.predictions import read_csv
+from dtvit_jax.decision.study import points_of
+from dtvit_jax.prediction import intake, predictor, study_folder
+from dtvit_jax.training import record as run_record
+from dtvit_jax.training.setup import make_task
+from dtvit_jax.training.steps import merge_model, probabilities
 
 NAME = "Doe^Jane"
 
@@ -427,7 +423,7 @@ def test_the_way_back_is_beside_the_key(model, tmp_path, capsys):
 
 def test_a_start_imports_nothing_that_only_fits_or_draws():
     words = (
-        "import sys, dtvit_jax.predict, dtvit_jax.session; print(set(sys.modules) & "
+        "import sys, dtvit_jax.predict, dtvit_jax.prediction.session; print(set(sys.modules) & "
         "{'scipy', 'sklearn', 'pandas', 'matplotlib', 'highdicom', 'orbax'})"
     )
     done = subprocess.run([sys.executable, "-c", words], capture_output=True, text=True, check=True)

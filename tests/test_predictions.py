@@ -5,8 +5,8 @@ from hypothesis import strategies as st
 from made_up_predictions import make, replaced
 
 from data_builder.errors import InputError
-from dtvit_jax.aggregation import Aggregation, by_subject
-from dtvit_jax.predictions import COLUMNS, Predictions, read_csv, write_csv
+from dtvit_jax.decision.aggregation import Aggregation, by_subject
+from dtvit_jax.decision.predictions import COLUMNS, Predictions, read_csv, write_csv
 
 HEADER = ",".join(COLUMNS)
 

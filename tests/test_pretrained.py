@@ -15,11 +15,13 @@ from reference_models import assert_equal, pictures, write_reference
 from safetensors.numpy import load_file, save_file
 
 from data_builder.errors import InputError
-from dtvit_jax import allocator, convert, models, pretrained, weight_files
-from dtvit_jax.checkpoint import has_checkpoint
-from dtvit_jax.run_setup import initial_state, make_task
-from dtvit_jax.sharding import make_mesh, state_sharding
-from dtvit_jax.steps import merge_model, split_model
+from dtvit_jax import convert, models, runtime
+from dtvit_jax.runs.trained_run import open_weights
+from dtvit_jax.training.checkpoint import has_checkpoint
+from dtvit_jax.training.setup import initial_state, make_task
+from dtvit_jax.training.sharding import make_mesh, state_sharding
+from dtvit_jax.training.steps import merge_model, split_model
+from dtvit_jax.weights import files, load
 
 VIT = {"name": "vit_nano8", "image_size": 32, "channels": 3, "head": "mlp", "location_classes": 3}
 MODELS = {
@@ -54,7 +56,7 @@ def abstract_model(model):
 def read(path, model, heads=False):
     """What `load_into` makes of `path` for a new model of the config `model`."""
     _, params, stats = abstract_model(model)
-    return pretrained.load_into(path, model, params, stats, heads)
+    return load.load_into(open_weights(path), model, params, stats, heads)
 
 
 def assert_same(one, other):
@@ -98,10 +100,10 @@ def test_a_written_file_is_taken_where_it_is_mapped(run, tmp_path):
     workdir, *_ = run
     out = tmp_path / "model.safetensors"
     assert convert.main([str(workdir), "--all", "--out", str(out)]) == 0
-    found, _ = weight_files.read(out)
+    found = files.read(out).arrays
     for name, theirs in load_file(out).items():  # the format's own reader
         np.testing.assert_array_equal(found[name], theirs)
-    aligned = [a for a in found.values() if a.nbytes % allocator.ALIGNMENT == 0]
+    aligned = [a for a in found.values() if a.nbytes % runtime.ALIGNMENT == 0]
     assert len(aligned) > 0.8 * len(found)
     for array in aligned:
         assert jax.device_put(array).unsafe_buffer_pointer() == array.ctypes.data
@@ -117,7 +119,7 @@ def test_an_encoder_goes_out_under_its_publishers_names_and_back(run, tmp_path):
     got, its_stats = read(out, model)
     assert_same((got["encoder"], its_stats), (params["encoder"], stats))
     if model["name"].startswith("vit"):
-        assert pretrained.model_options(out, model["name"]) == {
+        assert load.model_options(open_weights(out), model["name"]) == {
             "gelu": model.get("gelu", "exact"),
             "norm_epsilon": model.get("norm_epsilon", 1e-6),
         }
@@ -142,9 +144,7 @@ def test_a_runs_encoder_for_gray_images_and_another_size(run):
         assert_equal(folded, np.asarray(repeated))
     larger, _ = read(workdir, {**model, "image_size": 48})
     if model["name"].startswith("vit"):
-        want = pretrained.resample_positions(
-            np.asarray(params["encoder"]["position_embedding"]), 37
-        )
+        want = load.resample_positions(np.asarray(params["encoder"]["position_embedding"]), 37)
         np.testing.assert_array_equal(larger["encoder"]["position_embedding"], want)
 
 
@@ -169,7 +169,7 @@ def test_an_encoder_that_does_not_fit_is_named(run, tmp_path):
     with pytest.raises(InputError, match=f"{wrong} is another kind of model"):
         read(workdir, {**VIT, "name": wrong})
     with pytest.raises(InputError, match=f"{wrong} is another kind of model"):
-        pretrained.model_options(workdir, wrong)
+        load.model_options(open_weights(workdir), wrong)
     out = tmp_path / "all.safetensors"
     convert.main([str(workdir), "--all", "--out", str(out)])
     state = load_file(out)
@@ -193,7 +193,7 @@ def test_training_begins_with_the_runs_encoder_and_heads_of_its_own(run):
     config.model = model
     task, abstract = make_task(config, steps=1)
     placed = state_sharding(make_mesh(config.mesh), abstract)
-    loaded = pretrained.load_into(workdir, model, abstract.params, abstract.stats)
+    loaded = load.load_into(open_weights(workdir), model, abstract.params, abstract.stats)
     got = initial_state(config, task, placed, loaded).params
     assert_same(got["encoder"], params["encoder"])
     for name in ("hemorrhage", "location"):
@@ -246,9 +246,9 @@ def test_a_damaged_header_is_called_so(tmp_path):
     path, state, _, _ = write_reference("timm_vit", tmp_path)
     save_file(state, path, metadata={"norm_epsilon": "small"})
     with pytest.raises(InputError, match="header is damaged"):
-        pretrained.about(path)
+        load.about(open_weights(path))
     save_file(state, path, metadata={"name": "vit_nano16", "gelu": "exact"})
-    assert json.loads(json.dumps(pretrained.about(path)))["gelu"] == "exact"
+    assert json.loads(json.dumps(load.about(open_weights(path))))["gelu"] == "exact"
 
 
 def test_half_precision_files_are_read(tmp_path):

@@ -9,11 +9,11 @@ from made_up_predictions import make, replaced
 from PIL import Image
 
 from data_builder.records import CLASSES
-from dtvit_jax import figures
-from dtvit_jax.caveats import PHANTOM, RESEARCH, caveats
-from dtvit_jax.evidence import evaluate_predictions
-from dtvit_jax.mistakes import hemorrhage_mistakes, location_mistakes
-from dtvit_jax.report import write_report
+from dtvit_jax.evaluation.summary import evaluate_predictions
+from dtvit_jax.reports import figures
+from dtvit_jax.reports.limitations import PHANTOM, RESEARCH, caveats
+from dtvit_jax.reports.report import write_report
+from dtvit_jax.reports.worst_errors import hemorrhage_mistakes, location_mistakes
 
 COUNTS = {
     split: {

@@ -16,6 +16,7 @@ from sklearn.metrics import cohen_kappa_score
 
 from data_builder.__main__ import main
 from data_builder.errors import InputError
+from data_builder.pseudonyms import PUBLIC_KEY, Pseudonyms
 from data_builder.review.agreement import cohen, fleiss
 from data_builder.review.export import export
 from data_builder.review.folder import Folder
@@ -24,8 +25,7 @@ from data_builder.review.predictions import order_of, read_predictions
 from data_builder.review.readings import LABELS, Reading, conclude, read, runs
 from data_builder.review.store import Change, Store
 from data_builder.review.suggestions import Looked, features, suggest
-from data_builder.sources import open_source
-from data_builder.subjects import PUBLIC_KEY, Pseudonyms
+from data_builder.shards.sources import open_source
 
 A, B = "sli-0000-0000", "sli-0000-0001"
 

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 from review_folder import Served
 
+from data_builder.pseudonyms import PUBLIC_KEY, Pseudonyms
 from data_builder.review.folder import Folder
 from data_builder.review.store import Store
-from data_builder.subjects import PUBLIC_KEY, Pseudonyms
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 expect = sync_api.expect

@@ -12,11 +12,11 @@ import pytest
 from review_folder import Served, write_folder
 
 from data_builder.__main__ import main
+from data_builder.pseudonyms import PUBLIC_KEY, Pseudonyms
 from data_builder.records import LOCATIONS
 from data_builder.review.folder import Folder
 from data_builder.review.server import STATIC
 from data_builder.review.store import Change, Store
-from data_builder.subjects import PUBLIC_KEY, Pseudonyms
 
 A, B = "sli-0000-0000", "sli-0000-0001"
 
@@ -193,7 +193,7 @@ def test_readers_are_blind_until_they_ask_and_it_is_recorded(served):
 
 
 def test_hounsfield_units_reach_the_page_as_they_are_in_the_scan(phantoms, tmp_path):
-    from data_builder.dicom import read_slices
+    from data_builder.dicom.read import read_slices
 
     scans, made, _ = phantoms
     cleaned = shutil.copytree(made, tmp_path / "cleaned")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from data_builder.errors import InputError
-from dtvit_jax.sharding import make_mesh
+from dtvit_jax.training.sharding import make_mesh
 
 MESHES = ("8x1", "1x2", "2x4")
 

@@ -4,11 +4,11 @@ import sys
 import pytest
 
 from data_builder.errors import InputError
-from dtvit_jax.sole_use import hold
+from data_builder.files import hold
 
 HOLDER = """
 import sys, pathlib
-from dtvit_jax.sole_use import hold
+from data_builder.files import hold
 hold(pathlib.Path(sys.argv[1]), "--out")
 print("held", flush=True)
 sys.stdin.read()

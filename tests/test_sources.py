@@ -7,9 +7,9 @@ from conftest import write_published
 from PIL import Image
 
 from data_builder.errors import InputError
+from data_builder.pseudonyms import PUBLIC_KEY, Pseudonyms
 from data_builder.records import MANIFEST_COLUMNS
-from data_builder.sources import kind_of, open_source, published_identity
-from data_builder.subjects import PUBLIC_KEY, Pseudonyms
+from data_builder.shards.sources import kind_of, open_source, published_identity
 
 PSEUDONYMS = Pseudonyms(PUBLIC_KEY)
 

@@ -5,9 +5,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_builder.errors import InputError
-from data_builder.groups import shown_contents, subject_groups
 from data_builder.records import CLASSES, Record
-from data_builder.splits import SplitPlan, counts, divide, leak
+from data_builder.shards.groups import shown_contents, subject_groups
+from data_builder.shards.splits import SplitPlan, counts, divide, leak
 
 
 def records(subjects_of: dict[str, int], slices: int = 3, shared: tuple = ()) -> list[Record]:

@@ -7,7 +7,7 @@ import sklearn.metrics
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dtvit_jax import metrics, ranking, stats
+from dtvit_jax.evaluation import bootstrap, intervals, metrics, ranking
 
 SIMULATIONS = 500
 RESAMPLES = 500
@@ -48,7 +48,7 @@ def test_the_subject_bootstrap_covers_the_truth_and_the_slice_bootstrap_falls_sh
         for unit, (rows, classes) in units.items():
             if unit == "slice" and simulation % 4:
                 continue  # its shortfall is plain from a quarter of them
-            found = stats.bootstrap(statistic, rows, classes, RESAMPLES, simulation)
+            found = bootstrap.bootstrap(statistic, rows, classes, RESAMPLES, simulation)
             for name, value in true.items():
                 covered[unit][name] += found[name].low <= value <= found[name].high
     for name in true:
@@ -69,7 +69,9 @@ def test_equal_models_are_told_apart_as_seldom_as_the_level_says_and_unequal_one
                 areas = [ranking.auroc(truth == 1, score, weights) for score in (first, second)]
                 return {"auroc": areas[0] - areas[1]}
 
-            found = stats.bootstrap(difference, subject, strata, 400, run, difference=True)["auroc"]
+            found = bootstrap.bootstrap(difference, subject, strata, 400, run, difference=True)[
+                "auroc"
+            ]
             told[name] += found.p <= 0.05
             zero_is_out = found.low > 0 or found.high < 0
             assert zero_is_out == (found.p < 0.05) or abs(found.p - 0.05) < 0.02
@@ -84,7 +86,7 @@ def test_ten_thousand_resamples_of_1300_slices_take_less_than_ten_seconds_of_one
     truth = strata[subject]
     p = 1 / (1 + np.exp(-rng.normal(2 * truth - 1)))
     start = time.process_time()
-    found = stats.bootstrap(
+    found = bootstrap.bootstrap(
         lambda weights: metrics.hemorrhage_metrics(truth, p, weights), subject, strata, 10_000
     )
     assert time.process_time() - start < 10
@@ -94,7 +96,7 @@ def test_ten_thousand_resamples_of_1300_slices_take_less_than_ten_seconds_of_one
 def test_one_row_a_subject_gives_the_hull_of_scipys_intervals_at_the_stretched_level():
     n = 60
     x = np.random.default_rng(1).exponential(size=n)
-    ours = stats.bootstrap(
+    ours = bootstrap.bootstrap(
         lambda weights: {"mean": weights @ x / weights.sum(axis=1)},
         np.arange(n),
         np.zeros(n, int),
@@ -122,8 +124,8 @@ def test_one_row_a_subject_gives_the_hull_of_scipys_intervals_at_the_stretched_l
 @given(st.integers(1, 50), st.integers(0, 2**31))
 def test_draws_keep_each_class_whole_and_do_not_depend_on_the_chunk(chunk, seed):
     strata = np.array([0, 0, 0, 1, 1, 2, 0])
-    whole = np.concatenate(list(stats.subject_counts(strata, 50, seed, 50)))
-    parts = np.concatenate(list(stats.subject_counts(strata, 50, seed, chunk)))
+    whole = np.concatenate(list(bootstrap.subject_counts(strata, 50, seed, 50)))
+    parts = np.concatenate(list(bootstrap.subject_counts(strata, 50, seed, chunk)))
     np.testing.assert_array_equal(whole, parts)
     for label, size in ((0, 4), (1, 2), (2, 1)):
         assert (whole[:, strata == label].sum(axis=1) == size).all()
@@ -131,7 +133,7 @@ def test_draws_keep_each_class_whole_and_do_not_depend_on_the_chunk(chunk, seed)
 
 def test_each_subject_of_a_class_is_drawn_once_on_average():
     strata = np.repeat([0, 1], [5, 20])
-    drawn = np.concatenate(list(stats.subject_counts(strata, 20_000, 3, 1000)))
+    drawn = np.concatenate(list(bootstrap.subject_counts(strata, 20_000, 3, 1000)))
     np.testing.assert_allclose(drawn.mean(axis=0), 1, atol=0.05)
     # A count is binomial: its variance is 1 - 1/n.
     np.testing.assert_allclose(drawn.var(axis=0), np.where(strata == 0, 0.8, 0.95), atol=0.06)
@@ -140,12 +142,16 @@ def test_each_subject_of_a_class_is_drawn_once_on_average():
 def test_the_seed_decides_the_interval():
     subject, strata, truth, score = correlated(np.random.default_rng(0), 10, 4)
     statistic = auroc_and_accuracy(truth, score, 0.6)
-    first, again, other = (stats.bootstrap(statistic, subject, strata, 300, s) for s in (1, 1, 2))
+    first, again, other = (
+        bootstrap.bootstrap(statistic, subject, strata, 300, s) for s in (1, 1, 2)
+    )
     assert first == again and first != other
 
 
 def test_what_no_resample_moves_has_a_value_and_no_interval():
-    found = stats.bootstrap(lambda w: {"one": np.ones(len(w))}, np.arange(4), np.zeros(4, int), 100)
+    found = bootstrap.bootstrap(
+        lambda w: {"one": np.ones(len(w))}, np.arange(4), np.zeros(4, int), 100
+    )
     assert found["one"].value == 1
     assert np.isnan(found["one"].low) and np.isnan(found["one"].high)
 
@@ -158,7 +164,7 @@ def test_resamples_without_a_denominator_are_counted():
         with np.errstate(invalid="ignore"):
             return {"precision": (weights @ (called * [1, 0, 0])) / (weights @ called)}
 
-    found = stats.bootstrap(statistic, np.arange(3), np.zeros(3, int), 20_000)["precision"]
+    found = bootstrap.bootstrap(statistic, np.arange(3), np.zeros(3, int), 20_000)["precision"]
     assert found.undefined == pytest.approx(1 / 27, abs=0.005)
     assert found.value == 0.5
 
@@ -167,13 +173,13 @@ def test_resamples_without_a_denominator_are_counted():
 def test_exact_interval_is_scipys(successes, trials):
     successes = min(successes, trials)
     theirs = scipy.stats.binomtest(successes, trials).proportion_ci(method="exact")
-    assert stats.exact_interval(successes, trials) == pytest.approx((theirs.low, theirs.high))
+    assert intervals.exact_interval(successes, trials) == pytest.approx((theirs.low, theirs.high))
 
 
 def test_exact_interval_of_nothing_and_of_the_impossible():
-    assert stats.exact_interval(0, 0) == (0.0, 1.0)
+    assert intervals.exact_interval(0, 0) == (0.0, 1.0)
     with pytest.raises(ValueError, match="successes"):
-        stats.exact_interval(3, 2)
+        intervals.exact_interval(3, 2)
 
 
 def test_auroc_score_interval_covers_where_classes_are_few_and_well_parted():
@@ -185,23 +191,23 @@ def test_auroc_score_interval_covers_where_classes_are_few_and_well_parted():
         a = rng.normal(distance, size=positives)
         b = rng.normal(size=negatives)
         area = (a[:, None] > b).mean()
-        low, high = stats.auroc_interval(float(area), positives, negatives)
+        low, high = intervals.auroc_interval(float(area), positives, negatives)
         covered += low <= true <= high
     assert covered / 1500 >= 0.94
 
 
 def test_auroc_score_interval_mirrors_and_has_a_length_at_one():
-    low, high = stats.auroc_interval(0.8, 10, 20)
-    mirrored = stats.auroc_interval(0.2, 10, 20)
+    low, high = intervals.auroc_interval(0.8, 10, 20)
+    mirrored = intervals.auroc_interval(0.2, 10, 20)
     assert mirrored == pytest.approx((1 - high, 1 - low))
-    low, high = stats.auroc_interval(1.0, 10, 20)
+    low, high = intervals.auroc_interval(1.0, 10, 20)
     assert high == 1 and 0.7 < low < 0.95
     with pytest.raises(ValueError, match="positive and a negative"):
-        stats.auroc_interval(0.5, 0, 3)
+        intervals.auroc_interval(0.5, 0, 3)
 
 
 def test_strata_are_classes_and_a_lone_location_joins_the_ich_of_none():
     hemorrhage = np.array([0, 0, 1, 1, 1, 1, 1, -1])
     location = np.array([-1, -1, 0, 0, 2, 1, 1, -1])
-    strata = stats.strata_of(hemorrhage, location)
+    strata = bootstrap.strata_of(hemorrhage, location)
     assert strata.tolist() == [0, 0, 2, 2, 1, 3, 3, -1]

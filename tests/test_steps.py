@@ -8,12 +8,12 @@ import pytest
 import tiny
 from scipy.special import log_softmax
 
-from dtvit_jax import parameter_groups
-from dtvit_jax.augment import IDENTITY
-from dtvit_jax.losses import LossWeights, cross_entropy, location_target
-from dtvit_jax.optimizer import decayed, learning_rate, make_optimizer
-from dtvit_jax.run_setup import make_model, make_task
-from dtvit_jax.steps import (
+from dtvit_jax.data.augment import IDENTITY
+from dtvit_jax.training import optimizer as parameter_groups
+from dtvit_jax.training.losses import LossWeights, cross_entropy, location_target
+from dtvit_jax.training.optimizer import decayed, learning_rate, make_optimizer
+from dtvit_jax.training.setup import make_model, make_task
+from dtvit_jax.training.steps import (
     TrainState,
     evaluate_step,
     evaluated_model,

@@ -15,12 +15,12 @@ import pytest
 from dicom_files import ct, encoded, enhanced, head_hu
 from pydicom.uid import generate_uid
 
-from data_builder import isolation
+from data_builder.cleaning.clean_folder import clean_folder
+from data_builder.cleaning.tables import gaps_and_doubles
 from data_builder.errors import InputError
+from data_builder.parallel import processes
+from data_builder.pseudonyms import PUBLIC_KEY, Lookup, Pseudonyms, lookup_path
 from data_builder.records import MANIFEST_COLUMNS, REFUSED_COLUMNS, pixel_digest
-from data_builder.series import gaps_and_doubles
-from data_builder.studies import clean_folder
-from data_builder.subjects import PUBLIC_KEY, Lookup, Pseudonyms, lookup_path
 
 NAMES = Pseudonyms(PUBLIC_KEY)
 
@@ -168,7 +168,8 @@ def test_a_run_that_is_stopped_goes_on_to_the_same_bytes(tmp_path, how):
     for k in range(30):
         study(src, f"v{k}", slices=8, patient=f"P{k}")
     program = (
-        "import sys; from pathlib import Path; from data_builder.studies import clean_folder; "
+        "import sys; from pathlib import Path; "
+        "from data_builder.cleaning.clean_folder import clean_folder; "
         "clean_folder(Path(sys.argv[1]), Path(sys.argv[2]), jobs=1, key='public')"
     )
     stopped = tmp_path / "stopped"
@@ -391,21 +392,21 @@ def moody(item):
 
 
 def test_an_item_that_kills_or_hangs_its_worker_costs_only_itself():
-    found = dict(isolation.each(range(8), moody, 2, lambda item: 1.0 if item == 4 else 30.0))
-    assert {item for item in found if isinstance(found[item], isolation.Lost)} == {3, 4}
+    found = dict(processes.each(range(8), moody, 2, lambda item: 1.0 if item == 4 else 30.0))
+    assert {item for item in found if isinstance(found[item], processes.Lost)} == {3, 4}
     assert (found[3].cause, found[4].cause) == ("crashed", "hung")
     assert all(found[item] == item * item for item in (0, 1, 2, 5, 6, 7))
 
 
 def test_an_item_that_wants_all_memory_does_not_get_it():
-    found = dict(isolation.each([0, 1], greedy, 1, lambda _: 60.0))
+    found = dict(processes.each([0, 1], greedy, 1, lambda _: 60.0))
     assert found == {0: "as much as it likes", 1: "MemoryError"}
 
 
 def greedy(item):
     """Takes more memory than a file gets, where its item is 1."""
     try:
-        np.empty(isolation.MEMORY // 6 if item else 9)
+        np.empty(processes.MEMORY // 6 if item else 9)
     except MemoryError as error:
         return MemoryError.__name__ if isinstance(error, MemoryError) else ""
     return "as much as it likes"

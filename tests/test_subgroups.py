@@ -4,8 +4,8 @@ import sklearn.metrics
 from made_up_predictions import make
 
 from data_builder.errors import InputError
-from dtvit_jax.aggregation import by_subject
-from dtvit_jax.subgroups import MOST, read_facts, subgroups
+from dtvit_jax.decision.aggregation import by_subject
+from dtvit_jax.evaluation.subgroups import MOST, read_facts, subgroups
 
 P = make(subjects=40, slices=6, skill=1.0)
 NUMBER = np.array([int(s[-3:]) for s in P.subject])

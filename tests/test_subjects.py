@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_builder.errors import InputError
-from data_builder.subjects import PUBLIC_KEY, Lookup, Pseudonyms, load_key, lookup_path
+from data_builder.pseudonyms import PUBLIC_KEY, Lookup, Pseudonyms, load_key, lookup_path
 
 KINDS = ("subject", "study", "series", "slice", "file")
 

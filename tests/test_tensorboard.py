@@ -5,7 +5,7 @@ import numpy as np
 from PIL import Image
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
-from dtvit_jax.tensorboard import TensorBoard
+from dtvit_jax.training.tensorboard import TensorBoard
 
 
 def events(path):

@@ -16,19 +16,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_builder.errors import InputError
-from dtvit_jax import packing
-from dtvit_jax.augment import IDENTITY, Augmentation, normalise, rotate, sharpen
-from dtvit_jax.crop import Crop
-from dtvit_jax.inference import TrainedRun
-from dtvit_jax.input_pipeline import TrainingExamples, training_batches
+from dtvit_jax.data import packing
+from dtvit_jax.data.augment import IDENTITY, Augmentation, normalise, rotate, sharpen
+from dtvit_jax.data.crop import Crop
+from dtvit_jax.data.examples import TrainingExamples
+from dtvit_jax.data.loader import training_batches
+from dtvit_jax.data.packing import Level, choose_levels, pack
+from dtvit_jax.data.tissue import Tissue
 from dtvit_jax.models import create
 from dtvit_jax.models.vit import patches_above
-from dtvit_jax.packing import Level, choose_levels, pack
-from dtvit_jax.portable import to_stablehlo
-from dtvit_jax.run_setup import check_config, make_augmentation, make_tissue
-from dtvit_jax.steps import merge_model, probabilities, split_model
-from dtvit_jax.tissue import Tissue
+from dtvit_jax.runs.portable import to_stablehlo
+from dtvit_jax.runs.trained_run import TrainedRun
 from dtvit_jax.train import train
+from dtvit_jax.training.config_checks import check_config
+from dtvit_jax.training.setup import make_augmentation, make_tissue
+from dtvit_jax.training.steps import merge_model, probabilities, split_model
 
 SIDE, PATCH = 32, 8
 RULE = Tissue(SIDE, PATCH, 10.0, 0)

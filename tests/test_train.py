@@ -17,11 +17,12 @@ import tiny
 from test_tensorboard import shown
 
 from data_builder.errors import InputError
-from dtvit_jax.inference import TrainedRun
-from dtvit_jax.input_pipeline import TrainingExamples, training_batches
-from dtvit_jax.run_setup import make_augmentation
+from dtvit_jax.data.examples import TrainingExamples
+from dtvit_jax.data.loader import training_batches
+from dtvit_jax.runs.trained_run import TrainedRun
 from dtvit_jax.train import train
-from dtvit_jax.validation_metrics import check_best
+from dtvit_jax.training.setup import make_augmentation
+from dtvit_jax.training.validation import check_best
 
 TINY = str(Path(__file__).parent / "tiny.py")
 
@@ -320,7 +321,7 @@ def test_weights_that_do_not_fit_leave_no_workdir(trained, shards, tmp_path):
 
 
 def test_a_step_above_the_memory_stops_before_it_compiles(shards, tmp_path, monkeypatch):
-    from dtvit_jax import memory
+    from dtvit_jax.training import memory
 
     config = tiny.get_config(shards.folder)
     monkeypatch.setattr(memory, "available", lambda: memory.RUNTIME_BYTES + 1000)
@@ -361,7 +362,7 @@ def test_a_run_that_turns_into_nan_keeps_the_last_good_checkpoint(shards, tmp_pa
     config.eval_every_epochs = 6 * config.batch_size / len(shards.source("train"))
     config.data.balance = "none"
     monkeypatch.setattr(
-        "dtvit_jax.optimizer.learning_rate",
+        "dtvit_jax.training.optimizer.learning_rate",
         lambda config, steps: lambda step: jnp.where(step < 8, config.learning_rate, 1e30),
     )
     with pytest.raises(InputError, match=r"step 10: the last good checkpoint stays.*step_10.npz"):

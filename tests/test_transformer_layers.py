@@ -12,7 +12,7 @@ import pytest
 from flax import nnx
 from test_models_vit import pictures, tiny
 
-from dtvit_jax.models import transformer_layers as layers
+from dtvit_jax.models import transformer_layers
 from dtvit_jax.models.vit import patchify
 
 
@@ -35,25 +35,37 @@ def norms(x, scale, bias):
 Q, K, V = draw(2, 3, 4, 8), draw(2, 3, 5, 8, seed=1), draw(2, 3, 5, 8, seed=2)
 MASK = jnp.arange(5) < jnp.array([[5], [3]])
 PAIRS = {
-    "linear wider": (layers.linear, lambda x, w, b: x @ w + b, (Q, draw(8, 12), draw(12))),
-    "linear narrower": (layers.linear, lambda x, w, b: x @ w + b, (Q, draw(8, 3), draw(3))),
+    "linear wider": (
+        transformer_layers.linear,
+        lambda x, w, b: x @ w + b,
+        (Q, draw(8, 12), draw(12)),
+    ),
+    "linear narrower": (
+        transformer_layers.linear,
+        lambda x, w, b: x @ w + b,
+        (Q, draw(8, 3), draw(3)),
+    ),
     "norm": (
-        lambda x, s, b: layers._layer_norm(x, s, b, 1e-6),
+        lambda x, s, b: transformer_layers._layer_norm(x, s, b, 1e-6),
         norms,
         (Q + 3, draw(8), draw(8, seed=1)),
     ),
-    "gelu": (layers.exact_gelu, functools.partial(jax.nn.gelu, approximate=False), (4 * Q,)),
+    "gelu": (
+        transformer_layers.exact_gelu,
+        functools.partial(jax.nn.gelu, approximate=False),
+        (4 * Q,),
+    ),
     "attention": (
-        lambda q, k, v: layers.softmax_attention(q, k, v, None),
+        lambda q, k, v: transformer_layers.softmax_attention(q, k, v, None),
         lambda q, k, v: plain_attention(q, k, v, None),
         (Q, K, V),
     ),
     "masked attention": (
-        lambda q, k, v: layers.softmax_attention(q, k, v, MASK),
+        lambda q, k, v: transformer_layers.softmax_attention(q, k, v, MASK),
         lambda q, k, v: plain_attention(q, k, v, MASK),
         (Q, K, V),
     ),
-    "settle": (layers.settle, lambda x: x, (Q,)),
+    "settle": (transformer_layers.settle, lambda x: x, (Q,)),
 }
 
 

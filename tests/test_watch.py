@@ -3,10 +3,10 @@ from made_up_model import save_model
 from test_predict import head, table, write
 
 from data_builder.errors import InputError
-from data_builder.subjects import PUBLIC_KEY
+from data_builder.pseudonyms import PUBLIC_KEY
 from dtvit_jax import predict
-from dtvit_jax.session import Session, Settings
-from dtvit_jax.watch import Watch, watch
+from dtvit_jax.prediction.session import Session, Settings
+from dtvit_jax.prediction.watch import Watch, watch
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +114,7 @@ def test_the_command_watches_until_ctrl_c(model, tmp_path, monkeypatch, capsys):
         if next(polls, None) is None:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr("dtvit_jax.watch.time.sleep", sleep)
+    monkeypatch.setattr("dtvit_jax.prediction.watch.time.sleep", sleep)
     words = ["--watch", place, "--workdir", model, "--out", out, "--quiet", "0.001"]
     assert predict.main([*map(str, words), "--key", "public", "--jobs", "1"]) == 130
     assert len(table(out / "results.csv")) == 1

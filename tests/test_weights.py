@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from data_builder.errors import InputError
-from dtvit_jax import weights
-from dtvit_jax.weights import Published
+from dtvit_jax.weights import hub
+from dtvit_jax.weights.hub import Published
 
 CONTENT = np.random.default_rng(0).bytes(3_000_000)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -63,7 +63,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(monkeypatch):
-    monkeypatch.setattr(weights.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(hub.time, "sleep", lambda seconds: None)
     server = Server(("127.0.0.1", 0), Handler)
     server.requests = []
     thread = threading.Thread(target=server.serve_forever, daemon=True)
@@ -79,15 +79,15 @@ def at(server, sha256=SHA256[:8]):
 
 def test_fetches_once_and_records_the_hash(server, tmp_path):
     target = tmp_path / "cache" / "w.pth"
-    weights.fetch(at(server), target)
+    hub.fetch(at(server), target)
     assert target.read_bytes() == CONTENT
     assert (tmp_path / "cache" / "w.pth.sha256").read_text() == f"{SHA256}  w.pth  (verified)\n"
-    weights.fetch(at(server), target)
+    hub.fetch(at(server), target)
     assert server.requests == [None]
 
 
 def test_no_published_hash_is_called_unverified(server, tmp_path, capsys):
-    weights.fetch(at(server, None), tmp_path / "w.pth")
+    hub.fetch(at(server, None), tmp_path / "w.pth")
     text = (tmp_path / "w.pth.sha256").read_text()
     assert text.startswith(SHA256)
     assert "unverified" in text and "unverified" in capsys.readouterr().err
@@ -95,16 +95,16 @@ def test_no_published_hash_is_called_unverified(server, tmp_path, capsys):
 
 def test_dropped_connections_are_resumed_where_they_broke(server, tmp_path):
     server.drops = 3
-    weights.fetch(at(server), tmp_path / "w.pth")
+    hub.fetch(at(server), tmp_path / "w.pth")
     assert (tmp_path / "w.pth").read_bytes() == CONTENT
     assert server.requests == [None, "bytes=1500000-", "bytes=2250000-", "bytes=2625000-"]
 
 
 def test_a_silent_server_is_given_up_and_asked_for_the_rest(server, tmp_path, monkeypatch):
-    monkeypatch.setattr(weights, "TIMEOUT_SECONDS", 0.3)
+    monkeypatch.setattr(hub, "TIMEOUT_SECONDS", 0.3)
     server.drops, server.silent = 1, threading.Event()
     started = time.monotonic()
-    weights.fetch(at(server), tmp_path / "w.pth")
+    hub.fetch(at(server), tmp_path / "w.pth")
     assert time.monotonic() - started < 10
     server.silent.set()
     assert (tmp_path / "w.pth").read_bytes() == CONTENT
@@ -112,59 +112,59 @@ def test_a_silent_server_is_given_up_and_asked_for_the_rest(server, tmp_path, mo
 
 
 def test_progress_is_told(server, tmp_path, capsys):
-    weights.fetch(at(server), tmp_path / "w.pth")
+    hub.fetch(at(server), tmp_path / "w.pth")
     assert "fetching w.pth (MiB)" in capsys.readouterr().err
 
 
 def test_a_server_without_ranges_is_asked_for_the_whole_again(server, tmp_path):
     server.drops, server.ranges = 1, False
-    weights.fetch(at(server), tmp_path / "w.pth")
+    hub.fetch(at(server), tmp_path / "w.pth")
     assert (tmp_path / "w.pth").read_bytes() == CONTENT
 
 
 def test_a_half_file_is_resumed_by_a_later_call(server, tmp_path):
-    server.drops = weights.ATTEMPTS
+    server.drops = hub.ATTEMPTS
     with pytest.raises(ConnectionError, match="broke off"):
-        weights.fetch(at(server), tmp_path / "w.pth")
+        hub.fetch(at(server), tmp_path / "w.pth")
     assert not (tmp_path / "w.pth").exists()
-    weights.fetch(at(server), tmp_path / "w.pth")
+    hub.fetch(at(server), tmp_path / "w.pth")
     assert (tmp_path / "w.pth").read_bytes() == CONTENT
     assert server.requests[-1] not in (None, "bytes=0-")
 
 
 @pytest.mark.parametrize("sha256", [SHA256[:8], None])
 def test_a_file_that_changed_since_is_fetched_anew(server, tmp_path, sha256):
-    server.drops, server.content, server.etag = weights.ATTEMPTS, CONTENT[::-1], '"old"'
+    server.drops, server.content, server.etag = hub.ATTEMPTS, CONTENT[::-1], '"old"'
     with pytest.raises(ConnectionError):
-        weights.fetch(at(server, sha256), tmp_path / "w.pth")
+        hub.fetch(at(server, sha256), tmp_path / "w.pth")
     server.content, server.etag = CONTENT, '"one"'
-    weights.fetch(at(server, sha256), tmp_path / "w.pth")
+    hub.fetch(at(server, sha256), tmp_path / "w.pth")
     assert (tmp_path / "w.pth").read_bytes() == CONTENT
 
 
 def test_a_whole_part_file_left_behind_does_not_stop_it(server, tmp_path):
     (tmp_path / "w.pth.part").write_bytes(CONTENT)
     (tmp_path / "w.pth.etag").write_text('"one"')
-    weights.fetch(at(server), tmp_path / "w.pth")
+    hub.fetch(at(server), tmp_path / "w.pth")
     assert (tmp_path / "w.pth").read_bytes() == CONTENT
 
 
 def test_a_wrong_hash_is_an_error_and_leaves_nothing(server, tmp_path):
     server.content = CONTENT[:-1] + bytes([CONTENT[-1] ^ 1])
     with pytest.raises(InputError, match=f"published {SHA256[:8]}"):
-        weights.fetch(at(server), tmp_path / "w.pth")
+        hub.fetch(at(server), tmp_path / "w.pth")
     assert not (tmp_path / "w.pth").exists()
     assert not (tmp_path / "w.pth.part").exists()
 
 
-@pytest.mark.parametrize(("status", "tries"), [(404, 1), (503, weights.ATTEMPTS)])
+@pytest.mark.parametrize(("status", "tries"), [(404, 1), (503, hub.ATTEMPTS)])
 def test_locate_says_how_to_mend_it(server, tmp_path, monkeypatch, status, tries):
     server.status = status
     monkeypatch.delenv("DTVIT_WEIGHTS", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(weights, "published", lambda name: at(server))
+    monkeypatch.setattr(hub, "published", lambda name: at(server))
     with pytest.raises(InputError, match="init_from=scratch") as error:
-        weights.locate("torchvision/vit_l_16")
+        hub.locate("torchvision/vit_l_16")
     assert "\n" not in str(error.value)
     assert len(server.requests) == tries
 
@@ -172,25 +172,25 @@ def test_locate_says_how_to_mend_it(server, tmp_path, monkeypatch, status, tries
 def test_locate_uses_the_cache(server, tmp_path, monkeypatch):
     monkeypatch.delenv("DTVIT_WEIGHTS", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(weights, "published", lambda name: at(server))
-    assert weights.locate("any") == weights.locate("any") == tmp_path / "dtvit" / "w.pth"
+    monkeypatch.setattr(hub, "published", lambda name: at(server))
+    assert hub.locate("any") == hub.locate("any") == tmp_path / "dtvit" / "w.pth"
     assert len(server.requests) == 1
 
 
 def test_a_folder_of_weights_is_used_and_nothing_fetched(tmp_path, monkeypatch):
     monkeypatch.setenv("DTVIT_WEIGHTS", str(tmp_path))
     with pytest.raises(InputError, match=r"vit_l_16-852ce7e3.pth is not in the folder"):
-        weights.locate("torchvision/vit_l_16")
+        hub.locate("torchvision/vit_l_16")
     (tmp_path / "vit_l_16-852ce7e3.pth").write_bytes(b"not the file")
     with pytest.raises(InputError, match="published 852ce7e3"):
-        weights.locate("torchvision/vit_l_16")
+        hub.locate("torchvision/vit_l_16")
     (tmp_path / "timm--some.name.safetensors").write_bytes(b"any")
-    assert weights.locate("timm/some.name").name == "timm--some.name.safetensors"
+    assert hub.locate("timm/some.name").name == "timm--some.name.safetensors"
 
 
 def test_names_stand_for_addresses():
     def url(name):
-        return weights.published(name).url
+        return hub.published(name).url
 
     assert (
         url("torchvision/vit_l_16") == "https://download.pytorch.org/models/vit_l_16-852ce7e3.pth"
@@ -198,15 +198,15 @@ def test_names_stand_for_addresses():
     assert url("timm/a.b") == "https://huggingface.co/timm/a.b/resolve/main/model.safetensors"
     assert url("hf/a/b") == "https://huggingface.co/a/b/resolve/main/model.safetensors"
     assert url("google/augreg/x.npz") == "https://storage.googleapis.com/vit_models/augreg/x.npz"
-    assert weights.published("google/../x.txt") is None
-    assert weights.published("runs/model") is None
+    assert hub.published("google/../x.txt") is None
+    assert hub.published("runs/model") is None
 
 
 def test_unknown_names_and_files(tmp_path):
     with pytest.raises(InputError, match="vit_l_16"):
-        weights.locate("torchvision/vit_x_16")
+        hub.locate("torchvision/vit_x_16")
     with pytest.raises(InputError, match="no such file"):
-        weights.locate(str(tmp_path / "absent.pth"))
+        hub.locate(str(tmp_path / "absent.pth"))
     path = tmp_path / "here.pth"
     path.write_bytes(b"x")
-    assert weights.locate(str(path)) == path
+    assert hub.locate(str(path)) == path

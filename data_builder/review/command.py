@@ -12,6 +12,7 @@ import uvicorn
 
 from data_builder.errors import InputError
 from data_builder.progress import track
+from data_builder.pseudonyms import Pseudonyms, load_key
 from data_builder.review.answers import Answers
 from data_builder.review.export import export
 from data_builder.review.folder import Folder
@@ -20,7 +21,6 @@ from data_builder.review.pictures import Scans, Sheets
 from data_builder.review.predictions import read_predictions
 from data_builder.review.server import LOOPBACK, Server
 from data_builder.review.store import Store, reader_name
-from data_builder.subjects import Pseudonyms, load_key
 
 DATABASE = "decisions.sqlite"
 _QUIET_SECONDS = 0.5  # thumbnails are made while nobody waits for a slice

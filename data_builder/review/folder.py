@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from data_builder.errors import InputError
-from data_builder.sources import manifest_rows
+from data_builder.shards.sources import manifest_rows
 
 
 class Folder:

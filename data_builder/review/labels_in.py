@@ -3,10 +3,10 @@
 import json
 from pathlib import Path, PurePosixPath
 
-from data_builder.labels import Place, Verdict, read_labels
+from data_builder.cleaning.labels import Place, Verdict, read_labels
+from data_builder.pseudonyms import Pseudonyms
 from data_builder.review.folder import Folder
 from data_builder.review.store import Change
-from data_builder.subjects import Pseudonyms
 
 
 def label_changes(

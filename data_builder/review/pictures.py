@@ -9,13 +9,13 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from data_builder.ct_header import Refusal
-from data_builder.dicom import CtSlice, read_slices
+from data_builder.cleaning.clean_folder import walk
+from data_builder.dicom.header import Refusal
+from data_builder.dicom.read import CtSlice, read_slices
 from data_builder.errors import InputError
+from data_builder.pseudonyms import Pseudonyms
 from data_builder.review.folder import Folder
 from data_builder.review.suggestions import Features, Looked, features, suggest
-from data_builder.studies import walk
-from data_builder.subjects import Pseudonyms
 
 THUMBNAIL = 128  # pixels a side
 COLUMNS = 16  # thumbnails in a row of a sheet

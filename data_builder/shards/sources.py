@@ -1,0 +1,178 @@
+"""One stream of labelled 8-bit slices out of each kind of folder that people have."""
+
+import csv
+import dataclasses
+import hashlib
+import itertools
+import json
+import math
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from data_builder.errors import InputError
+from data_builder.pseudonyms import Pseudonyms
+from data_builder.records import FACTS, LOCATIONS, MANIFEST_COLUMNS, Record
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+_YEAR = re.compile(r"^\d+-(\d{4})[_\s-]")
+_ADMISSION = re.compile(r"[-,\uff0c\s](\d{3,})\s*$")
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """The labelled slices of one folder, sorted by key."""
+
+    kind: str
+    records: tuple[Record, ...]
+    phantom: bool = False
+    cleaning: dict = dataclasses.field(default_factory=dict)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over what the shards depend on, as 16 hex digits: new when the data is."""
+        digest = hashlib.sha256(self.kind.encode())
+        for record in self.records:
+            values = dataclasses.astuple(dataclasses.replace(record, image=""))
+            digest.update(repr(values).encode())
+        return digest.hexdigest()[:16]
+
+
+def kind_of(folder: Path) -> str:
+    """'cleaned' (a manifest.csv), 'published' (yes/ and no/), or 'dicom' for any other folder.
+
+    Raises InputError where the folder is missing or empty.
+    """
+    if not folder.is_dir():
+        raise InputError("the source SRC is not a folder: give one that exists")
+    if (folder / "manifest.csv").is_file():
+        return "cleaned"
+    inside = {child.name.lower() for child in folder.iterdir()}
+    if not inside:
+        raise InputError("the source SRC is empty: give a folder with slices or DICOM")
+    return "published" if {"yes", "no"} & inside else "dicom"
+
+
+def open_source(folder: Path, pseudonyms: Pseudonyms) -> Source:
+    """Reads the labels of a published or a cleaned folder; images are read later, by path."""
+    kind = kind_of(folder)
+    if kind == "dicom":
+        raise InputError(
+            "the source SRC holds neither manifest.csv nor yes/ and no/: "
+            "clean it first (python -m data_builder clean SRC --out DIR)"
+        )
+    if kind == "published":
+        return Source(kind, _sorted(_published(folder, pseudonyms)))
+    try:
+        cleaning = json.loads((folder / "cleaning.json").read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(
+            "cleaning.json in the source SRC is missing or damaged: run clean again into a new "
+            "folder"
+        ) from error
+    records = _sorted(_manifest(folder))
+    return Source(kind, records, bool(cleaning.get("phantom")), cleaning)
+
+
+def _sorted(records: Iterable[Record]) -> tuple[Record, ...]:
+    found = tuple(sorted(records, key=lambda record: record.key))
+    if not found:
+        raise InputError("the source holds no labelled slice: check its layout and labels.csv")
+    for one, other in itertools.pairwise(found):
+        if one.key == other.key:
+            raise InputError(f"two slices have the key {one.key}: every key must be its own")
+    return found
+
+
+def _published(folder: Path, pseudonyms: Pseudonyms) -> Iterable[Record]:
+    """The layout published with the paper: no/*, yes/Deep/*, yes/Lobar/*, yes/Subtentorial/*."""
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() not in IMAGE_SUFFIXES or not path.is_file():
+            continue
+        parts = [part.lower() for part in path.relative_to(folder).parts[:-1]]
+        location = parts[1] if len(parts) == 2 and parts[0] == "yes" else ""
+        if parts != ["no"] and location not in LOCATIONS:
+            raise InputError(
+                "an image lies outside no/, yes/Deep/, yes/Lobar/ and yes/Subtentorial/ "
+                f"(slice {pseudonyms.file(str(path.relative_to(folder)))}): move it into its class"
+            )
+        subject = pseudonyms.subject(published_identity(path.stem, bool(location)))
+        year = _YEAR.match(path.stem) if location else None
+        yield Record(
+            key=pseudonyms.slice(str(path.relative_to(folder))),
+            image=str(path),
+            hemorrhage=int(bool(location)),
+            location=location,
+            subject=subject,
+            study=pseudonyms.study(subject),
+            position_mm=math.nan,
+            digest=hashlib.sha256(path.read_bytes()).hexdigest()[:32],
+            facts=(("year", year.group(1)),) if year else (),
+        )
+
+
+def published_identity(stem: str, hemorrhage: bool) -> str:
+    """What tells a subject from another in a published file name (without its suffix).
+
+    ICH: the admission number at the end. Normal, or an ICH name without such a number: all after
+    the first '-'. Letters are folded (NFKC, case, spaces), so that one person stays one.
+    """
+    if hemorrhage and (number := _ADMISSION.search(stem)):
+        return number.group(1)
+    name = stem.split("-", 1)[-1]
+    return "".join(unicodedata.normalize("NFKC", name).casefold().split())
+
+
+def published_meanings(source: Source) -> Iterable[tuple[str, str]]:
+    """Pairs for the private lookup: each slice's key and path, each subject's key and identity."""
+    for record in source.records:
+        identity = published_identity(Path(record.image).stem, bool(record.hemorrhage))
+        yield record.key, record.image
+        yield record.subject, identity
+
+
+def manifest_rows(folder: Path) -> Iterator[tuple[int, dict[str, str]]]:
+    """Line number and cells of each row of `folder`'s manifest.csv.
+
+    Raises InputError where a column is missing.
+    """
+    with (folder / "manifest.csv").open(newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        missing = set(MANIFEST_COLUMNS) - set(reader.fieldnames or ())
+        if missing:
+            raise InputError(
+                f"manifest.csv lacks the columns {', '.join(sorted(missing))}: run clean again"
+            )
+        for row in reader:
+            yield reader.line_num, row
+
+
+def _manifest(folder: Path) -> Iterable[Record]:
+    """The rows of manifest.csv that are kept and labelled."""
+    for line, row in manifest_rows(folder):
+        if row["keep"] != "0" and row["hemorrhage"] != "":
+            yield _manifest_record(folder, row, line)
+
+
+def _manifest_record(folder: Path, row: dict[str, str], line: int) -> Record:
+    where = f"manifest.csv line {line}"
+    if row["hemorrhage"] not in ("0", "1"):
+        raise InputError(f"{where}: hemorrhage must be 0 or 1")
+    hemorrhage = int(row["hemorrhage"])
+    if hemorrhage and row["location"] not in LOCATIONS:
+        raise InputError(f"{where}: location of an ICH slice must be one of {', '.join(LOCATIONS)}")
+    image = (folder / row["image"]).resolve()
+    if not image.is_relative_to(folder.resolve()) or not image.is_file():
+        raise InputError(f"{where}: its image is not in the folder: run clean again")
+    return Record(
+        key=row["key"],
+        image=str(image),
+        hemorrhage=hemorrhage,
+        location=row["location"] if hemorrhage else "",
+        subject=row["subject"],
+        study=row["study"],
+        position_mm=float(row["position_mm"]) if row["position_mm"] else math.nan,
+        digest=row["digest"],
+        facts=tuple((name, row[name]) for name in FACTS if row[name]),
+    )

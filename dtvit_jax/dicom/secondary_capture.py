@@ -1,0 +1,188 @@
+"""A study's heat maps as a Multi-frame True Color Secondary Capture, a frame a map."""
+
+import dataclasses
+import datetime
+from collections.abc import Sequence
+
+import numpy as np
+from highdicom.base import SOPClass
+from jaxtyping import UInt8
+from PIL import Image, ImageDraw, ImageFont
+from pydicom.dataset import Dataset
+from pydicom.uid import ExplicitVRLittleEndian, MultiFrameTrueColorSecondaryCaptureImageStorage
+
+from data_builder.errors import InputError
+from dtvit_jax.decision.answer import LOCATIONS, ModelIdentity, StudyAnswer
+from dtvit_jax.dicom import codes
+from dtvit_jax.dicom.source_study import Origin, instance_uid, read_origin, series_uid
+from dtvit_jax.dicom.structured_report import MANUFACTURER
+
+_SERIES_NUMBER = 9002
+_LEAST_SIDE = 512
+_BAND = 26  # pixels a line of text, on a picture of 512
+_DECISIONS = {"ich": "hemorrhage", "no ich": "no hemorrhage", "uncertain": "uncertain"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Overlay:
+    """One slice with its heat map drawn over it.
+
+    Attributes:
+      slice: the slice's place in `StudyAnswer.slices`.
+      image: uint8 [rows, columns, 3], at the CT's own resolution, upright.
+      caption: what was drawn, such as 'Grad-CAM, hemorrhage head'; ASCII.
+    """
+
+    slice: int
+    image: UInt8[np.ndarray, "rows columns 3"]
+    caption: str
+
+
+def secondary_capture(
+    answer: StudyAnswer,
+    sources: Sequence[Dataset],
+    model: ModelIdentity,
+    overlays: Sequence[Overlay],
+    made: datetime.datetime | None = None,
+    remarks: Sequence[str] = (),
+) -> Dataset:
+    """The overlays as one object, in their order, each with what it is and is not burnt in.
+
+    `sources`, `made` and `remarks` as in `structured_report`. A slice of fewer than 512 pixels a
+    side is enlarged by a whole factor, so that the text can be read. Raises InputError as
+    `read_origin` does, or where there is no overlay.
+    """
+    if not overlays:
+        raise InputError("DICOM out: there is no overlay to capture: give at least one")
+    origin = read_origin(sources)
+    made = made or datetime.datetime.now()
+    frames = _same_size([_frame(answer, overlay, model, remarks) for overlay in overlays])
+    ds = SOPClass(
+        study_instance_uid=origin.study_uid,
+        series_instance_uid=series_uid(origin, model, "capture"),
+        series_number=_SERIES_NUMBER,
+        sop_instance_uid=_instance_uid(origin, model, answer, overlays),
+        sop_class_uid=MultiFrameTrueColorSecondaryCaptureImageStorage,
+        instance_number=1,
+        modality="OT",
+        transfer_syntax_uid=ExplicitVRLittleEndian,
+        series_description=codes.NOTICE,
+        manufacturer=MANUFACTURER,
+        manufacturer_model_name=model.name,
+        software_versions=model.version,
+        device_serial_number=model.weights_sha256,
+        content_qualification="RESEARCH",
+        content_date=made.date(),
+        content_time=made.time(),
+    )
+    ds.ConversionType = "SYN"
+    ds.SecondaryCaptureDeviceManufacturer = MANUFACTURER
+    ds.SecondaryCaptureDeviceManufacturerModelName = model.name
+    ds.SecondaryCaptureDeviceSoftwareVersions = model.version
+    _describe(ds, answer, overlays, origin)
+    _put_pixels(ds, frames)
+    origin.stamp(ds, made)
+    return ds
+
+
+def _describe(
+    ds: Dataset, answer: StudyAnswer, overlays: Sequence[Overlay], origin: Origin
+) -> None:
+    """General Image and SC Multi-frame Image: what it was made from, and how."""
+    ds.ImageType = ["DERIVED", "SECONDARY", "OTHER"]
+    ds.BodyPartExamined, ds.PatientOrientation = "HEAD", ""
+    ds.ImageComments = codes.NOTICE
+    ds.DerivationDescription = "Heat map of a model drawn over the CT slice"
+    ds.SourceImageSequence = []
+    for overlay in overlays:
+        one = answer.slices[overlay.slice]
+        reference = origin.references.get(one.file)
+        if reference is None:
+            continue
+        item = Dataset()
+        item.ReferencedSOPClassUID = reference.sop_class
+        item.ReferencedSOPInstanceUID = reference.sop_instance
+        if reference.frames is not None:
+            item.ReferencedFrameNumber = (one.frame or 0) + 1
+        purpose = codes.SOURCE_OF_DERIVATION
+        code = Dataset()
+        code.CodeValue, code.CodingSchemeDesignator = purpose.value, purpose.scheme_designator
+        code.CodeMeaning = purpose.meaning
+        item.PurposeOfReferenceCodeSequence = [code]
+        if item not in ds.SourceImageSequence:
+            ds.SourceImageSequence.append(item)
+    if not ds.SourceImageSequence:
+        del ds.SourceImageSequence
+    # What is burnt in names neither the patient nor a date (PS3.3 C.7.6.1.1).
+    ds.BurnedInAnnotation = "NO"
+    ds.LossyImageCompression = "01" if origin.lossy else "00"
+    if origin.lossy:
+        ratios, methods = origin.lossy
+        if ratios and len(ratios) == len(methods):
+            ds.LossyImageCompressionRatio, ds.LossyImageCompressionMethod = ratios, methods
+
+
+def _put_pixels(ds: Dataset, frames: UInt8[np.ndarray, "frames rows columns 3"]) -> None:
+    ds.SamplesPerPixel, ds.PhotometricInterpretation, ds.PlanarConfiguration = 3, "RGB", 0
+    ds.BitsAllocated, ds.BitsStored, ds.HighBit, ds.PixelRepresentation = 8, 8, 7, 0
+    ds.NumberOfFrames, ds.Rows, ds.Columns = frames.shape[:3]
+    if len(frames) > 1:
+        ds.FrameIncrementPointer = 0x00182001  # the next line's attribute
+        ds.PageNumberVector = list(range(1, len(frames) + 1))
+    data = frames.tobytes()
+    ds.PixelData = data + b"\0" * (len(data) % 2)
+    ds["PixelData"].VR = "OB"
+
+
+def _instance_uid(
+    origin: Origin, model: ModelIdentity, answer: StudyAnswer, overlays: Sequence[Overlay]
+) -> str:
+    shown = " ".join(f"{overlay.slice} {overlay.caption}" for overlay in overlays)
+    return instance_uid(origin, model, f"capture {shown}", answer)
+
+
+def _frame(
+    answer: StudyAnswer, overlay: Overlay, model: ModelIdentity, remarks: Sequence[str]
+) -> UInt8[np.ndarray, "rows columns 3"]:
+    """The overlay between a line that says what it is not, and lines that say what it is."""
+    image = overlay.image
+    factor = -(-_LEAST_SIDE // max(image.shape[:2])) if max(image.shape[:2]) < _LEAST_SIDE else 1
+    image = image.repeat(factor, axis=0).repeat(factor, axis=1)
+    below = [*_lines(answer, overlay, model), *remarks]
+    width = max(image.shape[1], _LEAST_SIDE)
+    band = _BAND * width // _LEAST_SIDE
+    canvas = Image.new("RGB", (width, image.shape[0] + band * (1 + len(below))))
+    canvas.paste(Image.fromarray(image), ((width - image.shape[1]) // 2, band))
+    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(band * 0.6)
+    draw.text((width / 2, band / 2), codes.NOTICE.upper(), "yellow", font, anchor="mm")
+    for line, text in enumerate(below):
+        place = (band / 3, band * (1.5 + line) + image.shape[0])
+        too_long = max(1.0, font.getlength(text) / (width - band))
+        fitting = ImageFont.load_default(band * 0.6 / too_long)
+        draw.text(place, text, "white", fitting, anchor="lm")
+    return np.asarray(canvas)
+
+
+def _lines(answer: StudyAnswer, overlay: Overlay, model: ModelIdentity) -> list[str]:
+    one = answer.slices[overlay.slice]
+    places = "  ".join(f"{name} {p:.2f}" for name, p in zip(LOCATIONS, one.p_location, strict=True))
+    of = f"Slice {overlay.slice + 1} of {len(answer.slices)}"
+    return [
+        f"{of}: {_DECISIONS[one.decision]}, probability {one.p_hemorrhage:.3f}",
+        f"Given hemorrhage: {places}",
+        f"Study: {_DECISIONS[answer.decision]}{answer.location and ', ' + answer.location}, "
+        f"probability {answer.p_hemorrhage:.3f}, threshold {answer.threshold:.3f}",
+        f"Map: {overlay.caption}",
+        f"Model: {model.name}, version {model.version}, weights {model.weights_sha256[:12]}",
+    ]
+
+
+def _same_size(
+    frames: Sequence[UInt8[np.ndarray, "_ _ 3"]],
+) -> UInt8[np.ndarray, "frames rows columns 3"]:
+    """All frames on black of the largest one's size: an object has one size."""
+    rows, columns = (max(frame.shape[axis] for frame in frames) for axis in (0, 1))
+    out = np.zeros((len(frames), rows, columns, 3), np.uint8)
+    for place, frame in enumerate(frames):
+        out[place, : frame.shape[0], : frame.shape[1]] = frame
+    return out

@@ -1,0 +1,59 @@
+"""Who is in the sample: counts by class, and what a reader must know of it before the numbers."""
+
+from typing import Any
+
+import numpy as np
+
+from data_builder.records import LOCATIONS
+from dtvit_jax.decision.predictions import UNKNOWN, Predictions
+
+FEW_SUBJECTS = 20
+"""Below this many subjects in a class, one person moves a rate by five points or more."""
+
+
+def counts(predictions: Predictions, subjects: Predictions, tied: list[str]) -> dict[str, Any]:
+    """The "n" of metrics.json: slices, subjects, studies, each class of both, and tied subjects."""
+    return {
+        "slices": len(predictions),
+        "subjects": len(subjects),
+        "studies": len(np.unique(predictions.study[predictions.study != ""])),
+        "slices_by_class": _by_class(predictions),
+        "subjects_by_class": _by_class(subjects),
+        "location_ties": tied,
+    }
+
+
+def _by_class(table: Predictions) -> dict[str, int]:
+    placeless = (table.hemorrhage == 1) & (table.location == UNKNOWN)
+    others = {
+        "ICH of unknown location": int(placeless.sum()),
+        "unknown": int((table.hemorrhage == UNKNOWN).sum()),
+    }
+    return {
+        "normal": int((table.hemorrhage == 0).sum()),
+        **{name: int((table.location == c).sum()) for c, name in enumerate(LOCATIONS)},
+        **{name: count for name, count in others.items() if count},
+    }
+
+
+def warnings(predictions: Predictions, n: dict[str, Any]) -> list[str]:
+    """Sentences on the sample's limits, from the counts of `counts`."""
+    found = []
+    by_class = n["subjects_by_class"]
+    few = {c: by_class[c] for c in ("normal", *LOCATIONS) if 0 < by_class[c] < FEW_SUBJECTS}
+    if few:
+        text = ", ".join(f"{count} {name}" for name, count in few.items())
+        found.append(f"Few subjects in a class ({text}): read the interval, not the number.")
+    if n["location_ties"]:
+        found.append(
+            f"{len(n['location_ties'])} subject(s) have as many slices of one location as of "
+            "another; they are left out of the subject-level location metrics."
+        )
+    splits = sorted({str(split) for split in predictions.split})
+    if len(splits) > 1:
+        found.append(f"The predictions mix {len(splits)} splits ({', '.join(splits)}).")
+    if by_class.get("unknown"):
+        found.append(
+            f"{by_class['unknown']} subject(s) have no known truth and count for nothing here."
+        )
+    return found

@@ -1,0 +1,196 @@
+"""The network side of the listener: who may send what, and how each object is answered.
+
+Nothing of a person is said. A caller's title is no password, and what is sent is not encrypted:
+docs/pacs.md.
+"""
+
+import contextlib
+import dataclasses
+import io
+import logging
+import re
+import signal
+import threading
+import weakref
+from collections.abc import Iterator
+from typing import Any
+
+import pydicom
+from pydicom.pixels import get_decoder
+from pydicom.uid import (
+    AllTransferSyntaxes,
+    CTImageStorage,
+    DeflatedExplicitVRLittleEndian,
+    EnhancedCTImageStorage,
+    LegacyConvertedEnhancedCTImageStorage,
+)
+from pynetdicom import AE, evt
+from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
+
+from data_builder.dicom.header import Tags
+from data_builder.dicom.read import quiet
+from data_builder.errors import InputError
+from dtvit_jax.pacs.sender import Peer
+from dtvit_jax.pacs.spool import Spool, Stored
+
+SUCCESS, OUT_OF_RESOURCES, MISMATCH, NOT_UNDERSTOOD = 0x0000, 0xA700, 0xA900, 0xC000
+"""Statuses of C-STORE (PS3.4 B.2.3)."""
+
+CLASSES = (CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage)
+STOPS = (signal.SIGINT, signal.SIGTERM)
+_PDU = 2**17
+_SECONDS_TO_STOP = 2.0
+_SECONDS_OF_SILENCE = 60.0
+
+logging.getLogger("pynetdicom").setLevel(logging.CRITICAL + 1)  # it tells what it receives
+
+
+@dataclasses.dataclass(frozen=True)
+class Listening:
+    """Where to listen and for whom. port 0: any free one. quiet: seconds after a study's last."""
+
+    port: int
+    aet: str
+    callers: tuple[str, ...]
+    bind: str = "127.0.0.1"
+    quiet: float = 30.0
+    send_to: Peer | None = None
+
+    def __post_init__(self) -> None:
+        """Raises InputError for titles that are none, and where nobody may call."""
+        if not self.callers:
+            raise InputError("no caller is known: give the AE titles that may send with --callers")
+        for title in (self.aet, *self.callers):
+            if not re.fullmatch(r"(?! *$)[\x20-\x5b\x5d-\x7e]{1,16}", title):
+                raise InputError("an AE title has 1 to 16 ASCII characters and no backslash")
+
+
+@contextlib.contextmanager
+def accepting(listening: Listening, spool: Spool) -> Iterator[None]:
+    """Objects come into the spool, in threads, while the block runs. In the main thread only.
+
+    Raises InputError where it can't listen.
+    """
+    entity = AE(ae_title=listening.aet)
+    entity.require_called_aet = True
+    entity.require_calling_aet = list(listening.callers)
+    entity.maximum_associations = spool.limits.associations
+    entity.maximum_pdu_size = _PDU
+    entity.acse_timeout = entity.dimse_timeout = 30
+    entity.network_timeout = _SECONDS_OF_SILENCE
+    entity.add_supported_context(Verification)
+    for sop_class in CLASSES:
+        entity.add_supported_context(sop_class, _syntaxes())
+    gate = _Gate(spool.limits.object_bytes)
+    handlers: list[Any] = [
+        (evt.EVT_C_STORE, _store, [spool]),
+        (evt.EVT_CONN_OPEN, gate.opened),
+        (evt.EVT_PDU_RECV, gate.received),
+        (evt.EVT_REJECTED, _tell_of_rejection),
+    ]
+    # A signal between the start and the `try` would leave a server behind; its threads take none.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
+    try:
+        server = _start(entity, listening, handlers)
+        host, port = server.server_address[:2]
+        print(f"{listening.aet} listens on {host}:{port}", flush=True)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
+        # A peer that does not answer an abort must not hold the end up.
+        stopping = threading.Thread(target=entity.shutdown, daemon=True)
+        stopping.start()
+        stopping.join(_SECONDS_TO_STOP)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _start(entity: AE, listening: Listening, handlers: list[Any]) -> Any:
+    try:
+        return entity.start_server(
+            (listening.bind, listening.port), block=False, evt_handlers=handlers
+        )
+    except (OSError, OverflowError) as error:
+        why = getattr(error, "strerror", None) or "no such port"
+        raise InputError(f"--listen {listening.port} on {listening.bind}: {why}") from error
+
+
+def _syntaxes() -> list[str]:
+    """Transfer syntaxes whose pixels can be read here."""
+    found: list[str] = []
+    for uid in AllTransferSyntaxes:
+        if uid == DeflatedExplicitVRLittleEndian:  # small on the wire, any size when read
+            continue
+        with contextlib.suppress(NotImplementedError):
+            if get_decoder(uid).is_available:
+                found.append(uid)
+    return found
+
+
+class _Gate:
+    """Ends an association that sends an object, or a part of one, past any limit."""
+
+    def __init__(self, object_bytes: int) -> None:
+        self._most = object_bytes
+        self._received: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
+
+    def opened(self, event: evt.Event) -> None:
+        """Bounds what is read at once: the length comes from whoever connects, known or not.
+
+        A connection that falls silent within a PDU is given up, and does not hold up the end.
+        """
+        connection: Any = event.assoc.dul.socket
+        connection.socket.settimeout(_SECONDS_OF_SILENCE)
+        event.assoc.dul.daemon = True
+        read = connection.recv
+
+        def bounded(count: int) -> bytearray:
+            if count > 2 * _PDU:
+                raise OSError("a PDU longer than was agreed on")
+            return read(count)
+
+        connection.recv = bounded
+
+    def received(self, event: evt.Event) -> None:
+        """Counts the bytes of the object that is being received, before they pile up."""
+        for item in getattr(event.pdu, "presentation_data_value_items", ()):
+            value = item.presentation_data_value
+            count = self._received.get(event.assoc, 0) + len(value)
+            if count > self._most:
+                print("an object past the limit on bytes was refused", flush=True)
+                event.assoc.abort(block=False)
+                count = 0
+            # The first byte tells the last fragment of a command (3) or of an object (2).
+            self._received[event.assoc] = 0 if value[:1] in (b"\x02", b"\x03") else count
+
+
+def _tell_of_rejection(event: evt.Event) -> None:
+    title = re.sub(r"[^\x20-\x7e]", "?", str(event.assoc.requestor.ae_title or ""))
+    print(f"an association was refused: caller {title!r}", flush=True)
+
+
+def _store(event: evt.Event, spool: Spool) -> int:
+    """Takes in one object; the status of its C-STORE."""
+    try:
+        data = event.encoded_dataset()
+        wanted = ["SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "Modality"]
+        with quiet():
+            header = Tags(pydicom.dcmread(io.BytesIO(data), specific_tags=wanted))
+            study, instance = header.text("StudyInstanceUID"), header.text("SOPInstanceUID")
+            request: Any = event.request
+            asked = (request.AffectedSOPClassUID, request.AffectedSOPInstanceUID)
+            if not study or not instance or not header.text("Modality"):
+                return NOT_UNDERSTOOD
+            if (header.text("SOPClassUID"), instance) != asked or header.text("Modality") != "CT":
+                return MISMATCH
+    except Exception:  # pydicom raises many kinds on what is not as it says
+        return NOT_UNDERSTOOD
+    try:
+        stored = spool.store(data, study, instance)
+    except OSError as error:
+        print(f"the spool can't be written ({error.strerror})", flush=True)
+        return OUT_OF_RESOURCES
+    if stored is Stored.NO_ROOM:
+        print("an object past the limits of the spool was refused", flush=True)
+        return OUT_OF_RESOURCES
+    return SUCCESS

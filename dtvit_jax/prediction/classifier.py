@@ -1,0 +1,107 @@
+"""The model as a function of stored slices: one compiled batch shape, weights on the devices."""
+
+import collections
+import functools
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float, UInt8
+
+from data_builder.errors import InputError
+from dtvit_jax import runtime
+from dtvit_jax.runs.evaluated_run import ModelFolder
+from dtvit_jax.runtime import keep_freed_memory
+from dtvit_jax.training.setup import make_crop, make_task
+from dtvit_jax.training.steps import Task, merge_model, probabilities
+
+_BATCHES_AHEAD = 2
+
+
+def answer_step(
+    params: Any, stats: Any, images: UInt8[Array, "batch side side"], *, task: Task
+) -> tuple[Float[Array, " batch"], Float[Array, "batch 3"]]:
+    """Probabilities of hemorrhage, and of its locations, for a batch of stored slices."""
+    model = merge_model(task.graph, params, stats)
+    return probabilities(model(task.transform(images, None)))
+
+
+class Classifier:
+    """A model ready to answer. Its weights are the file's own pages where that is a CPU's memory.
+
+    They are hashed while it answers.
+
+    Attributes:
+      task, params, stats, crop: for `explain`; parameters lie on the devices.
+      batch: slices at a time; a smaller number is padded, so that one program does for all.
+    """
+
+    def __init__(self, folder: ModelFolder, batch: int) -> None:
+        self.batch = batch
+        self.side = int(folder.config.data.size)
+        self.crop = make_crop(folder.config)
+        keep_freed_memory()
+        with runtime.paused():
+            self.task, abstract = make_task(folder.config, steps=1)
+            images = jax.ShapeDtypeStruct((batch, self.side, self.side), np.uint8)
+            step = jax.jit(functools.partial(answer_step, task=self.task))
+            self._step = step.lower(abstract.params, abstract.stats, images).compile()
+            weights = folder.weights(abstract.params, abstract.stats)
+        later = ThreadPoolExecutor(1)
+        self._digest = later.submit(folder.check, weights)
+        later.shutdown(wait=False)
+        self.params, self.stats = jax.device_put(weights)
+
+    @property
+    def weights_sha256(self) -> str:
+        """`model_weights.digest` of the weights. Raises InputError where they are damaged."""
+        return self._digest.result()
+
+    def begin(self, images: UInt8[np.ndarray, "n side side"]) -> tuple[Array, Array]:
+        """Starts on at most `batch` slices and returns at once: arrays that are being computed."""
+        padding = ((0, self.batch - len(images)), (0, 0), (0, 0))
+        return self._step(self.params, self.stats, np.pad(images, padding))
+
+
+class Answers:
+    """The probabilities of slices that come one by one: batches run while more come in."""
+
+    def __init__(self, classifier: Classifier) -> None:
+        self._classifier = classifier
+        self._waiting: list[UInt8[np.ndarray, "side side"]] = []
+        self._running: collections.deque[tuple[int, tuple[Array, Array]]] = collections.deque()
+        self._hemorrhage: list[np.ndarray] = [np.zeros(0, np.float32)]
+        self._location: list[np.ndarray] = [np.zeros((0, 3), np.float32)]
+
+    def add(self, image: UInt8[np.ndarray, "side side"]) -> None:
+        """One more slice; a full batch is started."""
+        self._waiting.append(image)
+        if len(self._waiting) == self._classifier.batch:
+            self._start()
+
+    def finish(self) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, "n 3"]]:
+        """Of every slice added: p of hemorrhage, and of the locations.
+
+        Raises InputError where the model's output is no number.
+        """
+        if self._waiting:
+            self._start()
+        while self._running:
+            self._take()
+        found = np.concatenate(self._hemorrhage), np.concatenate(self._location)
+        if not all(np.isfinite(part).all() for part in found):
+            raise InputError("the model's probabilities are not numbers: its weights are damaged")
+        return found
+
+    def _start(self) -> None:
+        images = np.stack(self._waiting)
+        self._waiting.clear()
+        self._running.append((len(images), self._classifier.begin(images)))
+        if len(self._running) > _BATCHES_AHEAD:
+            self._take()
+
+    def _take(self) -> None:
+        n, found = self._running.popleft()
+        for values, column in zip(found, (self._hemorrhage, self._location), strict=True):
+            column.append(np.asarray(values)[:n])

@@ -1,0 +1,72 @@
+"""An image file that is a slice cleaned already: 8-bit gray, or a refusal with its reason."""
+
+import json
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from data_builder.cleaning import clean
+from data_builder.dicom.header import Reason, Refusal
+from data_builder.errors import InputError
+
+SUFFIXES = (".png", ".jpg", ".jpeg")
+_LARGEST_SIDE = 8192
+_GRAY_WITHIN = 8  # how far a gray JPEG's three channels may be apart
+
+
+def is_image(path: Path) -> bool:
+    """Whether a file counts as a slice that is cleaned already, by its name."""
+    return path.suffix.lower() in SUFFIXES
+
+
+def read_gray(path: Path) -> Image.Image:
+    """The 8-bit pixels of a cleaned slice. Raises Refusal."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image = Image.open(path)
+    except Image.DecompressionBombError:
+        detail = "it says to hold more pixels than any slice"
+        raise Refusal(Reason.IMPOSSIBLE_HEADER, detail) from None
+    except (UnidentifiedImageError, SyntaxError, ValueError):
+        raise Refusal(Reason.UNREADABLE, "it is no image that can be opened") from None
+    except OSError as error:
+        raise Refusal(Reason.UNREADABLE, error.strerror or "it can't be read") from None
+    with image:
+        if max(image.size) > _LARGEST_SIDE:
+            detail = f"{image.height} x {image.width} pixels is past belief"
+            raise Refusal(Reason.IMPOSSIBLE_HEADER, detail)
+        if image.mode not in ("L", "1", "P", "RGB", "RGBA", "LA"):
+            detail = f"its pixels are {image.mode}: give 8-bit cleaned slices, or the DICOM"
+            raise Refusal(Reason.IMPOSSIBLE_HEADER, detail)
+        try:
+            image.load()
+        except Exception:
+            raise Refusal(Reason.TRUNCATED, "its pixels end early or do not decode") from None
+        if image.mode not in ("L", "1", "LA"):
+            channels = np.asarray(image.convert("RGB")).astype(np.int16)
+            if np.ptp(channels, axis=-1).max() > _GRAY_WITHIN:
+                raise Refusal(Reason.COLOUR, "its channels differ: it is no gray slice")
+        return image.convert("L")
+
+
+def check_cleaned(paths: Iterable[Path], mode: clean.Mode, stated: bool) -> None:
+    """Raises InputError where images lie in a cleaned folder of another cleaning than `mode`'s.
+
+    `stated`: whether the model's training slices say how they were cleaned; else nothing is asked.
+    """
+    images = [path for path in paths if is_image(path)]
+    for folder in sorted({parent for path in images for parent in list(path.parents)[:3]}):
+        try:
+            told = json.loads((folder / "cleaning.json").read_text())
+            cleaned = told["mode"], told["version"]
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+        if stated and cleaned != (mode, clean.VERSION):
+            raise InputError(
+                f"the slices were cleaned in mode {cleaned[0]}, version {cleaned[1]}; the model is "
+                f"for mode {mode}, version {clean.VERSION}: clean them again, or give the DICOM"
+            )

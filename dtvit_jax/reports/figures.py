@@ -1,0 +1,252 @@
+"""The report's figures, as matplotlib figures without global state and files of fixed bytes.
+
+Ink is drawn in one colour that becomes `currentColor` in SVG, so that a page in a dark theme can
+show the same file. Blue is the model, orange what it got wrong or the second series.
+"""
+
+import io
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from jaxtyping import Float, Int
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
+
+from data_builder.records import CLASSES
+from dtvit_jax.decision.predictions import Predictions
+
+INK = "#1c2024"
+QUIET = "#878d94"
+BLUE = "#4080c8"
+ORANGE = "#d9772b"
+_STYLE: Any = {
+    "svg.fonttype": "none",
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 9,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": QUIET,
+    "axes.titlesize": 9.5,
+    "axes.titlelocation": "left",
+    "axes.titlepad": 8,
+    "axes.linewidth": 0.7,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "xtick.major.width": 0.7,
+    "ytick.major.width": 0.7,
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+    "lines.linewidth": 1.6,
+}
+
+
+@matplotlib.rc_context(_STYLE)
+def training_curves(history: Sequence[Mapping[str, Any]]) -> Figure:
+    """Loss and accuracy of both tasks over the epochs, training and validation (Figure 5).
+
+    history: records of "step", "epoch", "split" and the losses and accuracies; any may be absent.
+    """
+    panels = (
+        ("loss", "Loss"),
+        ("accuracy_hemorrhage", "Accuracy, hemorrhage"),
+        ("accuracy_location", "Accuracy, location"),
+    )
+    figure, axes = _figure(len(panels), width=8.4, height=2.5)
+    for ax, (name, title) in zip(axes, panels, strict=True):
+        for split, colour in (("train", QUIET), ("validation", BLUE)):
+            rows = [r for r in history if r.get("split") == split and _finite(r.get(name))]
+            x = [r.get("epoch", r.get("step", i)) for i, r in enumerate(rows)]
+            mark = "o" if len(rows) < 40 else None
+            label = {"train": "training"}.get(split, split)
+            ax.plot(x, [r[name] for r in rows], color=colour, marker=mark, ms=2.5, label=label)
+        ax.set_title(title)
+        ax.set_xlabel("epoch")
+        ax.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+        if name == "loss":
+            ax.set_ylim(bottom=0)
+            ax.legend()
+    return figure
+
+
+@matplotlib.rc_context(_STYLE)
+def confusion(
+    matrix: Int[np.ndarray, "c c"], classes: Sequence[str], title: str, unit: str
+) -> Figure:
+    """Counts and row percentages, the truth in rows (Figure 6). unit: what is counted."""
+    matrix = np.asarray(matrix)
+    size = len(classes)
+    figure, (ax,) = _figure(1, width=1.6 + 0.82 * size, height=2.7)
+    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    for row, column in np.ndindex(size, size):
+        count, share = matrix[row, column], shares[row, column]
+        colour = QUIET if count == 0 else BLUE if row == column else ORANGE
+        # Pale enough throughout for ink of either theme to be read on.
+        cell = Rectangle((column - 0.48, row - 0.47), 0.96, 0.94, color=colour, lw=0)
+        cell.set_alpha(0.08 + 0.42 * share)
+        ax.add_patch(cell)
+        ax.text(column, row - 0.08, f"{count}", ha="center", va="center", size=11)
+        ax.text(column, row + 0.24, f"{share:.0%}", ha="center", va="center", size=7.5)
+    ax.set(xlim=(-0.5, size - 0.5), ylim=(size - 0.5, -0.5))
+    totals = [f"{name}\n({count})" for name, count in zip(classes, matrix.sum(axis=1), strict=True)]
+    ax.set_xticks(range(size), classes)
+    ax.set_yticks(range(size), totals)
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
+    ax.set_xlabel(f"called, {unit}")
+    ax.set_ylabel("truth")
+    ax.set_title(title)
+    return figure
+
+
+@matplotlib.rc_context(_STYLE)
+def roc(
+    curves: Mapping[str, tuple[Float[np.ndarray, " g"], Float[np.ndarray, "3 g"]]],
+) -> Figure:
+    """ROC curves, a panel each: false positive rate, and low, middle, high sensitivity."""
+    figure, axes = _figure(len(curves), width=2.15 * len(curves), height=2.5)
+    for ax, (title, (grid, (low, middle, high))) in zip(axes, curves.items(), strict=True):
+        ax.plot([0, 1], [0, 1], color=QUIET, lw=0.8, ls=(0, (4, 3)))
+        ax.fill_between(grid, low, high, color=BLUE, alpha=0.2, lw=0)
+        ax.plot(grid, middle, color=BLUE)
+        ax.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), title=title)
+        ax.set_xlabel("1 - specificity")
+        ax.set_ylabel("sensitivity")
+        ax.set_aspect("equal")
+    return figure
+
+
+@matplotlib.rc_context(_STYLE)
+def subject_scores(subjects: Predictions, threshold: float) -> Figure:
+    """A dot a subject: its score, by true class; wrong calls in orange."""
+    figure, (ax,) = _figure(1, width=8.4, height=2.5)
+    strata = np.where(subjects.hemorrhage == 1, subjects.location + 1, 0)
+    for row, name in enumerate(CLASSES):
+        members = np.flatnonzero((strata == row) & (subjects.hemorrhage == (row > 0)))
+        score = subjects.p_hemorrhage[members]
+        wrong = (score >= threshold) != (row > 0)
+        offset = _spread(score, 0.012)
+        for mask, colour in ((~wrong, BLUE), (wrong, ORANGE)):
+            ax.scatter(
+                score[mask], row + offset[mask], s=16, color=colour, alpha=0.9, lw=0, clip_on=False
+            )
+        label = f"{name} ({len(members)})"
+        ax.text(-0.03, row, label, ha="right", va="center", transform=ax.get_yaxis_transform())
+    ax.axvline(threshold, color=QUIET, lw=0.8, ls=(0, (4, 3)))
+    ax.set(xlim=(-0.01, 1.01), ylim=(len(CLASSES) - 0.5, -0.5))
+    ax.set_yticks([])
+    ax.spines["left"].set_visible(False)
+    ax.set_xlabel("subject score: called ICH at the dashed line or right of it")
+    return figure
+
+
+@matplotlib.rc_context(_STYLE)
+def reliability(
+    bins: Mapping[
+        str, tuple[Float[np.ndarray, " b"], Float[np.ndarray, " b"], Int[np.ndarray, " b"]]
+    ],
+    share: str,
+) -> Figure:
+    """What came true against the mean p of each bin, a panel each; a dot's area is its rows."""
+    figure, axes = _figure(len(bins), width=2.15 * len(bins), height=2.5)
+    for ax, (title, (mean, came_true, count)) in zip(axes, bins.items(), strict=True):
+        ax.plot([0, 1], [0, 1], color=QUIET, lw=0.8, ls=(0, (4, 3)))
+        ax.plot(mean, came_true, color=BLUE, lw=1)
+        area = 8 + 70 * np.asarray(count) / max(np.max(count, initial=1), 1)
+        ax.scatter(mean, came_true, s=area, color=BLUE, alpha=0.6, lw=0)
+        ax.set(xlim=(-0.04, 1.04), ylim=(-0.04, 1.04), title=title)
+        ax.set_xlabel("mean p of the bin")
+        ax.set_ylabel(share)
+        ax.set_aspect("equal")
+    return figure
+
+
+@matplotlib.rc_context(_STYLE)
+def forest(
+    rows: Sequence[str],
+    panels: Mapping[str, Sequence[tuple[float, float, float] | None]],
+    centre: float | None,
+) -> Figure:
+    """A row a model or pair, a panel a metric: value with its interval. centre: a line there.
+
+    panels: (low, value, high) a row; None where there is no number.
+    """
+    figure, axes = _figure(len(panels), width=8.4, height=0.9 + 0.3 * len(rows))
+    for first, (ax, (title, entries)) in enumerate(zip(axes, panels.items(), strict=True)):
+        if centre is not None:
+            ax.axvline(centre, color=QUIET, lw=0.8, ls=(0, (4, 3)))
+        for row, entry in enumerate(entries):
+            if entry is not None:
+                low, value, high = entry
+                ax.plot([low, high], [row, row], color=BLUE, lw=1.4, solid_capstyle="butt")
+                ax.plot([value], [row], color=BLUE, marker="s", ms=4)
+        ax.set_ylim(len(rows) - 0.5, -0.5)
+        ax.set_yticks(range(len(rows)), rows if first == 0 else [""] * len(rows))
+        ax.tick_params(axis="y", length=0)
+        ax.xaxis.set_major_locator(MaxNLocator(nbins=4))
+        ax.set_title(title)
+        ax.spines["left"].set_visible(False)
+    return figure
+
+
+def svg(figure: Figure, name: str) -> str:
+    """The figure as an SVG element for a page: no prolog, no date, ids that start with `name`."""
+    buffer = io.StringIO()
+    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": name}):
+        figure.savefig(
+            buffer,
+            format="svg",
+            transparent=True,
+            metadata={"Date": None, "Creator": None, "Format": None, "Type": None},
+        )
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :].replace(INK, "currentColor")
+    text = re.sub(r' id="[a-z]+[A-Za-z0-9]*_\d+"', "", text)
+    text = re.sub(r'(?<=\bid=")|(?<=url\(#)|(?<=href="#)', f"{name}-", text)
+    text = re.sub(r"font: ([\d.]+)px '[^']*'(?:, [^;\"]*)?", r"font-size: \1px", text)
+    return re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.DOTALL).rstrip() + "\n"
+
+
+def save(figure: Figure, folder: str | os.PathLike[str], name: str) -> str:
+    """Writes NAME.png (on white, 200 dots an inch) and NAME.svg, whose text it returns."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    text = svg(figure, name)
+    (folder / f"{name}.svg").write_text(text, encoding="utf-8")
+    with matplotlib.rc_context(_STYLE):
+        figure.savefig(folder / f"{name}.png", dpi=200, metadata={"Software": None})
+    return text
+
+
+def _figure(panels: int, *, width: float, height: float) -> tuple[Figure, list[Axes]]:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, [figure.add_subplot(1, panels, 1 + i) for i in range(panels)]
+
+
+def _finite(value: Any) -> bool:
+    return isinstance(value, int | float) and bool(np.isfinite(value))
+
+
+def _spread(score: Float[np.ndarray, " n"], near: float) -> Float[np.ndarray, " n"]:
+    """Offsets that keep dots of near-equal scores apart: 0, 1, -1, 2, ... steps from the row."""
+    offset = np.zeros(len(score))
+    bins = np.round(score / near).astype(int)
+    for value in np.unique(bins):
+        members = np.flatnonzero(bins == value)
+        place = np.arange(len(members))
+        steps = np.where(place % 2 == 1, (place + 1) // 2, -(place // 2))
+        offset[members] = steps * min(0.16, 0.8 / max(len(members), 1))
+    return offset

@@ -1,0 +1,123 @@
+"""A trained run applied to a side of its data set: probabilities for every slice."""
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from data_builder.errors import InputError
+from data_builder.progress import track
+from dtvit_jax.data import packing
+from dtvit_jax.data.loader import evaluation_batches
+from dtvit_jax.data.shards import Shards, SliceSource, find_shards
+from dtvit_jax.decision.predictions import Predictions
+from dtvit_jax.runtime import prepare
+from dtvit_jax.training import record
+from dtvit_jax.training.checkpoint import Checkpoints
+from dtvit_jax.training.setup import make_task, make_tissue
+from dtvit_jax.training.sharding import make_mesh, state_sharding
+from dtvit_jax.training.steps import Task, evaluate_step
+from dtvit_jax.weights import files
+from dtvit_jax.weights.files import Weights
+from dtvit_jax.weights.load import OPTIONS, flatten
+
+
+class TrainedRun:
+    """The run in a workdir: its config, record, data set and best checkpoint's step.
+
+    Raises InputError where the folder holds no finished run, or its data set is not to be found.
+    """
+
+    def __init__(self, workdir: Path, data_dir: str = "") -> None:
+        self.config = record.read_config(workdir)
+        self.record = record.read_record(workdir)
+        if data_dir:
+            self.config.data.dir = data_dir
+        self.history = record.read_history(workdir)
+        self._checkpoints = Checkpoints(workdir, self.config.best, read_only=True)
+        self.step = self._checkpoints.best
+
+    @functools.cached_property
+    def shards(self) -> Shards:
+        """The data set that the run was trained on, known by its digest."""
+        return find_shards(self.config.data, self.record["dataset"]["digest"])
+
+    def model(self) -> tuple[Task, Any, Any]:
+        """The task, and the best checkpoint's parameters and batch statistics, on the devices.
+
+        They are the averages where config.ema_decay made some.
+        """
+        task, abstract = make_task(self.config, steps=1)
+        mesh = make_mesh({"data": -1, "fsdp": 1})
+        abstract = jax.tree.map(
+            lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+            abstract,
+            state_sharding(mesh, abstract),
+        )
+        return task, *self._checkpoints.restore_model(self.step, abstract)
+
+    def weights(self) -> tuple[Any, Any]:
+        """The parameters and batch statistics of `model` as NumPy arrays."""
+        return self._checkpoints.restore_model(self.step)
+
+    def predict(self, split: str) -> Predictions:
+        """Probabilities of the best checkpoint for every slice of 'train', 'validation', 'test'."""
+        prepare()
+        source = self.shards.source(split)
+        task, params, stats = self.model()
+        evaluate_fn = jax.jit(functools.partial(evaluate_step, task=task))
+        size = self.config.eval_batch_size
+        packer = packing.for_evaluation(make_tissue(self.config), source, size, devices=1)
+        batches = evaluation_batches(source, size, packer=packer)
+        columns: list[tuple[np.ndarray, ...]] = []
+        for batch in track(batches, -(-len(source) // size), f"evaluating, {split}"):
+            index, mask = batch.pop("index"), batch["mask"]
+            _, p_hemorrhage, p_location = evaluate_fn(params, stats, batch)
+            values = (index, batch["hemorrhage"], batch["location"], p_hemorrhage, p_location)
+            columns.append(tuple(np.asarray(value)[mask] for value in values))
+        return self._table(source, split, *map(np.concatenate, zip(*columns, strict=True)))
+
+    def _table(
+        self,
+        source: SliceSource,
+        split: str,
+        index: np.ndarray,
+        hemorrhage: np.ndarray,
+        location: np.ndarray,
+        p_hemorrhage: np.ndarray,
+        p_location: np.ndarray,
+    ) -> Predictions:
+        names = [source.describe(int(i)) for i in index]
+        return Predictions(
+            key=np.array([name["key"] for name in names]),
+            subject=np.array([name["subject"] for name in names]),
+            hemorrhage=hemorrhage.astype(int),
+            location=location.astype(int),
+            p_hemorrhage=p_hemorrhage,
+            p_location=p_location,
+            split=np.full(len(index), split),
+            study=np.array([name["study"] for name in names]),
+            fold=np.full(len(index), self.config.data.fold if self.config.data.folds else -1),
+        )
+
+
+def open_weights(path: Path) -> Weights:
+    """Reads weights from a file, or from the best checkpoint of the run in a folder.
+
+    Raises InputError where `path` is neither, or is damaged.
+    """
+    if not path.is_dir():
+        return files.read(path)
+    if not (path / "checkpoints").is_dir():
+        raise InputError(
+            f"{path}: a folder, but of no run (it has no checkpoints); give a run's workdir or "
+            "a .safetensors, .npz or .pth file"
+        )
+    config = record.read_config(path)
+    checkpoints = Checkpoints(path, config.best, read_only=True)
+    params, stats = checkpoints.restore_model(checkpoints.best)
+    arrays = flatten(params) | flatten(stats)
+    options = {name: str(config.model[name]) for name in OPTIONS if name in config.model}
+    return Weights(path, arrays, options)

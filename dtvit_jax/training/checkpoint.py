@@ -1,0 +1,296 @@
+"""Checkpoints of a run: state, place in the data and history, as one atomic whole (Orbax).
+
+Checksums of a state, computed where its arrays lie; Orbax takes flipped bits as they are.
+"""
+
+import json
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+import psutil
+from orbax.checkpoint import checkpoint_managers
+
+from data_builder.errors import InputError
+from dtvit_jax.training import distributed
+from dtvit_jax.training.disk_space import check_room, saying_disk_full
+from dtvit_jax.training.memory import tree_bytes
+from dtvit_jax.training.optimizer import overlay
+from dtvit_jax.training.validation import lower_is_better
+
+# Orbax tells of every step it takes, and its threads log what the next wait raises as well.
+for _logger in ("absl", "asyncio", "concurrent.futures"):
+    logging.getLogger(_logger).setLevel(logging.CRITICAL)
+
+MODEL = ("params", "stats", "ema")
+"""The parts of a state that say what the model is: not its optimiser's."""
+
+ROOM_FOR_A_COPY = 1.5
+"""Free memory, in sizes of the state, above which a CPU saves a copy in the background."""
+
+BESIDES = 2**20
+"""Bytes that a checkpoint may take beside its arrays and a hundredth of them.
+
+A tiny model's takes 0.2 to 0.4 MB more than its arrays, ViT-L's 0.4%. Room is looked for before a
+save: a disk that fills up within one is met by Orbax's threads, and some print what they met.
+"""
+
+
+def has_checkpoint(workdir: Path) -> bool:
+    """Whether a run in `workdir` has saved anything yet."""
+    folder = workdir / "checkpoints"
+    return folder.is_dir() and any(path.name.isdigit() for path in folder.iterdir())
+
+
+def saved_config(workdir: Path) -> dict[str, Any] | None:
+    """The config in the last checkpoint of `workdir` that can be read; None where there is none."""
+    steps = [p for p in (workdir / "checkpoints").glob("*") if p.name.isdigit()]
+    for folder in sorted(steps, key=lambda path: -int(path.name)):
+        try:
+            return json.loads(_progress_file(folder).read_text())["config"]
+        except (OSError, ValueError, KeyError):
+            continue
+    return None
+
+
+class Checkpoints:
+    """The checkpoints in `workdir`: the last ones, and the best by one validation figure.
+
+    Args:
+      workdir: the run's folder; checkpoints lie in workdir/checkpoints.
+      best: name of the validation figure (`validation_metrics.names`).
+      keep: how many of the last to keep.
+      read_only: write and clean up nothing; another process may be training there.
+    """
+
+    def __init__(self, workdir: Path, best: str, keep: int = 1, read_only: bool = False) -> None:
+        sign = -1.0 if lower_is_better(best) else 1.0
+
+        def score(metrics: dict[str, float]) -> float:
+            return sign * metrics[best]
+
+        policies = checkpoint_managers
+        options = ocp.CheckpointManagerOptions(
+            best_fn=score,
+            best_mode="max",
+            preservation_policy=policies.AnyPreservationPolicy(
+                [
+                    policies.LatestN(n=keep),
+                    policies.BestN(
+                        get_metric_fn=score, n=1, keep_checkpoints_without_metrics=False
+                    ),
+                ]
+            ),
+            cleanup_tmp_directories=not read_only,
+            create=not read_only,
+            read_only=read_only,
+        )
+        self._workdir = workdir
+        self._manager = ocp.CheckpointManager(
+            (workdir / "checkpoints").absolute(),
+            options=options,
+            item_handlers={"state": _arrays(), "progress": ocp.JsonCheckpointHandler()},
+        )
+
+    @property
+    def latest(self) -> int | None:
+        """The last step saved, if any."""
+        return self._manager.latest_step()
+
+    @property
+    def best(self) -> int:
+        """The step with the best validation figure. Raises InputError where none was validated."""
+        step = self._manager.best_step()
+        if step is None:
+            raise InputError("the run has no validated checkpoint yet: let it train further")
+        return step
+
+    def save(
+        self, step: int, state: Any, progress: dict[str, Any], metrics: dict[str, float] | None
+    ) -> None:
+        """Saves in the background what `state` is now.
+
+        The next step reuses the state's memory. On an accelerator Orbax has copied it to the host
+        by then; on a CPU, where that copies nothing, a copy is made here, and where memory is too
+        short for one the writing is waited for. Raises InputError where the disk is full, for this
+        save or for the one before.
+        """
+        size = tree_bytes(state)
+        with saying_disk_full(self._workdir):
+            self._manager.wait_until_finished()  # the save before this one
+        check_room(self._workdir, size + size // 100 + BESIDES)
+        fields = state._asdict()
+        progress = {**progress, "checksums": checksums(fields)}
+        on_cpu = jax.default_backend() == "cpu"
+        room = psutil.virtual_memory().available > ROOM_FOR_A_COPY * size
+        if on_cpu and room:
+            fields = jax.tree.map(_copy, fields)
+        items = ocp.args.Composite(
+            state=ocp.args.PyTreeSave(fields), progress=ocp.args.JsonSave(progress)
+        )
+        with saying_disk_full(self._workdir):
+            self._manager.save(step, args=items, metrics=metrics, force=True)
+            if on_cpu and not room:
+                self._manager.wait_until_finished()
+
+    def restore_latest(self, abstract: Any) -> tuple[Any, dict[str, Any]] | None:
+        """State and progress of the last whole checkpoint; None where there is none.
+
+        A damaged one is told of and moved to workdir/damaged, and the one before is taken.
+
+        Raises:
+          InputError: a checkpoint is of another model or optimiser, or all are damaged.
+        """
+        damaged = 0
+        while (step := self.latest) is not None:
+            try:
+                return self.restore(step, abstract)
+            except Damaged as error:
+                damaged += 1
+                place = self._set_aside(step)
+                print(f"{error}: moved to {place}, going on from the one before", file=sys.stderr)
+        if damaged:
+            raise InputError(
+                f"no whole checkpoint is left in {self._workdir} (the damaged are in "
+                f"{self._workdir / 'damaged'}): train again into a new --workdir"
+            )
+        return None
+
+    def restore(self, step: int, abstract: Any) -> tuple[Any, dict[str, Any]]:
+        """State (as `abstract`, which carries shardings) and progress of `step`.
+
+        Raises:
+          Damaged: it can't be read, or its checksums are not those of what was saved.
+          InputError: it is whole, and of another model or optimiser.
+        """
+        wanted = abstract._asdict()
+        with self._saying_damaged(step):
+            saved = _shapes(self._tree(step))
+        if saved != _shapes(wanted):
+            differ = sorted(dict(saved ^ _shapes(wanted)))
+            raise InputError(
+                f"checkpoint {step} in {self._workdir} does not fit the config ({differ[0]} and "
+                f"{len(differ) - 1} more differ): give the config that it was made with"
+            )
+        how = ocp.checkpoint_utils.construct_restore_args(wanted)
+        items = ocp.args.Composite(
+            state=ocp.args.PyTreeRestore(wanted, how), progress=ocp.args.JsonRestore()
+        )
+        with self._saying_damaged(step):
+            found = self._manager.restore(step, args=items)
+            check(found["state"], found["progress"]["checksums"])
+        return type(abstract)(**found["state"]), found["progress"]
+
+    def restore_model(self, step: int, abstract: Any = None) -> tuple[dict, dict]:
+        """Parameters and statistics of `step`, averaged where the run averages them.
+
+        They come as NumPy arrays, or as `abstract` (a TrainState that carries shardings) says. The
+        optimiser's state is not read. Raises Damaged.
+        """
+        checkpointer = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
+        with self._saying_damaged(step):
+            tree = self._tree(step) if abstract is None else abstract._asdict()
+            wanted = {name: tree[name] for name in MODEL}
+            if abstract is None:
+                how = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
+            else:
+                how = ocp.checkpoint_utils.construct_restore_args(wanted)
+            arguments = ocp.args.PyTreeRestore(wanted, how, partial_restore=True)
+            found = checkpointer.restore(self._folder(step) / "state", args=arguments)
+            progress = json.loads(_progress_file(self._folder(step)).read_text())
+            check(found, progress["checksums"])
+        both = overlay({name: found[name] for name in ("params", "stats")}, found["ema"])
+        return both["params"], both["stats"]
+
+    def close(self) -> None:
+        """Waits for what is still being written. Raises InputError where the disk is full."""
+        with saying_disk_full(self._workdir):
+            self._manager.close()
+
+    def _folder(self, step: int) -> Path:
+        return Path(self._manager.directory) / str(step)
+
+    def _tree(self, step: int) -> Any:
+        """Shapes of what was saved, from the checkpoint's own description."""
+        checkpointer = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
+        return checkpointer.metadata(self._folder(step) / "state").item_metadata.tree
+
+    def _set_aside(self, step: int) -> Path:
+        place = self._workdir / "damaged"
+        if distributed.is_primary():
+            place.mkdir(exist_ok=True)
+            number = sum(1 for _ in place.iterdir())
+            place = self._folder(step).rename(place / f"{step}_{number}")
+        distributed.wait_for_all("damaged checkpoint")
+        self._manager.reload()
+        return place
+
+    @contextmanager
+    def _saying_damaged(self, step: int) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # Orbax raises a bare Exception where an array can't be read
+            raise Damaged(f"{self._folder(step)}: a damaged checkpoint ({_why(error)})") from error
+
+
+class Damaged(InputError):
+    """A checkpoint that is not what was saved."""
+
+
+def _progress_file(folder: Path) -> Path:
+    return folder / "progress" / "metadata"
+
+
+def _arrays() -> ocp.PyTreeCheckpointHandler:
+    """Trained float32 weights hardly compress; trying takes a core for as long as a save lasts."""
+    return ocp.PyTreeCheckpointHandler(use_compression=False)
+
+
+_copy = jax.jit(jnp.copy)
+
+
+def _shapes(tree: Any) -> set[tuple[str, tuple]]:
+    flat, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {(_name(path), tuple(leaf.shape)) for path, leaf in flat}
+
+
+def _name(path: tuple) -> str:
+    parts = (getattr(key, "key", getattr(key, "name", getattr(key, "idx", ""))) for key in path)
+    return ".".join(map(str, parts))
+
+
+def _why(error: Exception) -> str:
+    return " ".join(str(error).split())[:80] or type(error).__name__
+
+
+def checksums(fields: dict[str, Any]) -> dict[str, int]:
+    """A sum of each field's bits, computed where they lie; a changed bit changes it."""
+    parts = jax.device_get(jax.tree.map(_bits, fields))
+    return {name: sum(map(int, jax.tree.leaves(part))) % 2**32 for name, part in parts.items()}
+
+
+def check(found: dict[str, Any], saved: dict[str, int]) -> None:
+    """Raises ValueError where a field is not the one that `saved` was made of."""
+    for name, value in checksums(found).items():
+        if value != saved[name]:
+            raise ValueError(f"the checksum of its {name} is another")
+
+
+def _bits(x: Any) -> Any:
+    if isinstance(x, np.ndarray):  # there is nothing to compile, and no device to copy it to
+        bits = np.ascontiguousarray(x).reshape(-1).view(f"uint{8 * x.itemsize}")
+        return bits.sum(dtype=np.uint32)
+    return _bits_on_device(x)
+
+
+@jax.jit
+def _bits_on_device(x: jax.Array) -> jax.Array:
+    kind = jnp.dtype(f"uint{8 * x.dtype.itemsize}")
+    return jax.lax.bitcast_convert_type(x, kind).sum(dtype=jnp.uint32)

@@ -1,0 +1,93 @@
+"""Checks of a config, before anything is built or written."""
+
+import ml_collections
+
+from data_builder.errors import InputError
+from dtvit_jax.decision import calibration
+from dtvit_jax.decision.aggregation import Aggregation
+from dtvit_jax.training import validation
+from dtvit_jax.training.optimizer import WHOLE_ENCODER
+from dtvit_jax.training.setup import make_crop, make_tissue
+
+
+def check_config(config: ml_collections.ConfigDict) -> None:
+    """Raises InputError for a value that can't work, before anything is built or written."""
+    if bool(config.num_epochs) == bool(config.num_steps):
+        raise InputError(
+            f"config.num_epochs={config.num_epochs} and config.num_steps={config.num_steps}: "
+            "give exactly one of them, and 0 for the other"
+        )
+    for name in ("batch_size", "eval_batch_size", "accumulation", "keep", "log_every_steps"):
+        if config[name] < 1:
+            raise InputError(f"config.{name}={config[name]}: give 1 or more")
+    if config.batch_size % config.accumulation:
+        raise InputError(
+            f"config.batch_size={config.batch_size} is not a multiple of "
+            f"config.accumulation={config.accumulation}"
+        )
+    for name in ("num_epochs", "num_steps", "seed", "early_stopping"):
+        if config[name] < 0:
+            raise InputError(f"config.{name}={config[name]}: give 0 or more")
+    if config.eval_every_epochs <= 0:
+        raise InputError(f"config.eval_every_epochs={config.eval_every_epochs}: give more than 0")
+    if config.init_heads and config.init_from == "scratch":
+        raise InputError("config.init_heads=True: set --config.init_from to a run's folder")
+    if config.best not in (known := validation.names()):
+        raise InputError(f"config.best={config.best!r}: it is one of {', '.join(known)}")
+    for name in ("label_smoothing", "ema_decay"):
+        if not 0 <= config[name] < 1:
+            raise InputError(f"config.{name}={config[name]}: give 0 or more, below 1")
+    if not 0 < config.layer_decay <= 1:
+        raise InputError(f"config.layer_decay={config.layer_decay}: give above 0, up to 1")
+    if config.layer_decay != 1 and not config.model.name.startswith("vit"):
+        raise InputError(
+            f"config.layer_decay={config.layer_decay}: a CNN has no numbered blocks: leave it at 1"
+        )
+    if config.frozen_blocks < WHOLE_ENCODER:
+        raise InputError(
+            f"config.frozen_blocks={config.frozen_blocks}: give 0 or more, "
+            f"or {WHOLE_ENCODER} for the whole encoder"
+        )
+    if config.calibration not in calibration.METHODS:
+        raise InputError(
+            f"config.calibration={config.calibration!r}: it is one of "
+            f"{', '.join(calibration.METHODS)}"
+        )
+    if config.aggregation.method != "auto":
+        Aggregation(config.aggregation.method, config.aggregation.k)
+    if config.dtype not in ("auto", "float32", "bfloat16"):
+        raise InputError(f"config.dtype={config.dtype!r}: it is auto, float32 or bfloat16")
+    for name in ("windows", "mean", "std"):
+        if len(config[name]) < config.model.channels:
+            raise InputError(
+                f"config.{name} has {len(config[name])} parts for "
+                f"config.model.channels={config.model.channels}: give one for each channel"
+            )
+    for low, high in config.windows:
+        if not low < high:
+            raise InputError(f"config.windows: ({low}, {high}) must run from low to high")
+    make_crop(config)
+    if (tissue := make_tissue(config)) is not None:
+        tissue.level(tuple(config.windows)[: config.model.channels], config.mean, config.std)
+    if config.model.image_size > config.data.size:
+        raise InputError(
+            f"config.model.image_size={config.model.image_size} is above the shards' "
+            f"config.data.size={config.data.size}: build them larger (--config.data.size)"
+        )
+
+
+def check_batch(
+    config: ml_collections.ConfigDict, devices: int, epoch_length: int, steps: int
+) -> None:
+    """Raises InputError where the batch does not suit the devices or the data."""
+    part = config.batch_size // config.accumulation
+    if part % devices or config.eval_batch_size % devices:
+        raise InputError(
+            f"config.batch_size / config.accumulation = {part} and config.eval_batch_size = "
+            f"{config.eval_batch_size} must be multiples of the {devices} devices"
+        )
+    if steps < 1:
+        raise InputError(
+            f"config.batch_size={config.batch_size} is more than all {epoch_length} training "
+            "examples of the run: take a smaller batch or more epochs"
+        )

@@ -1,0 +1,252 @@
+"""How published weights call and lay out what this package calls `blocks.0.norm1.scale`.
+
+A layout is known by a name that only it has. Encoders' own names mirror torchvision's for the
+CNNs, so that those need no table; the ViT's tables follow
+- torchvision/models/vision_transformer.py,
+- timm/models/vision_transformer.py,
+- transformers/models/vit (the names of files on the Hub),
+- google-research/vision_transformer, vit_jax/models_vit.py.
+"""
+
+import dataclasses
+import re
+
+import numpy as np
+
+from dtvit_jax.weights.files import Arrays
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """One publisher's names.
+
+    Attributes:
+        name: what to call it in messages.
+        marker: a pattern of a name that this layout alone has.
+        heads: a pattern of names that belong to the classifier, which an encoder leaves out.
+        renames: patterns and replacements that bring older names to the ones of `names`.
+        names: our name to its own; `#` is the block. Three names are joined (query, key, value).
+        options: what the model must be told to compute as the publisher did.
+        prefix: of our own files: what stands before our name, in our own shapes.
+    """
+
+    name: str
+    marker: str
+    heads: str
+    names: dict[str, str | tuple[str, str, str]] = dataclasses.field(default_factory=dict)
+    renames: tuple[tuple[str, str], ...] = ()
+    options: dict[str, str | float] = dataclasses.field(default_factory=dict)
+    prefix: str | None = None
+
+    def sources(self, ours: str) -> tuple[str, ...]:
+        """The file's names of our parameter `ours`."""
+        if self.prefix is not None:
+            return (self.prefix + ours,)
+        if not self.names:
+            return (_cnn_name(ours),)
+        block = re.search(r"(?<=^blocks\.)\d+", ours)
+        theirs = self.names[re.sub(r"^blocks\.\d+", "blocks.#", ours)]
+        parts = (theirs,) if isinstance(theirs, str) else theirs
+        return tuple(part.replace("#", block[0] if block else "#") for part in parts)
+
+    def clean(self, arrays: Arrays) -> Arrays:
+        """The arrays of the encoder: older names renamed, heads and counters left out."""
+        kept = {}
+        for name, array in arrays.items():
+            for pattern, replacement in self.renames:
+                name = re.sub(pattern, replacement, name)
+            if not (re.match(self.heads, name) or name.endswith("num_batches_tracked")):
+                kept[name] = array
+        return kept
+
+    def to_ours(self, ours: str, parts: list[np.ndarray]) -> np.ndarray:
+        """Our array from the file's: kernels are [in, out] or [rows, columns, in, out]."""
+        if self.prefix is not None:
+            return parts[0]
+        if self.name == "google":
+            return _join([_from_google(ours, part) for part in parts])
+        return _join([_from_torch(ours, part) for part in parts])
+
+    def from_ours(self, ours: str, array: np.ndarray, patch: int) -> np.ndarray:
+        """The file's array from ours, for layouts whose every parameter has one name."""
+        if self.prefix is not None:
+            return array
+        if ours == "patch_embedding.kernel":
+            array = array.reshape(patch, patch, -1, array.shape[-1])
+        if ours.endswith("kernel"):
+            array = array.T if array.ndim == 2 else array.transpose(3, 2, 0, 1)
+        return np.ascontiguousarray(array)
+
+
+def _cnn_name(ours: str) -> str:
+    leaves = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
+    module, _, leaf = re.sub(r"^convolutions\.", "features.", ours).rpartition(".")
+    return f"{module}.{leaves.get(leaf, leaf)}"
+
+
+def _join(parts: list[np.ndarray]) -> np.ndarray:
+    return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)
+
+
+def _from_torch(ours: str, array: np.ndarray) -> np.ndarray:
+    """Linear is [out, in], Conv2d [out, in, rows, columns]."""
+    if ours.endswith("kernel"):
+        return array.T if array.ndim == 2 else array.transpose(2, 3, 1, 0)
+    return array
+
+
+def _from_google(ours: str, array: np.ndarray) -> np.ndarray:
+    """Attention's kernels are [in, heads, head width], `out` [heads, head width, out]."""
+    if ours.endswith("attention.qkv.kernel"):
+        return array.reshape(len(array), -1)
+    if ours.endswith("attention.out.kernel"):
+        return array.reshape(-1, array.shape[-1])
+    if ours.endswith("attention.qkv.bias"):
+        return array.reshape(-1)
+    return array
+
+
+def _vit(block: str, pairs: dict[str, str | tuple], **outer: str) -> dict:
+    """A ViT's table from `pairs` of module names, and scale, bias and kernel of each."""
+    names: dict = {"class_token": outer["class_token"], "position_embedding": outer["position"]}
+    google = block.startswith("Transformer")
+    dot, weight, scale = ("/", "kernel", "scale") if google else (".", "weight", "weight")
+    modules: dict[str, str | tuple] = {f"blocks.#.{k}": v for k, v in pairs.items()}
+    modules |= {"patch_embedding": outer["patch"], "norm": outer["norm"]}
+    for ours, theirs in modules.items():
+        main, leaf = ("scale", scale) if "norm" in ours else ("kernel", weight)
+        start = block if ours.startswith("blocks") else ""
+        for mine, their in ((main, leaf), ("bias", "bias")):
+            parts = (theirs,) if isinstance(theirs, str) else theirs
+            full = tuple(
+                # torchvision's fused projection is `in_proj_weight`, without a dot
+                start + part + ("_" if part.endswith("in_proj") else dot) + their
+                for part in parts
+            )
+            names[f"{ours}.{mine}"] = full[0] if len(full) == 1 else full
+    return names
+
+
+TORCHVISION = Layout(
+    "torchvision",
+    marker=r"conv_proj\.weight$",
+    heads=r"heads\.",
+    # the published files are older than torchvision's MLP, which renames so when it loads them
+    renames=((r"\.mlp\.linear_1\.", ".mlp.0."), (r"\.mlp\.linear_2\.", ".mlp.3.")),
+    names=_vit(
+        "encoder.layers.encoder_layer_#.",
+        {
+            "norm1": "ln_1",
+            "attention.qkv": "self_attention.in_proj",
+            "attention.out": "self_attention.out_proj",
+            "norm2": "ln_2",
+            "mlp.hidden": "mlp.0",
+            "mlp.out": "mlp.3",
+        },
+        class_token="class_token",
+        position="encoder.pos_embedding",
+        patch="conv_proj",
+        norm="encoder.ln",
+    ),
+    options={"gelu": "exact", "norm_epsilon": 1e-6},
+)
+
+TIMM = Layout(
+    "timm",
+    marker=r"patch_embed\.proj\.weight$",
+    heads=r"(head|pre_logits)\.",
+    names=_vit(
+        "blocks.#.",
+        {
+            "norm1": "norm1",
+            "attention.qkv": "attn.qkv",
+            "attention.out": "attn.proj",
+            "norm2": "norm2",
+            "mlp.hidden": "mlp.fc1",
+            "mlp.out": "mlp.fc2",
+        },
+        class_token="cls_token",
+        position="pos_embed",
+        patch="patch_embed.proj",
+        norm="norm",
+    ),
+    options={"gelu": "exact", "norm_epsilon": 1e-6},
+)
+
+HUGGING_FACE = Layout(
+    "Hugging Face",
+    marker=r"(vit\.)?embeddings\.patch_embeddings\.projection\.weight$",
+    heads=r"(classifier|pooler)\.",
+    renames=((r"^vit\.", ""),),
+    names=_vit(
+        "encoder.layer.#.",
+        {
+            "norm1": "layernorm_before",
+            "attention.qkv": tuple(f"attention.attention.{x}" for x in ("query", "key", "value")),
+            "attention.out": "attention.output.dense",
+            "norm2": "layernorm_after",
+            "mlp.hidden": "intermediate.dense",
+            "mlp.out": "output.dense",
+        },
+        class_token="embeddings.cls_token",
+        position="embeddings.position_embeddings",
+        patch="embeddings.patch_embeddings.projection",
+        norm="layernorm",
+    ),
+    options={"gelu": "exact", "norm_epsilon": 1e-12},
+)
+
+GOOGLE = Layout(
+    "google",
+    marker=r"Transformer/posembed_input/pos_embedding$",
+    heads=r"(head|pre_logits)/",
+    names=_vit(
+        "Transformer/encoderblock_#/",
+        {
+            "norm1": "LayerNorm_0",
+            "attention.qkv": tuple(
+                f"MultiHeadDotProductAttention_1/{x}" for x in ("query", "key", "value")
+            ),
+            "attention.out": "MultiHeadDotProductAttention_1/out",
+            "norm2": "LayerNorm_2",
+            "mlp.hidden": "MlpBlock_3/Dense_0",
+            "mlp.out": "MlpBlock_3/Dense_1",
+        },
+        class_token="cls",
+        position="Transformer/posembed_input/pos_embedding",
+        patch="embedding",
+        norm="Transformer/encoder_norm",
+    ),
+    options={"gelu": "tanh", "norm_epsilon": 1e-6},
+)
+
+# torchvision's CNNs: SqueezeNet comes before the plain `features.0` of AlexNet and VGG.
+RESNET = Layout("torchvision", marker=r"conv1\.weight$", heads=r"fc\.")
+DENSENET = Layout(
+    "torchvision",
+    marker=r"features\.conv0\.weight$",
+    heads=r"classifier\.",
+    # the published file has `denselayer1.norm.1`, from when torch allowed a dot in a name
+    renames=((r"(denselayer\d+)\.(norm|conv)\.([12])\.", r"\1.\2\3."),),
+)
+SQUEEZENET = Layout("torchvision", marker=r"features\.3\.squeeze\.weight$", heads=r"classifier\.")
+ALEXNET_VGG = Layout("torchvision", marker=r"features\.0\.weight$", heads=r"classifier\.6\.")
+
+OWN = Layout(
+    "DTViT-JAX",
+    marker=r"hemorrhage\.out\.kernel$",
+    heads=r"(hemorrhage|location)\.",
+    prefix="encoder.",
+)
+OWN_HEADS = dataclasses.replace(OWN, heads=r"encoder\.", prefix="")
+"""The same files, read for what the encoder's reader leaves out."""
+
+LAYOUTS = (OWN, TORCHVISION, TIMM, HUGGING_FACE, GOOGLE, RESNET, DENSENET, SQUEEZENET, ALEXNET_VGG)
+
+
+def recognise(arrays: Arrays) -> Layout | None:
+    """The layout of a file's names, if it is one of these."""
+    for layout in LAYOUTS:
+        if any(re.match(layout.marker, name) for name in arrays):
+            return layout
+    return None
