@@ -41,7 +41,7 @@ setup() {
 cd "$here"
 case "${1:-demo}" in
 parity) venv=${VENV:-$here/.venv-parity} DTVIT_DEVICE=cpu; setup dev,parity
-  DTVIT_PARITY=1 exec "$venv/bin/python" -m pytest tests/test_parity.py "${@:2}" ;;
+  DTVIT_PARITY=1 exec "$venv/bin/python" -m pytest tests/dtvit_jax/models/test_parity.py "${@:2}" ;;
 test) setup dev
   exec "$venv/bin/python" -m pytest "${@:2}" ;;
 train) setup ""

@@ -6,7 +6,7 @@
 First torchvision's vit_l_16 at full size, with random weights saved in both kinds of .pth: the
 command `python -m dtvit_jax.convert` turns each into safetensors in a process of its own, whose
 wall time and peak memory are taken; the encoder read back answers two images of 224 pixels, in
-float32. Then every family at test size (tests/make_references.py), from its own file format.
+float32. Then every family at test size (`tests.helpers.make_references`), from its own file format.
 Takes 3 GB of disk in the temporary folder, 8 GB of memory and some minutes.
 """
 

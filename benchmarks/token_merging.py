@@ -21,7 +21,7 @@ from flax import nnx
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from dtvit_jax.models.encoder_block import Block
+from dtvit_jax.models.block import Block
 from dtvit_jax.models.vit import SIZES
 from dtvit_jax.runtime import prepare
 

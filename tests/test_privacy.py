@@ -12,9 +12,7 @@ import zlib
 
 import numpy as np
 import pytest
-import tiny
 from array_record.python.array_record_module import ArrayRecordReader
-from dicom_files import ct, encoded, enhanced, head_hu
 from PIL import Image
 from pydicom import config as pydicom_config
 from pydicom.datadict import DicomDictionary
@@ -26,6 +24,8 @@ from data_builder.__main__ import main as builder
 from data_builder.errors import InputError
 from dtvit_jax import evaluate
 from dtvit_jax.train import train
+from tests.helpers import tiny
+from tests.helpers.dicom_files import ct, encoded, enhanced, head_hu
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # of what is planted
 

@@ -4,15 +4,14 @@ import re
 import shlex
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from absl import flags
 
 import data_builder.__main__ as builder
 from dtvit_jax import evaluate, main, predict
+from tests.helpers import ROOT
 
-ROOT = Path(__file__).parents[1]
 BLOCKS = re.findall(r"```sh( steps)?\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
 STEPS = [line for kind, block in BLOCKS if kind for line in block.splitlines()]
 OTHERS = [line for kind, block in BLOCKS if not kind for line in block.splitlines()]

@@ -13,7 +13,7 @@ import uvicorn
 from data_builder.errors import InputError
 from data_builder.progress import track
 from data_builder.pseudonyms import Pseudonyms, load_key
-from data_builder.review.answers import Answers
+from data_builder.review.api import Answers
 from data_builder.review.export import export
 from data_builder.review.folder import Folder
 from data_builder.review.labels_in import label_changes

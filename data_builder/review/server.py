@@ -15,7 +15,7 @@ from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from data_builder.errors import InputError
-from data_builder.review.answers import Answers
+from data_builder.review.api import Answers
 from data_builder.review.guard import Guard
 
 STATIC = Path(__file__).with_name("static")

@@ -12,10 +12,10 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from data_builder.errors import InputError
-from dtvit_jax.models.encoder_block import Block, Size
+from dtvit_jax.models.block import Block, Size
 from dtvit_jax.models.layers import check_rate, dropout
+from dtvit_jax.models.layers_cpu import LayerNorm, Linear
 from dtvit_jax.models.packed import Packing, flatten, slice_means
-from dtvit_jax.models.transformer_layers import LayerNorm, Linear
 
 SIZES = {
     "nano": Size(64, 2, 2, 128),  # for tests

@@ -1,0 +1,135 @@
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data_builder.errors import InputError
+from dtvit_jax.decision.aggregation import Aggregation, by_subject
+from dtvit_jax.decision.study import Point, Points, SliceFacts, answer_study, own_scale, points_of
+from dtvit_jax.evaluation import fitted_rule
+from tests.helpers.predictions import make, replaced
+
+VALIDATION = replaced(p := make(subjects=60, seed=5), split=np.full(len(p), "validation"))
+
+
+@pytest.fixture(scope="module")
+def rule():
+    return fitted_rule.fit(VALIDATION, Aggregation("mean", 3), resamples=200)
+
+
+def facts(n):
+    return [SliceFacts(f"sli-{i:02d}", i, None, 5.0 * i) for i in range(n)]
+
+
+def answer(p, rule, points, outliers=None, where=None):
+    p = np.asarray(p, np.float64)
+    n = len(p)
+    where = np.tile([0.2, 0.5, 0.3], (n, 1)) if where is None else np.asarray(where)
+    outliers = np.zeros(n) if outliers is None else np.asarray(outliers, np.float64)
+    return answer_study("stu-a", "sub-a", facts(n), p, where, outliers, rule, points)
+
+
+def certain(threshold):
+    return Points("a", *(Point(threshold, threshold, threshold),) * 2)
+
+
+SURE = certain(0.5)
+WIDE = Points("a", Point(0.5, 0.4, 0.7), Point(0.5, 0.4, 0.7))
+
+
+@pytest.mark.parametrize(
+    ("score", "says"),
+    [
+        (0.39, "no ich"),
+        (0.401, "uncertain"),
+        (0.5, "uncertain"),
+        (0.699, "uncertain"),
+        (0.701, "ich"),
+    ],
+)
+def test_between_the_ends_of_the_thresholds_interval_it_cant_tell(rule, score, says):
+    found = answer([score] * 5, rule, WIDE)
+    assert found.decision == says and {each.decision for each in found.slices} == {says}
+    assert ("95% interval" in " ".join(found.reasons)) == (says == "uncertain")
+    assert found.location == ("lobar" if says == "ich" else "")
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.floats(0.001, 0.999), min_size=3, max_size=9), st.floats(0.01, 0.99))
+def test_without_a_doubt_the_decision_is_the_threshold_on_the_aggregated_score(rule, p, threshold):
+    found = answer(p, rule, certain(threshold))
+    score = sum(sorted(p)[-3:]) / 3
+    if abs(score - threshold) > 1e-9:
+        assert found.decision == ("ich" if score >= threshold else "no ich")
+        # The threshold that is reported stands on the same side of what is reported.
+        assert (found.p_hemorrhage >= found.threshold) == (found.decision == "ich")
+    assert not found.reasons
+
+
+def test_its_numbers_are_those_of_the_rule(rule):
+    table = VALIDATION.select(VALIDATION.subject == VALIDATION.subject[0])
+    points = points_of(rule, "balanced_accuracy")
+    n = len(table)
+    found = answer_study(
+        "stu-a", "s", facts(n), table.p_hemorrhage, table.p_location, np.zeros(n), rule, points
+    )
+    slices = rule.calibrated(table, "slice")
+    subject = rule.calibrated(by_subject(table, rule.aggregation)[0], "subject")
+    assert np.allclose([each.p_hemorrhage for each in found.slices], slices.p_hemorrhage)
+    assert np.allclose([each.p_location for each in found.slices], slices.p_location)
+    assert np.isclose(found.p_hemorrhage, subject.p_hemorrhage[0])
+    assert np.allclose(found.p_location, subject.p_location[0])
+    stored = [q for q in rule.raw["operating_points"] if q["name"] == "balanced_accuracy"]
+    for level, point in (("slice", points.slice), ("subject", points.subject)):
+        (one,) = [q for q in stored if q["level"] == level]
+        assert point.threshold == one["threshold"]
+        assert (point.low, point.high) == (one["low"], one["high"])
+    scale = own_scale(facts(n), table.p_hemorrhage, rule, points)
+    assert scale["score"] == by_subject(table, rule.aggregation)[0].p_hemorrhage[0]
+    assert scale["low"] <= scale["threshold"] <= scale["high"]
+
+
+def test_slices_come_in_order_of_position_with_those_of_none_at_the_end(rule):
+    places = [7.0, None, -3.0, 2.5]
+    given_facts = [SliceFacts(f"sli-{i}", i, None, place) for i, place in enumerate(places)]
+    p, where, none = np.full(4, 0.1), np.full((4, 3), 1 / 3), np.zeros(4)
+    found = answer_study("stu-a", "s", given_facts, p, where, none, rule, SURE)
+    assert [each.position_mm for each in found.slices] == [-3.0, 2.5, 7.0, None]
+
+
+def test_a_study_of_fewer_slices_than_the_rule_takes_is_uncertain(rule):
+    found = answer([0.99], rule, SURE)
+    assert found.decision == "uncertain" and found.slices[0].decision == "ich"
+    assert "1 slice only" in found.reasons[0] and "3 highest" in found.reasons[0]
+    every = dataclasses.replace(rule, aggregation=Aggregation("noisy_or", 0))
+    assert answer([0.99], every, SURE).decision == "ich"
+
+
+def test_slices_unlike_training_make_a_study_uncertain_where_the_answer_hangs_on_them(rule):
+    p = [0.9, 0.9, 0.9, 0.1, 0.1, 0.1, 0.1, 0.1]
+    strange = [1.5, 1.5, 1.5, 0, 0, 0, 0, 0]
+    found = answer(p, rule, SURE, strange)
+    assert found.decision == "uncertain" and found.location == ""
+    assert "without the 3 slices" in found.reasons[0] and "no ich" in found.reasons[0]
+    assert [each.decision for each in found.slices[:4]] == ["uncertain"] * 3 + ["no ich"]
+    harmless = answer(p, rule, SURE, [0, 0, 0, 1.5, 0, 0, 0, 0])
+    assert harmless.decision == "ich" and not harmless.reasons
+    most = answer(p, rule, SURE, [0, 0, 0, 2, 2, 2, 2, 2])
+    assert most.decision == "uncertain" and "5 of 8 slices are unlike" in most.reasons[0]
+    exactly_one = answer([0.9] * 4, rule, SURE, [1.0] * 4)
+    assert exactly_one.decision == "ich"  # at the quantile itself a slice is still usual
+
+
+def test_a_point_that_is_not_there_is_answered_with_those_that_are(rule):
+    with pytest.raises(InputError, match=r"it has balanced_accuracy, sensitivity_0.95"):
+        points_of(rule, "sensitivity_0.5")
+    many = replaced(q := make(subjects=150, seed=5), split=np.full(len(q), "validation"))
+    assured = points_of(fitted_rule.fit(many, Aggregation(), resamples=20), SURE_95)
+    assert assured.name == SURE_95 and assured.subject.low == assured.subject.high
+    assert math.isfinite(assured.slice.threshold)
+
+
+SURE_95 = "sensitivity_0.95_assured"

@@ -1,0 +1,80 @@
+import numpy as np
+import pytest
+import sklearn.metrics
+
+from data_builder.errors import InputError
+from dtvit_jax.decision.aggregation import by_subject
+from dtvit_jax.evaluation.subgroups import MOST, read_facts, subgroups
+from tests.helpers.predictions import make
+
+P = make(subjects=40, slices=6, skill=1.0)
+NUMBER = np.array([int(s[-3:]) for s in P.subject])
+FEW = {"resamples": 50}
+
+
+def facts(**columns):
+    return {
+        key: {name: str(values[i]) for name, values in columns.items() if str(values[i])}
+        for i, key in enumerate(P.key)
+    }
+
+
+def test_a_groups_figures_are_those_of_its_slices_alone():
+    sex = np.where(NUMBER % 3 == 0, "F", "M")
+    found = subgroups(P, facts(sex=sex), **FEW)
+    assert list(found) == ["sex"]
+    groups = {group["value"]: group for group in found["sex"]["groups"]}
+    for value, group in groups.items():
+        subjects, _ = by_subject(P.select(sex == value))
+        area = sklearn.metrics.roc_auc_score(subjects.hemorrhage, subjects.p_hemorrhage)
+        assert group["subject"]["hemorrhage"]["auroc"]["value"] == pytest.approx(area)
+        assert group["n"]["subjects"] == len(subjects)
+    assert sum(group["n"]["slices"] for group in groups.values()) == len(P)
+
+
+def test_a_year_that_parts_the_classes_is_called_a_confound():
+    ich = np.isin(P.subject, P.subject[P.hemorrhage == 1])
+    found = subgroups(P, facts(year=np.where(ich, np.where(NUMBER % 2, 2019, 2020), 2024)), **FEW)
+    said = found["year"]["confound"]
+    assert said.startswith("No year holds both ICH and normal subjects")
+    assert "ICH: 2019, 2020; normal: 2024" in said
+    assert found["year"]["alone"] == 1
+    for group in found["year"]["groups"]:
+        assert group["subject"]["hemorrhage"]["auroc"]["value"] is None
+
+
+def test_a_fact_known_for_one_class_only_is_a_confound_too():
+    ich = np.isin(P.subject, P.subject[P.hemorrhage == 1])
+    found = subgroups(P, facts(year=np.where(ich, "2019", "")), **FEW)
+    assert "normal: not known" in found["year"]["confound"]
+
+
+def test_a_fact_that_goes_with_the_label_tells_how_far_and_an_even_one_says_nothing():
+    ich = np.isin(P.subject, P.subject[P.hemorrhage == 1])
+    mostly = np.where(ich ^ (NUMBER % 10 == 0), "A", "B")
+    found = subgroups(P, facts(scanner=mostly, sex=np.where(NUMBER % 2, "F", "M")), **FEW)
+    assert "AUROC of 0." in found["scanner"]["confound"] and 0.75 < found["scanner"]["alone"] < 1
+    assert found["sex"]["confound"] is None
+
+
+def test_what_is_the_same_for_all_or_unknown_makes_no_groups():
+    assert subgroups(P, {}, **FEW) == {}
+    assert subgroups(P, facts(sex=np.full(len(P), "F")), **FEW) == {}
+
+
+def test_many_values_become_a_few_groups_in_order():
+    found = subgroups(P, facts(thickness_mm=NUMBER % 12 + 0.5), **FEW)
+    values = [group["value"] for group in found["thickness_mm"]["groups"]]
+    assert len(values) == MOST and values[-1] == "other"
+    assert values[:-1] == sorted(values[:-1], key=float)
+
+
+def test_facts_are_read_from_a_manifest_and_another_file_is_refused(tmp_path):
+    path = tmp_path / "manifest.csv"
+    path.write_text("key,subject,sex,year,extra\na,s,F,,x\nb,s,,2020,x\n")
+    assert read_facts(path) == {"a": {"sex": "F"}, "b": {"year": "2020"}}
+    path.write_text("subject,sex\ns,F\n")
+    with pytest.raises(InputError, match="no column key"):
+        read_facts(path)
+    with pytest.raises(InputError, match="cannot be read"):
+        read_facts(tmp_path / "none.csv")

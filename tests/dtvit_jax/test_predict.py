@@ -1,0 +1,425 @@
+import errno
+import io
+import json
+import struct
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pydicom
+import pytest
+from PIL import Image
+from pydicom.uid import generate_uid
+
+from data_builder.cleaning.clean_folder import clean_folder
+from data_builder.pseudonyms import PUBLIC_KEY, Pseudonyms
+from data_builder.shards.images import pixels
+from data_builder.shards.sources import open_source
+from dtvit_jax.decision import rule as decision_rule
+from dtvit_jax.decision.predictions import read_csv
+from dtvit_jax.decision.study import points_of
+from dtvit_jax.prediction import intake, predictor, study_folder
+from dtvit_jax.training import record as run_record
+from dtvit_jax.training.setup import make_task
+from dtvit_jax.training.steps import merge_model, probabilities
+from tests.helpers.dicom_files import ct, encoded, enhanced, head_hu
+from tests.helpers.model_folder import SIZE, save_model
+from tests.helpers.run_folder import random_weights
+from tests.helpers.studies import head, run, table, write
+
+NAME = "Doe^Jane"
+
+
+pytestmark = pytest.mark.usefixtures("own_cache")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models") / "run"
+    save_model(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def answered(model, tmp_path_factory):
+    """Two studies of two people in a folder with other files, and what came out."""
+    place = tmp_path_factory.mktemp("answered")
+    source = place / "Jane Doe"
+    write(source / "one", [head(i) for i in range(5)])
+    write(source / "two", [head(i, "another", "B9") for i in range(4)])
+    (source / "two" / "readme.txt").write_text("Jane Doe")
+    (source / "labels.csv").write_text("study,hemorrhage,location\n")
+    (source / "one" / "Jane Doe 99.dcm").write_bytes(encoded(head(9))[:-50])
+    out = place / "out"
+    status = run(source, "--workdir", model, "--out", out)
+    return source, out, status
+
+
+def test_every_study_has_its_answer_and_every_file_its_account(answered):
+    source, out, status = answered
+    assert status == 1  # a file was refused
+    studies, slices, files = (table(out / f"{n}.csv") for n in ("results", "slices", "files"))
+    assert len(studies) == 2 and len(slices) == len(read_csv(out / "slices.csv")) == 9
+    assert len(files) == sum(path.is_file() for path in source.rglob("*")) == 12
+    assert len({row["file"] for row in files}) == 12
+    uses = {use: [row for row in files if row["use"] == use] for use in ("used", "refused")}
+    assert len(uses["used"]) == 9 and sum(int(row["slices"]) for row in uses["used"]) == 9
+    assert sorted(row["reason"] for row in uses["refused"]) == ["not DICOM", "truncated"]
+    assert [row["use"] for row in files].count("own words") == 1
+    told = json.loads((out / "results.json").read_text())["studies"]
+    assert [each["key"] for each in told] == [row["study"] for row in studies]
+    for each in told:
+        assert len(each["model"]["weights_sha256"]) == 64 and each["trained_on_phantoms"]
+        places = [one["position_mm"] for one in each["study"]["slices"]]
+        assert places == sorted(places)
+        page = (out / "studies" / each["key"] / "report.html").read_text()
+        assert "http" not in page.replace("http-equiv", "") and "made-up phantoms" in page
+        worst = max(each["study"]["slices"], key=lambda one: one["p_hemorrhage"])
+        assert page.index(worst["key"]) == min(
+            page.index(one["key"]) for one in each["study"]["slices"]
+        )
+    assert not list(out.rglob(".draft*"))
+
+
+def test_nothing_that_names_a_person_or_a_place_is_written(answered):
+    source, out, _ = answered
+    forbidden = [NAME, "Jane", "A17", str(source), generate_uid(entropy_srcs=["a study"])]
+    for path in out.rglob("*"):
+        assert "Jane" not in path.name
+        if path.is_file():
+            data = path.read_bytes()
+            assert not [word for word in forbidden if word.encode() in data], path.name
+
+
+def test_slices_are_what_clean_and_build_make_and_the_model_says_what_evaluation_says(
+    answered, model, tmp_path
+):
+    """The chain of training, step by step, on the same files: equal keys, equal probabilities."""
+    _, out, _ = answered
+    told = {row["key"]: row for row in table(out / "slices.csv")}
+    write(tmp_path / "src", [head(i) for i in range(5)])
+    (tmp_path / "src" / "labels.csv").write_text(
+        f"study,hemorrhage,location\n{generate_uid(entropy_srcs=['a study'])},0,\n"
+    )
+    clean_folder(tmp_path / "src", tmp_path / "cleaned", key="public", jobs=1)
+    records = open_source(tmp_path / "cleaned", Pseudonyms(PUBLIC_KEY)).records
+    images = np.stack([pixels(record, SIZE)[..., 0] for record in records])
+    config = run_record.read_config(model)
+    task, abstract = make_task(config, steps=1)
+    params, stats = random_weights(abstract)
+
+    @jax.jit
+    def evaluate(params, stats, images):
+        return probabilities(merge_model(task.graph, params, stats)(task.transform(images, None)))
+
+    raw, where = map(np.asarray, evaluate(params, stats, jnp.asarray(images)))
+    rule = decision_rule.read(model)
+    fitted = rule.calibrations["slice"]
+    p = fitted["hemorrhage"].apply(decision_rule.both(raw), rule.method)[:, 1]
+    where = fitted["location"].apply(where, rule.method)
+    point = points_of(rule, "sensitivity_0.95").slice
+    assert {record.key for record in records} <= told.keys() and len(records) == 5
+    for i, record in enumerate(records):
+        row = told[record.key]
+        assert abs(float(row["p_hemorrhage"]) - p[i]) < 2e-5
+        for j, name in enumerate(("deep", "lobar", "subtentorial")):
+            assert abs(float(row[f"p_{name}"]) - where[i, j]) < 2e-5
+        if float(row["outlier"]) <= 1:
+            assert row["decision"] == point.decide(float(raw[i]))
+
+
+def test_a_second_call_does_nothing_and_a_new_file_makes_a_new_answer(model, tmp_path, capsys):
+    source, out = write(tmp_path / "study", [head(i) for i in range(4)]), tmp_path / "out"
+    assert run(source, "--workdir", model, "--out", out) == 0
+    (report,) = out.glob("studies/*/report.html")
+    before, bytes_before = report.stat().st_mtime_ns, {p: p.read_bytes() for p in all_in(out)}
+    assert run(source, "--workdir", model, "--out", out) == 0
+    assert report.stat().st_mtime_ns == before and "1 done before" in capsys.readouterr().out
+    assert {p: p.read_bytes() for p in all_in(out)} == bytes_before
+    write(tmp_path / "more", [head(8)])
+    assert run(source, tmp_path / "more", "--workdir", model, "--out", out) == 0
+    (row,) = table(out / "results.csv")
+    assert row["slices"] == "5"
+    again = tmp_path / "again"
+    assert run(source, tmp_path / "more", "--workdir", model, "--out", again) == 0
+    assert same(out, again)  # the same files, the same bytes, however often they came
+
+
+def all_in(folder):
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def same(one, other):
+    names = [{str(path.relative_to(place)) for path in all_in(place)} for place in (one, other)]
+    return names[0] == names[1] and all(
+        (one / name).read_bytes() == (other / name).read_bytes() for name in names[0]
+    )
+
+
+def test_cleaned_images_are_answered_as_their_dicom(answered, model, tmp_path, capsys):
+    source, out, _ = answered
+    clean_folder(source / "one", tmp_path / "cleaned", key="public", jobs=1)
+    images = next((tmp_path / "cleaned" / "images").iterdir())
+    assert run(images, "--workdir", model, "--out", tmp_path / "out") == 0
+    (row,) = table(tmp_path / "out" / "results.csv")
+    (whole,) = [each for each in table(out / "results.csv") if each["study"] == images.name]
+    for name in ("p_hemorrhage", "decision", "location", "slices"):
+        assert row[name] == whole[name]
+    settings = tmp_path / "cleaned" / "cleaning.json"
+    told = json.loads(settings.read_text())
+    settings.write_text(json.dumps(told | {"version": 0}))
+    assert run(images, "--workdir", model, "--out", tmp_path / "other") == 2
+    assert "version 0; the model is for mode robust" in capsys.readouterr().err
+
+
+def test_one_image_is_a_study_of_one_slice_that_is_uncertain(model, tmp_path):
+    one = write(tmp_path / "one", [head(0)]) / "Jane Doe 00.dcm"
+    assert run(one, "--workdir", model, "--out", tmp_path / "out") == 0
+    (row,) = table(tmp_path / "out" / "results.csv")
+    assert row["decision"] == "uncertain" and "1 slice only" in row["reasons"]
+
+
+def png(image, kind="PNG"):
+    buffer = io.BytesIO()
+    image.save(buffer, kind)
+    return buffer.getvalue()
+
+
+def bomb():
+    """A PNG of 200 bytes that says to be 60,000 x 60,000 pixels."""
+    data = bytearray(png(Image.new("L", (6, 6))))
+    data[16:24] = struct.pack(">II", 60_000, 60_000)
+    data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
+    return bytes(data)
+
+
+def coloured():
+    red = np.zeros((9, 9, 3), np.uint8)
+    red[..., 0] = 200
+    return png(Image.fromarray(red))
+
+
+BAD = {
+    "not DICOM": ("notes.dcm", lambda: b"these are notes" * 20),
+    "truncated": ("cut.dcm", lambda: encoded(head(0))[:-1000]),
+    "impossible header": ("bomb.png", bomb),
+    "colour": ("colour.png", coloured),
+    "unreadable": ("empty.jpg", lambda: b""),
+    "localizer": (
+        "scout.dcm",
+        lambda: encoded(head(0, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])),
+    ),
+}
+
+
+def test_bad_files_each_have_their_word_and_cost_nobody_else(model, tmp_path, capsys):
+    source = write(tmp_path / "study", [head(i) for i in range(4)])
+    for name, make in BAD.values():
+        (source / name).write_bytes(make())
+    cut = np.asarray(Image.effect_noise((64, 64), 50))
+    (source / "cut.jpg").write_bytes(png(Image.fromarray(cut), "JPEG")[:-400])
+    (source / "again.dcm").write_bytes(encoded(head(1)))
+    assert run(source, "--workdir", model, "--out", tmp_path / "out") == 1
+    files = table(tmp_path / "out" / "files.csv")
+    reasons = sorted(row["reason"] for row in files if row["use"] == "refused")
+    assert reasons == sorted([*BAD, "duplicate", "truncated"])
+    assert [row["use"] for row in files].count("used") == 4
+    decisions = [row["decision"] for row in table(tmp_path / "out" / "results.csv")]
+    assert sorted(map(bool, decisions)) == [False, True]  # the images are a study of their own
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_compressed_bomb_in_dicom_costs_its_own_file_alone(model, tmp_path):
+    """32 MB of zeros that deflate to 32 kB, where the header says 64 x 64 pixels."""
+    from pydicom.uid import DeflatedExplicitVRLittleEndian
+
+    ds = head(7)
+    ds.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    ds.PixelData = bytes(32 << 20)
+    source = write(tmp_path / "study", [head(i) for i in range(3)])
+    (source / "bomb.dcm").write_bytes(encoded(ds))
+    assert (source / "bomb.dcm").stat().st_size < 1 << 17
+    assert run(source, "--workdir", model, "--out", tmp_path / "out") == 1
+    files = table(tmp_path / "out" / "files.csv")
+    assert [row["reason"] for row in files if row["use"] == "refused"] == ["pixel data length"]
+
+
+def test_no_head_mixed_patients_and_no_study_have_no_answer_but_a_word(model, tmp_path, capsys):
+    air = np.full((64, 64), -1000)
+    source = tmp_path / "src"
+    write(
+        source / "air",
+        [ct(air, StudyInstanceUID="1.2.3", SOPInstanceUID=f"1.2.{i}") for i in (4, 5)],
+    )
+    write(source / "mixed", [head(0, patient="A17"), head(1, patient="B9")])
+    write(source / "good", [head(i, "good") for i in range(3)])
+    out = tmp_path / "out"
+    assert run(source, "--workdir", model, "--out", out) == 1
+    said = capsys.readouterr()
+    assert "no slice of it shows a head" in said.out and "its files name 2 patients" in said.out
+    assert "3 studies of 2 patients" in said.err
+    rows = table(out / "results.csv")
+    assert sorted(bool(row["decision"]) for row in rows) == [False, False, True]
+    reasons = [row["reason"] for row in table(out / "files.csv")]
+    assert sorted(reasons) == ["", "", "", "mixed patients", "mixed patients", "no head", "no head"]
+    (tmp_path / "nothing").mkdir()
+    (tmp_path / "nothing" / "notes.txt").write_text("a text")
+    assert run(tmp_path / "nothing", "--workdir", model, "--out", tmp_path / "none") == 2
+    assert "PATH holds no study" in capsys.readouterr().err
+    assert [row["reason"] for row in table(tmp_path / "none" / "files.csv")] == ["not DICOM"]
+
+
+def test_three_thousand_slices_are_answered(model, tmp_path):
+    hu = head_hu(24, 24)
+    stack = np.stack([hu + i % 7 for i in range(3000)])
+    ds = enhanced(stack, z=[0.2 * i for i in range(3000)], PatientID="C3")
+    (tmp_path / "many.dcm").write_bytes(encoded(ds))
+    out = tmp_path / "out"
+    assert run(tmp_path / "many.dcm", "--workdir", model, "--out", out, "--batch", 500) == 0
+    (row,) = table(out / "results.csv")
+    assert row["slices"] == "3000" and len(table(out / "slices.csv")) == 3000
+    (told,) = json.loads((out / "results.json").read_text())["studies"]
+    assert [each["frame"] for each in told["study"]["slices"]] == list(range(3000))
+
+
+def test_a_full_disk_is_one_line_and_the_same_command_goes_on(model, tmp_path, monkeypatch, capsys):
+    source = tmp_path / "src"
+    for name in ("a", "b"):
+        write(source / name, [head(i, name) for i in range(3)])
+    written = study_folder.put
+
+    def full(path, text):
+        if path.parent.name.startswith(".draft-") and len(list(out.glob("studies/stu-*"))) == 1:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        written(path, text)
+
+    out = tmp_path / "out"
+    monkeypatch.setattr(predictor, "put", full)
+    assert run(source, "--workdir", model, "--out", out) == 2
+    error = capsys.readouterr().err
+    assert "No space left on device" in error and "Traceback" not in error
+    assert len(list(out.glob("studies/*/results.json"))) == 1  # the first study is whole
+    assert len(table(out / "results.csv")) == 1
+    monkeypatch.undo()
+    assert run(source, "--workdir", model, "--out", out) == 0
+    assert "1 done before" in capsys.readouterr().out and len(table(out / "results.csv")) == 2
+
+
+def test_a_worker_that_cant_write_is_a_full_disk_too(tmp_path):
+    path = write(tmp_path / "s", [head(0)]) / "Jane Doe 00.dcm"
+    found = intake.look(intake.Look(str(path), "fil-a", PUBLIC_KEY))
+    (tmp_path / "file").write_text("")
+    task = intake.Prepare(found, str(tmp_path / "file"), "robust", "png", SIZE, PUBLIC_KEY)
+    assert intake.prepare(task).result.failure
+
+
+def test_ctrl_c_keeps_what_is_done(model, tmp_path, monkeypatch, capsys):
+    source = tmp_path / "src"
+    for name in ("a", "b"):
+        write(source / name, [head(i, name) for i in range(3)])
+    out = tmp_path / "out"
+    page = predictor.study_page
+
+    def stopped(*arguments):
+        if list(out.glob("studies/stu-*")):
+            raise KeyboardInterrupt
+        return page(*arguments)
+
+    monkeypatch.setattr(predictor, "study_page", stopped)
+    assert run(source, "--workdir", model, "--out", out) == 130
+    assert "goes on from here" in capsys.readouterr().err
+    assert len(table(out / "results.csv")) == 1
+    monkeypatch.undo()
+    assert run(source, "--workdir", model, "--out", out) == 0
+    assert not list(out.rglob(".draft*")) and len(table(out / "results.csv")) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ([], "give PATH"),
+        (["missing"], "PATH 1 does not exist"),
+        (["empty"], "PATH is empty"),
+        (["s", "--out", "s/out"], "inside PATH 1"),
+        (["s", "--point", "sensitivity_2"], "it has balanced_accuracy"),
+        (["s", "--watch", "s"], "give PATH"),
+        (["s", "--batch", "0"], "1 or more"),
+        (["s", "--explain", "grad_cam", "--dicom_out", "no"], "this model has gradient, rollout"),
+    ],
+)
+def test_a_wrong_command_line_is_one_line(model, tmp_path, monkeypatch, capsys, arguments, says):
+    monkeypatch.chdir(tmp_path)
+    write(Path("s"), [head(0)])
+    Path("empty").mkdir()
+    assert run("--workdir", model, "--out", "out", *arguments) == 2
+    error = capsys.readouterr().err
+    assert says in error and error.count("\n") == 1
+
+
+def test_a_run_that_uses_the_out_folder_keeps_another_away(model, tmp_path, capsys):
+    import fcntl
+
+    source, out = write(tmp_path / "s", [head(0)]), tmp_path / "out"
+    out.mkdir()
+    with (out / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert run(source, "--workdir", model, "--out", out) == 2
+    assert "another run is writing" in capsys.readouterr().err
+
+
+def test_the_way_back_is_beside_the_key(model, tmp_path, capsys):
+    from data_builder.__main__ import main
+
+    source, out, key = (
+        write(tmp_path / "s", [head(i) for i in range(3)]),
+        tmp_path / "o",
+        tmp_path / "key",
+    )
+    assert run(source, "--workdir", model, "--out", out, key=str(key)) == 0
+    (row,) = table(out / "results.csv")
+    capsys.readouterr()
+    assert main(["lookup", row["worst_slice"], "--key", str(key)]) == 0
+    assert "Jane Doe" in capsys.readouterr().out
+
+
+def test_a_start_imports_nothing_that_only_fits_or_draws():
+    words = (
+        "import sys, dtvit_jax.predict, dtvit_jax.prediction.session; print(set(sys.modules) & "
+        "{'scipy', 'sklearn', 'pandas', 'matplotlib', 'highdicom', 'orbax'})"
+    )
+    done = subprocess.run([sys.executable, "-c", words], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
+def test_objects_for_a_pacs_and_heat_maps_come_with_it(model, tmp_path):
+    source = write(tmp_path / "s", [head(i) for i in range(5)])
+    out = tmp_path / "out"
+    words = ["--workdir", model, "--out", out, "--dicom_out", "yes", "--explain", "rollout"]
+    assert run(source, *words) == 0
+    (row,) = table(out / "results.csv")
+    place = out / "dicom" / row["study"]
+    assert {path.name for path in place.iterdir()} == {"sr.dcm", "capture.dcm"}
+    assert (out / "dicom").stat().st_mode & 0o777 == 0o700
+    report = pydicom.dcmread(place / "sr.dcm")
+    assert report.PatientID == "A17" and row["study"] not in str(report.StudyInstanceUID)
+    capture = pydicom.dcmread(place / "capture.dcm")
+    assert int(capture.NumberOfFrames) == 4
+    page = (out / "studies" / row["study"] / "report.html").read_text()
+    assert page.count("<img") == 8 and "heat map of slice" in page and NAME not in page
+    before = {path: path.read_bytes() for path in place.iterdir()}
+    assert run(source, *words) == 0  # done: nothing is made anew
+    assert {path: path.read_bytes() for path in place.iterdir()} == before
+
+
+def test_an_older_runs_config_has_the_newer_fields_too(model, tmp_path):
+    values = json.loads((model / "config.json").read_text())
+    del values["clip_norm"], values["loss"]["location"]
+    values["model"] = {"name": "resnet18"}
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    config = run_record.read_config(tmp_path)
+    assert config.clip_norm == 0.0 and config.loss.location == 0.5  # configs/vit_l.py
+    assert config.model.to_dict() == {"name": "resnet18"} and config.batch_size == 8  # its own

@@ -1,0 +1,43 @@
+import csv
+
+import numpy as np
+from pydicom.uid import generate_uid
+
+from dtvit_jax import predict
+from tests.helpers.dicom_files import ct, encoded, head_hu
+
+NAME = "Doe^Jane"
+
+
+def head(i, study="a study", patient="A17", **changes):
+    """Slice `i` of a study: a disc whose ramp turns with i."""
+    hu = np.rot90(head_hu(), i % 4) + (i // 4)
+    return ct(
+        hu.copy(),
+        SOPInstanceUID=generate_uid(entropy_srcs=[study, str(i)]),
+        StudyInstanceUID=generate_uid(entropy_srcs=[study]),
+        PatientID=patient,
+        PatientName=NAME,
+        ImagePositionPatient=[-30, -30, 5.0 * i],
+        InstanceNumber=i + 1,
+        **changes,
+    )
+
+
+def write(folder, datasets):
+    folder.mkdir(parents=True, exist_ok=True)
+    for i, ds in enumerate(datasets):
+        (folder / f"Jane Doe {i:02d}.dcm").write_bytes(encoded(ds))
+    return folder
+
+
+def run(*arguments, key="public"):
+    words = [*arguments, "--key", key, "--jobs", "1"]
+    if "--dicom_out" not in arguments:
+        words += ["--dicom_out", "no", "--explain", "none"]
+    return predict.main(list(map(str, words)))
+
+
+def table(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
