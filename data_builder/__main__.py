@@ -6,7 +6,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from data_builder.errors import InputError
+from data_builder.errors import InputError, run_command
 
 EXAMPLES = {
     "phantom": "python -m data_builder phantom --out scans --subjects 40",
@@ -180,18 +180,16 @@ def _review(args: argparse.Namespace) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Bad input is one line and status 2; Ctrl-C is status 130 and the next run goes on."""
-    try:
+    """The command; returns its exit status."""
+
+    def command() -> int:
         args, more = parser().parse_known_args(argv)
         if more:  # argparse would repeat them, and a path may hold a name
             raise InputError("the command line has a word too many: quote a path with spaces")
         return run(args)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on from here", file=sys.stderr)
-        return 130
+
+    try:
+        return run_command(command)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1

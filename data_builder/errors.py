@@ -1,8 +1,26 @@
-"""The one exception that means 'the user can mend this'."""
+"""The exception that means 'the user can mend this', and how commands report it."""
+
+import sys
+from collections.abc import Callable
 
 
 class InputError(Exception):
-    """Bad input. Its text is one line: what is wrong, where, and how to mend it.
+    """Bad input. Its text is one line: what is wrong, where, and how to mend it."""
 
-    Commands print that line without a traceback and exit with status 2.
+
+def run_command(
+    command: Callable[[], int], stopped: str = "stopped; the same command goes on from here"
+) -> int:
+    """Runs a command and returns its exit status.
+
+    An InputError is printed as one line on standard error, without a traceback; the status is 2.
+    Ctrl-C prints `stopped`; the status is 130.
     """
+    try:
+        return command()
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(stopped, file=sys.stderr)
+        return 130

@@ -1,13 +1,12 @@
-"""Folders and files for their owner alone, written whole or not at all.
-
-One process at a time in a folder that a command writes to.
-"""
+"""Writes files whole or not at all, holds folders for one process, and hashes files."""
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import os
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -18,34 +17,54 @@ DRAFT = ".draft-"
 
 
 def make_private(folder: Path) -> Path:
-    """Makes `folder` with mode 700, or makes an old one so; its parents as they come."""
+    """Makes `folder` with mode 700, or changes an existing one to it."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     folder.chmod(0o700)
     return folder
 
 
-def write_private(path: Path, data: bytes, drafts: Path | None = None) -> None:
-    """Writes `path` with mode 600: on disk when this returns, never there in part.
+@contextlib.contextmanager
+def draft_of(path: Path, drafts: Path | None = None) -> Iterator[Path]:
+    """Yields the path of a draft, which becomes `path` at the end of the block.
 
-    It is written in the folder `drafts` of the same disk first (None: beside `path`). Raises
-    OSError; nothing is left behind then.
+    The draft is in the folder `drafts` of the same disk (None: beside `path`), and its name ends as
+    that of `path` does, so that libraries that go by the suffix write the right format. Where the
+    block raises, Ctrl-C included, the draft is removed and `path` stays as it was.
     """
     draft = (drafts or path.parent) / f"{DRAFT}{os.getpid()}-{threading.get_ident()}-{path.name}"
     try:
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        yield draft
         draft.replace(path)
-        _sync(path.parent)
     except BaseException:
         with contextlib.suppress(OSError):
             draft.unlink(missing_ok=True)
         raise
 
 
-def _sync(folder: Path) -> None:
+def write_whole(path: Path, data: bytes | str) -> None:
+    """Writes `path` whole or not at all; text as UTF-8. Raises OSError."""
+    with draft_of(path) as draft:
+        draft.write_bytes(data.encode() if isinstance(data, str) else data)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes `value` as JSON, whole or not at all. Raises ValueError where it holds a nan."""
+    write_whole(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+def write_private(path: Path, data: bytes, drafts: Path | None = None) -> None:
+    """Writes `path` whole, with mode 600, and on disk when this returns. Raises OSError."""
+    with draft_of(path, drafts) as draft:
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    sync(path.parent)
+
+
+def sync(folder: Path) -> None:
+    """Makes sure that the names in `folder` are on disk."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -53,12 +72,10 @@ def _sync(folder: Path) -> None:
         os.close(descriptor)
 
 
-def write_metrics(path: str | os.PathLike[str], result: dict[str, Any]) -> None:
-    """Writes metrics.json whole or not at all; there is no nan in it."""
-    path = Path(path)
-    partial_path = path.with_name(path.name + ".part")
-    partial_path.write_text(json.dumps(result, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    partial_path.replace(path)
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file's bytes, 64 hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 _held: dict[Path, IO[str]] = {}
@@ -78,11 +95,18 @@ def hold(folder: Path, option: str) -> None:
         raise InputError(
             f"cannot write to {folder}: {error.strerror}: give another {option}"
         ) from error
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
+    if not lock(file):
         file.close()
         raise InputError(
             f"another process is writing to {folder}: wait for it to end, or give another {option}"
-        ) from error
+        )
     _held[folder.resolve()] = file
+
+
+def lock(file: IO[Any]) -> bool:
+    """Locks an open file for this process until it is closed; False where another holds it."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True

@@ -10,7 +10,7 @@ import json
 import sys
 from pathlib import Path
 
-from data_builder.errors import InputError
+from data_builder.errors import InputError, run_command
 from dtvit_jax.decision.aggregation import DEFAULT, Aggregation
 from dtvit_jax.decision.predictions import read_csv
 from dtvit_jax.evaluation.comparison import compare
@@ -61,9 +61,10 @@ def aggregation_beside(path: Path) -> Aggregation:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Bad input is one line and status 2."""
+    """The command; returns its exit status."""
     args = parser().parse_args(argv)
-    try:
+
+    def command() -> int:
         if not 0 < args.threshold < 1:
             raise InputError(f"--threshold {args.threshold}: give a probability between 0 and 1")
         found = [find_run(given, args.split) for given in args.runs]
@@ -75,15 +76,14 @@ def main(argv: list[str] | None = None) -> int:
         how = {name: aggregation_beside(path) for name, path in found}
         result = compare(runs, how, threshold=args.threshold)
         page = write_comparison(args.out, result)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    for pair in result["pairs"]:
-        print(f"{pair['a']} and {pair['b']}:")
-        for sentence in pair["sentences"]:
-            print(f"  {sentence}")
-    print(f"comparison: {page}")
-    return 0
+        for pair in result["pairs"]:
+            print(f"{pair['a']} and {pair['b']}:")
+            for sentence in pair["sentences"]:
+                print(f"  {sentence}")
+        print(f"comparison: {page}")
+        return 0
+
+    return run_command(command)
 
 
 if __name__ == "__main__":

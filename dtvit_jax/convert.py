@@ -17,7 +17,7 @@ from typing import Any
 import jax
 from flax import nnx
 
-from data_builder.errors import InputError
+from data_builder.errors import InputError, run_command
 from dtvit_jax import models
 from dtvit_jax.runs.trained_run import open_weights
 from dtvit_jax.training.steps import split_model
@@ -72,12 +72,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--all", action="store_true", help="of a run: the heads too")
     args = parser.parse_args(arguments)
     given = {"name": args.model, "image_size": args.image_size, "channels": args.channels}
-    try:
+
+    def command() -> int:
         print(convert(args.src, given, args.out, args.all))
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+        return 0
+
+    return run_command(command)
 
 
 if __name__ == "__main__":

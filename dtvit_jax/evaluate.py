@@ -20,8 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from data_builder.errors import InputError
-from data_builder.files import write_metrics
+from data_builder.errors import InputError, run_command
+from data_builder.files import write_json
 from dtvit_jax.decision import calibration, outlier
 from dtvit_jax.decision import rule as decision_rule
 from dtvit_jax.decision.aggregation import DEFAULT, METHODS, Aggregation
@@ -240,7 +240,7 @@ def write_evaluation(
         write_csv(out / "predictions.csv", predictions)
         report = write_report(out, predictions, metrics, record, history or [], image, rule, facts)
         write_model_card(out, metrics, record)
-        write_metrics(out / "metrics.json", {**metrics, "of": of or {}})  # last: all is done
+        write_json(out / "metrics.json", {**metrics, "of": of or {}})  # last: all is done
     except OSError as error:
         raise InputError(f"cannot write to {out}: {error.strerror}: give another --out") from error
     return report
@@ -263,21 +263,21 @@ def in_words(metrics: dict) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Bad input is one line and status 2."""
+    """The command; returns its exit status."""
     args = parser().parse_args(argv)
-    try:
+
+    def command() -> int:
         if args.workdir:
             out = args.out or args.workdir / args.split
             report = evaluate_run(args, out)
         else:
             out = args.out or args.predictions.parent / "evaluation"
             report = evaluate_file(args, out)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(in_words(json.loads((out / "metrics.json").read_text())))
-    print(f"report: {report}")
-    return 0
+        print(in_words(json.loads((out / "metrics.json").read_text())))
+        print(f"report: {report}")
+        return 0
+
+    return run_command(command)
 
 
 if __name__ == "__main__":

@@ -16,10 +16,10 @@ from pathlib import Path
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from data_builder.errors import InputError
+from data_builder.errors import InputError, run_command
 from data_builder.shards.files import data_sets
+from dtvit_jax.command_line import parse
 from dtvit_jax.experiments.run import run
-from dtvit_jax.main import parse
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -32,16 +32,16 @@ def define_flags(values: flags.FlagValues) -> None:
 def _main(argv: list[str]) -> None:
     del argv
     config = flags.FLAGS.config
-    try:
+
+    def command() -> int:
         if not config.source and not data_sets(Path(config.data_dir)):
             raise InputError(
                 f"config.source is empty and {config.data_dir} holds no data set: give "
                 "--config.source=SRC"
             )
-        sys.exit(run(config, Path(flags.FLAGS.out)))
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        return run(config, Path(flags.FLAGS.out))
+
+    sys.exit(run_command(command))
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ import jax
 import numpy as np
 
 from data_builder.cleaning import clean
-from data_builder.errors import InputError
+from data_builder.errors import InputError, run_command
 from data_builder.records import LOCATIONS
 from dtvit_jax.decision import rule as decision_rule
 from dtvit_jax.evaluation import fitted_rule
@@ -246,18 +246,16 @@ def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
     # A plain SIGTERM would leave the draft behind.
     before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(STOPPED[signal.SIGTERM]))
-    try:
+
+    def command() -> int:
         written = export(args.workdir, args.out, args.format)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped; nothing was written", file=sys.stderr)
-        return STOPPED[signal.SIGINT]
+        print(f"{args.out}: model.{args.format}" + ("" if written else ", there already"))
+        return 0
+
+    try:
+        return run_command(command, "stopped; nothing was written")
     finally:
         signal.signal(signal.SIGTERM, before)
-    print(f"{args.out}: model.{args.format}" + ("" if written else ", there already"))
-    return 0
 
 
 if __name__ == "__main__":

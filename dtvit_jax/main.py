@@ -13,7 +13,8 @@ from pathlib import Path
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from data_builder.errors import InputError
+from data_builder.errors import run_command
+from dtvit_jax.command_line import parse
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -38,30 +39,13 @@ def _main(argv: list[str]) -> None:
     prepare()
     path = Path(config_flags.get_config_filename(flags.FLAGS["config"]))
     workdir = Path(flags.FLAGS.workdir or Path("runs") / path.stem)
-    try:
+
+    def command() -> int:
         distributed.connect()
         with distributed.ending_with_the_others():
-            status = train(flags.FLAGS.config, workdir, public_command(sys.argv[1:]))
-        sys.exit(status)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+            return train(flags.FLAGS.config, workdir, public_command(sys.argv[1:]))
 
-
-def parse(argv: list[str]) -> list[str]:
-    """absl's parser, with one line and status 2 for an unknown field or a value of another type."""
-    try:
-        left = flags.FLAGS(argv)
-        flags.FLAGS.config.lock()  # a file that could not be read fails at its first use
-        if len(left) > 1:
-            raise flags.Error(f"what is {left[1]!r}? Options start with --")
-        return left
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-        said = " ".join(str(error).split()).strip("\"'")
-        if "Failed loading config file" in said and "No such file" in said:
-            said = "--config names a file that does not exist"
-        print(f"error: the command line: {said}: see --help and the config file", file=sys.stderr)
-        sys.exit(2)
+    sys.exit(run_command(command))
 
 
 if __name__ == "__main__":

@@ -18,8 +18,8 @@ import ml_collections
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from data_builder.errors import InputError
-from dtvit_jax.main import parse
+from data_builder.errors import InputError, run_command
+from dtvit_jax.command_line import parse
 from dtvit_jax.planning import accelerators
 from dtvit_jax.planning.accelerators import ACCELERATORS, Accelerator
 from dtvit_jax.planning.collectives import collectives
@@ -153,7 +153,8 @@ def _main(argv: list[str]) -> None:
     del argv
     values = flags.FLAGS
     config = values["config"].value
-    try:
+
+    def command() -> int:
         data, fsdp = parse_mesh(values.mesh, config)
         devices = (accelerators.find(values.device),) if values.device else ACCELERATORS
         jax.config.update("jax_platforms", "cpu")
@@ -162,10 +163,10 @@ def _main(argv: list[str]) -> None:
         if compiling:
             print("compiling the step: a minute or more for a large model", file=sys.stderr)
         answer = plan(config, data, fsdp, devices, values.utilisation, compiling)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    print(json.dumps(answer, indent=1) if values.json else table(answer))
+        print(json.dumps(answer, indent=1) if values.json else table(answer))
+        return 0
+
+    sys.exit(run_command(command))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from data_builder.errors import InputError
+from data_builder.errors import InputError, run_command
 from data_builder.parallel import processes
 from dtvit_jax import runtime
 from dtvit_jax.pacs.listener import add_flags
@@ -147,18 +147,15 @@ def _check_places(paths: list[Path], out: Path) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Bad input is one line and status 2; Ctrl-C is status 130 and the next run goes on."""
-    try:
+    """The command; returns its exit status."""
+
+    def command() -> int:
         args, more = parser().parse_known_args(argv)
         if more:  # argparse would repeat them, and a path may hold a name
             raise InputError("the command line has an option that is not known: see --help")
         return run(args)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on from here", file=sys.stderr)
-        return 130
+
+    return run_command(command)
 
 
 if __name__ == "__main__":

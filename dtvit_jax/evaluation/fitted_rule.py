@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from data_builder.errors import InputError
-from data_builder.files import write_metrics
+from data_builder.files import write_json
 from dtvit_jax.decision import calibration
 from dtvit_jax.decision.aggregation import CANDIDATES, Aggregation, by_subject, subject_index
 from dtvit_jax.decision.calibration import METHODS, Calibration
@@ -125,7 +125,7 @@ def _points(
 
 def write(folder: Path, rule: DecisionRule) -> Path:
     """Writes decision_rule.json into the model's folder, whole or not at all."""
-    write_metrics(folder / FILE, rule.raw)
+    write_json(folder / FILE, rule.raw)
     return folder / FILE
 
 

@@ -11,7 +11,7 @@ import ml_collections
 import numpy as np
 from markupsafe import Markup
 
-from data_builder.files import write_metrics
+from data_builder.files import write_json
 from dtvit_jax.decision.predictions import UNKNOWN, Predictions
 from dtvit_jax.evaluation import metrics
 from dtvit_jax.evaluation.bootstrap import RESAMPLES
@@ -53,7 +53,7 @@ def write_table(config: ml_collections.ConfigDict, done: Done, total: int, out: 
         draft = out / f"{name}.part"
         draft.write_text(page.rstrip() + "\n", encoding="utf-8")
         draft.replace(out / name)
-    write_metrics(out / "table.json", table)
+    write_json(out / "table.json", table)
 
 
 def make_table(

@@ -7,7 +7,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from data_builder.errors import InputError
-from data_builder.files import write_metrics
+from data_builder.files import write_json
 from dtvit_jax.reports import figures
 from dtvit_jax.reports.limitations import RESEARCH
 from dtvit_jax.reports.pages import environment
@@ -37,7 +37,7 @@ def write_comparison(out: Path, result: dict[str, Any]) -> Path:
         draft = out / "comparison.html.part"
         draft.write_text(page, encoding="utf-8")
         draft.replace(out / "comparison.html")
-        write_metrics(out / "comparison.json", result)
+        write_json(out / "comparison.json", result)
     except OSError as error:
         raise InputError(f"cannot write to {out}: {error.strerror}: give another --out") from error
     return out / "comparison.html"

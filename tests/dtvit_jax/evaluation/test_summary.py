@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_builder.errors import InputError
-from data_builder.files import write_metrics
+from data_builder.files import write_json
 from dtvit_jax.decision.aggregation import by_subject
 from dtvit_jax.evaluation.summary import evaluate_predictions, paired_difference
 from tests.helpers.predictions import make, replaced
@@ -130,7 +130,7 @@ def one_score(p):
 )
 def test_what_cannot_be_computed_is_null_with_a_reason(tmp_path, change):
     result = evaluate_predictions(change(make()), **FAST)
-    write_metrics(tmp_path / "metrics.json", result)
+    write_json(tmp_path / "metrics.json", result)
     read = json.loads((tmp_path / "metrics.json").read_text())
     assert [f.name for f in tmp_path.iterdir()] == ["metrics.json"]
     some_null = False
