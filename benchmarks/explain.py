@@ -27,8 +27,7 @@ from dtvit_jax.evaluation import bootstrap
 from dtvit_jax.prediction.attribution import HEADS, METHODS
 from dtvit_jax.prediction.heat_maps import heat_maps, methods_of, overlay, to_slice
 from dtvit_jax.runs.trained_run import TrainedRun
-from dtvit_jax.training.setup import make_crop, make_model
-from dtvit_jax.training.steps import split_model
+from dtvit_jax.training.network import make_crop, make_model, split_model
 
 BATCH = 32
 RESAMPLES = 4000
@@ -62,7 +61,7 @@ def make_slices(subjects: int, seed: int, size: int) -> Slices:
     return Slices(*columns, np.array(locations))
 
 
-def maps_of(task, params, state, slices: Slices, head: str, method: str) -> np.ndarray:
+def maps_of(network, params, state, slices: Slices, head: str, method: str) -> np.ndarray:
     """float32 [n, image_size, image_size]: the answer explained is ICH, or the true location."""
     n = len(slices.stored)
     classes = np.ones(n) if head == "hemorrhage" else slices.location[slices.subject]
@@ -70,7 +69,7 @@ def maps_of(task, params, state, slices: Slices, head: str, method: str) -> np.n
     for start in range(0, n, BATCH):
         part = np.arange(start, start + BATCH) % n  # the last batch is filled: one compilation
         heat = heat_maps(
-            task,
+            network,
             params,
             state,
             slices.stored[part],
@@ -150,7 +149,7 @@ def main() -> None:
     if int(config.data.seed) == args.seed:
         parser.error("--seed is the run's own: its subjects are no new ones")
     crop = make_crop(config)
-    task, params, state = run.model()
+    network, params, state = run.model()
     config.seed = config.seed + 1
     _, random, random_state = split_model(make_model(config))
     slices = make_slices(args.subjects, args.seed, int(config.data.size))
@@ -167,8 +166,8 @@ def main() -> None:
     for method in methods_of(params):
         for head in HEADS if method != "rollout" else ("any",):
             what = head if head in HEADS else HEADS[0]
-            own = maps_of(task, params, state, slices, what, method)
-            other = maps_of(task, random, random_state, slices, what, method)
+            own = maps_of(network, params, state, slices, what, method)
+            other = maps_of(network, random, random_state, slices, what, method)
             shown[f"{method} {head}"] = own
             for weights, maps in (("trained", own), ("random", other)):
                 share = shares(slices, maps, crop)

@@ -35,14 +35,14 @@ def make_run(folder: Path, name: str) -> None:
 
     from configs import vit_l
     from data_builder.cleaning import clean
+    from data_builder.files import write_json
     from dtvit_jax.decision import outlier
     from dtvit_jax.decision.aggregation import Aggregation
     from dtvit_jax.decision.predictions import Predictions
     from dtvit_jax.evaluation import fitted_rule
     from dtvit_jax.runs import evaluated_weights
     from dtvit_jax.training import record as run_record
-    from dtvit_jax.training.setup import make_model
-    from dtvit_jax.training.steps import split_model
+    from dtvit_jax.training.network import make_model, split_model
 
     config = vit_l.get_config()
     config.model.name, config.init_from = name, "scratch"
@@ -50,7 +50,7 @@ def make_run(folder: Path, name: str) -> None:
     cleaning = {"mode": "robust", "version": clean.VERSION, "format": "png"}
     dataset = {"digest": "0", "phantom": True, "cleaning": cleaning}
     record = {"format": run_record.FORMAT, "dataset": dataset}
-    run_record.write_json(folder / "run.json", record)
+    write_json(folder / "run.json", record)
     params, stats = jax.jit(lambda: split_model(make_model(config))[1:])()
     evaluated_weights.write(folder, config.model.to_dict(), (params, stats), 1, "0")
     rng = np.random.default_rng(0)

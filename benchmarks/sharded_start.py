@@ -33,14 +33,15 @@ def child(model: str, weights: str) -> None:
     import jax
 
     from configs import vit_l
-    from dtvit_jax.training.setup import initial_state, make_task
+    from dtvit_jax.training.setup import abstract_state, initial_state, make_task
     from dtvit_jax.training.sharding import make_mesh, state_sharding
     from dtvit_jax.weights import files, load
 
     config = vit_l.get_config()
     config.model.name = model
     mesh = make_mesh({"data": 1, "fsdp": jax.process_count()})
-    task, abstract = make_task(config, steps=1)
+    task = make_task(config, steps=1)
+    abstract = abstract_state(task)
     placed = state_sharding(mesh, abstract)
     before, start = peak(), time.monotonic()
     loaded = None
@@ -65,8 +66,7 @@ def write(model: str, path: str) -> None:
     import ml_collections
 
     from configs import vit_l
-    from dtvit_jax.training.setup import make_model
-    from dtvit_jax.training.steps import split_model
+    from dtvit_jax.training.network import make_model, split_model
     from dtvit_jax.weights.save import save
 
     config: ml_collections.ConfigDict = vit_l.get_config()

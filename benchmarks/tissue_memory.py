@@ -22,7 +22,8 @@ from dtvit_jax.data import packing
 from dtvit_jax.data.examples import TrainingExamples
 from dtvit_jax.data.shards import open_shards
 from dtvit_jax.runtime import prepare
-from dtvit_jax.training.setup import make_augmentation, make_task, make_tissue
+from dtvit_jax.training.network import make_tissue
+from dtvit_jax.training.setup import abstract_state, make_augmentation, make_task
 from dtvit_jax.training.steps import train_step
 
 GIB = 2**30
@@ -63,7 +64,8 @@ def main() -> None:
 
     def needs(tokens: str, given: dict) -> float:
         config.model.tokens = tokens
-        task, abstract = make_task(config, steps=10)
+        task = make_task(config, steps=10)
+        abstract = abstract_state(task)
         step = jax.jit(functools.partial(train_step, task=task), donate_argnums=0)
         found = step.lower(abstract, given).compile().memory_analysis()
         kept = found.argument_size_in_bytes + found.output_size_in_bytes

@@ -124,7 +124,7 @@ def our_step(model: str, batch: int, depth: int = 0, **options: Any) -> tuple[An
 
     from configs import vit_l
     from dtvit_jax.models import vit
-    from dtvit_jax.training.setup import initial_state, make_task
+    from dtvit_jax.training.setup import abstract_state, initial_state, make_task
     from dtvit_jax.training.sharding import make_mesh, state_sharding
     from dtvit_jax.training.steps import train_step
 
@@ -132,8 +132,10 @@ def our_step(model: str, batch: int, depth: int = 0, **options: Any) -> tuple[An
     config = vit_l.get_config()
     config.model.name = f"vit_{model}{PATCH}"
     config.model.update(options)
-    task, abstract = make_task(config, steps=10)
-    task = dataclasses.replace(task, transform=lambda images, augmentation: images)
+    task = make_task(config, steps=10)
+    abstract = abstract_state(task)
+    network = dataclasses.replace(task.network, transform=lambda images, augmentation: images)
+    task = dataclasses.replace(task, network=network)
     state = initial_state(config, task, state_sharding(make_mesh(config.mesh), abstract))
     given = jax.device_put({**batch_of(batch), "augmentation": np.zeros((batch, 7), np.float32)})
     step = jax.jit(functools.partial(train_step, task=task), donate_argnums=0)
@@ -147,9 +149,7 @@ def dtvit_jax(
     task, state, step, given = our_step(model, batch, depth)
     import jax
 
-    from dtvit_jax.training.steps import merge_model
-
-    logits = jax.jit(lambda params, stats, x: merge_model(task.graph, params, stats)(x))
+    logits = jax.jit(lambda params, stats, x: task.network.model(params, stats)(x))
 
     def train() -> None:
         nonlocal state
@@ -178,8 +178,9 @@ def tissue(model: str, depth: int, batch: int, threads: int, data_dir: str) -> d
     from dtvit_jax.data.loader import Prefetched, evaluation_batches, training_batches
     from dtvit_jax.data.shards import open_shards
     from dtvit_jax.models import vit
-    from dtvit_jax.train import put
-    from dtvit_jax.training.setup import initial_state, make_augmentation, make_task, make_tissue
+    from dtvit_jax.training import distributed
+    from dtvit_jax.training.network import make_tissue
+    from dtvit_jax.training.setup import abstract_state, initial_state, make_augmentation, make_task
     from dtvit_jax.training.sharding import batch_sharding, make_mesh, state_sharding
     from dtvit_jax.training.steps import evaluate_step, train_step
 
@@ -188,11 +189,16 @@ def tissue(model: str, depth: int, batch: int, threads: int, data_dir: str) -> d
     config = vit_l.get_config()
     config.model.name, config.init_from = f"vit_{model}{PATCH}", "scratch"
     config.model.tokens, config.batch_size, config.data.dir = "tissue", batch, data_dir
-    task, abstract = make_task(config, steps=10)
+    task = make_task(config, steps=10)
+    abstract = abstract_state(task)
     mesh = make_mesh(config.mesh)
     placed = state_sharding(mesh, abstract)
     state = initial_state(config, task, placed)
-    to_device = functools.partial(put, placed=batch_sharding(mesh))
+
+    def to_device(batch: dict[str, Any]) -> dict[str, Any]:
+        on_host = {name: value for name, value in batch.items() if name != "index"}
+        return distributed.to_devices(on_host, batch_sharding(mesh))
+
     source = open_shards(config.data).source("train")
     examples = TrainingExamples(source, config.data.balance, make_augmentation(config), config.seed)
     rule = make_tissue(config)
@@ -205,7 +211,7 @@ def tissue(model: str, depth: int, batch: int, threads: int, data_dir: str) -> d
     )
     nothing = np.zeros((batch, rule.patches), bool)
     step = jax.jit(functools.partial(train_step, task=task), donate_argnums=0)
-    answer = jax.jit(functools.partial(evaluate_step, task=task))
+    answer = jax.jit(functools.partial(evaluate_step, network=task.network))
     compiled: set[str] = set()
 
     def run_train(given: dict) -> None:

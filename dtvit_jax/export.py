@@ -24,15 +24,15 @@ import numpy as np
 
 from data_builder.cleaning import clean
 from data_builder.errors import InputError, run_command
+from data_builder.files import write_json
 from data_builder.records import LOCATIONS
 from dtvit_jax.decision import rule as decision_rule
 from dtvit_jax.evaluation import fitted_rule
 from dtvit_jax.reports.limitations import PHANTOM, RESEARCH
 from dtvit_jax.runs import portable
 from dtvit_jax.runs.evaluated_run import ModelFolder, open_model
-from dtvit_jax.training.failures import STOPPED
-from dtvit_jax.training.record import write_json
-from dtvit_jax.training.setup import make_task
+from dtvit_jax.training.failures import EXIT_STATUS
+from dtvit_jax.training.network import make_network
 
 EXAMPLE = "python -m dtvit_jax.export --workdir runs/phantom --out exported --format stablehlo"
 VERSION = 1
@@ -66,8 +66,8 @@ def export(workdir: Path, out: Path, form: str) -> bool:
     card = _card(folder)
     config = folder.config.copy_and_resolve_references()
     config.dtype = "float32"
-    task, abstract = make_task(config, steps=1)
-    params, stats = folder.weights(abstract.params, abstract.stats)
+    network = make_network(config)
+    params, stats = folder.weights(network.params, network.stats)
     needed = sum(leaf.nbytes for leaf in jax.tree.leaves((params, stats)))
     if needed > portable.LARGEST:
         raise InputError(
@@ -79,7 +79,7 @@ def export(workdir: Path, out: Path, form: str) -> bool:
     if earlier is not None and f"model.{form}" in earlier["files"]:
         return False
     size = int(config.data.size)
-    answer = portable.answer_function(task, params, stats, folder.rule)
+    answer = portable.answer_function(network, params, stats, folder.rule)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as place:
@@ -245,7 +245,9 @@ def main(argv: list[str] | None = None) -> int:
     """The command; returns its exit status."""
     args = parser().parse_args(argv)
     # A plain SIGTERM would leave the draft behind.
-    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(STOPPED[signal.SIGTERM]))
+    before = signal.signal(
+        signal.SIGTERM, lambda number, frame: sys.exit(EXIT_STATUS[signal.SIGTERM])
+    )
 
     def command() -> int:
         written = export(args.workdir, args.out, args.format)

@@ -6,7 +6,7 @@ import pytest
 
 from dtvit_jax.models import NAMES
 from dtvit_jax.training.config_checks import check_config
-from dtvit_jax.training.setup import make_augmentation, make_task
+from dtvit_jax.training.setup import abstract_state, make_augmentation, make_task
 from dtvit_jax.weights import hub
 from tests.helpers import ROOT
 
@@ -43,7 +43,8 @@ def test_every_field_is_read_and_every_recipe_is_whole(recipe):
     assert unread == []
     check_config(config)
     make_augmentation(config)
-    _, abstract = make_task(config, steps=10)
+    task = make_task(config, steps=10)
+    abstract = abstract_state(task)
     assert abstract.params
 
 
@@ -69,7 +70,8 @@ def test_the_papers_recipe_is_the_papers():
     assert (config.batch_size, config.num_epochs) == (32, 10)
     assert (config.loss.hemorrhage, config.loss.location) == (0.5, 0.5)
     assert (config.augment.rotation, config.augment.sharpness) == (15, 2)
-    _, abstract = make_task(config, steps=1)
+    task = make_task(config, steps=1)
+    abstract = abstract_state(task)
     import jax
 
     encoder = sum(x.size for x in jax.tree.leaves(abstract.params["encoder"]))

@@ -92,6 +92,6 @@ class DualTask(nnx.Module):
         if packing is None:
             features = self.encoder(images, key=keys[0])
         else:
-            assert isinstance(self.encoder, ViT)  # run_setup.make_tissue refuses others
+            assert isinstance(self.encoder, ViT)  # make_tissue refuses others
             features = self.encoder.encode_packed(images, packing, key=keys[0])
         return self.hemorrhage(features, keys[1]), self.location(features, keys[2])

@@ -16,15 +16,16 @@ from dtvit_jax.planning import flops
 from dtvit_jax.planning.accelerators import Accelerator
 from dtvit_jax.planning.collectives import sent_by_all_gather, sent_by_all_reduce
 from dtvit_jax.training.memory import Estimate
-from dtvit_jax.training.setup import make_task, step_memory
+from dtvit_jax.training.network import Network
+from dtvit_jax.training.setup import abstract_state, gathering, make_task, step_memory
 from dtvit_jax.training.sharding import (
     batch_sharding,
-    gather_for_use,
     held_by_one,
     is_split,
+    placed_shapes,
     state_sharding,
 )
-from dtvit_jax.training.steps import Task, TrainState, train_step
+from dtvit_jax.training.steps import Task, train_step
 
 USABLE = 0.92
 """Part of an accelerator's memory that arrays get; its driver and fragments take the rest."""
@@ -60,12 +61,13 @@ def abstract_mesh(data: int, fsdp: int) -> AbstractMesh:
 def step_cost(config: ml_collections.ConfigDict, data: int = 1, fsdp: int = 1) -> StepCost:
     """Counts a step of `config` on data x fsdp devices. Raises InputError for a bad config."""
     mesh = abstract_mesh(data, fsdp)
-    task, abstract = make_task(config, steps=1)
+    task = make_task(config, steps=1)  # what is counted does not depend on the number of steps
+    abstract = abstract_state(task)
     placed = state_sharding(mesh, abstract)
-    whole = needed(config, task, abstract)
+    whole = needed(config, task)
     return StepCost(
         parameters=sum(x.size for x in jax.tree.leaves(abstract.params)),
-        forward_macs=forward_macs(config, task, abstract),
+        forward_macs=forward_macs(config, task.network),
         flops=flops.count(
             functools.partial(train_step, task=task), abstract, abstract_batch(config)
         ),
@@ -80,21 +82,20 @@ def step_cost(config: ml_collections.ConfigDict, data: int = 1, fsdp: int = 1) -
 def needed(
     config: ml_collections.ConfigDict,
     task: Task,
-    abstract: TrainState,
     plain: Estimate | None = None,
 ) -> Estimate:
     """As `step_memory`; where blocks are recomputed, one block's activations lie there besides.
 
     `plain` is the estimate without recomputing, where it is known.
     """
-    need = step_memory(config, task, abstract)
+    need = step_memory(config, task)
     if not config.model.get("remat"):
         return need
     if plain is None:
         kept = ml_collections.ConfigDict(config.to_dict())
         kept.model.remat = False
-        plain = step_memory(kept, *make_task(kept, steps=1))
-    block = plain.activations_per_example // len(abstract.params["encoder"]["blocks"])
+        plain = step_memory(kept, make_task(kept, steps=1))
+    block = plain.activations_per_example // len(task.network.params["encoder"]["blocks"])
     again = need.activations_per_example + block
     return dataclasses.replace(need, activations_per_example=again)
 
@@ -119,15 +120,15 @@ def abstract_batch(
     return batch
 
 
-def forward_macs(config: ml_collections.ConfigDict, task: Task, abstract: TrainState) -> int:
+def forward_macs(config: ml_collections.ConfigDict, network: Network) -> int:
     """Multiply-adds of the model on one image."""
     side = config.model.image_size
     images = jax.ShapeDtypeStruct((1, side, side, config.model.channels), jnp.float32)
 
     def forward(params: Any, stats: Any, images: jax.Array) -> Any:
-        return task.model(params, stats)(images)
+        return network.model(params, stats)(images)
 
-    return flops.count(forward, abstract.params, abstract.stats, images) // 2
+    return flops.count(forward, network.params, network.stats, images) // 2
 
 
 def sent(params: Any, placed: Any, data: int, fsdp: int, accumulation: int = 1) -> dict[str, float]:
@@ -196,7 +197,7 @@ def ways_to_fit(config: ml_collections.ConfigDict, cost: StepCost, memory: int) 
     if config.model.name.startswith("vit") and not config.model.remat:
         again = ml_collections.ConfigDict(config.to_dict())
         again.model.remat = True
-        need = needed(again, *make_task(again, steps=1), plain=cost.memory)
+        need = needed(again, make_task(again, steps=1), plain=cost.memory)
         options.append(
             ("--config.model.remat=True", dataclasses.replace(need, state=cost.memory.state))
         )
@@ -214,11 +215,10 @@ def ways_to_fit(config: ml_collections.ConfigDict, cost: StepCost, memory: int) 
 
 def compiled_step(config: ml_collections.ConfigDict, mesh: Any) -> jax.stages.Compiled:
     """The step compiled for `mesh` (of this machine's devices), on shapes alone."""
-    task, abstract = make_task(config, steps=1)
+    task = make_task(config, steps=1)
+    abstract = abstract_state(task)
     placed = state_sharding(mesh, abstract)
-    task = dataclasses.replace(task, gather=gather_for_use(placed.params))
-    abstract = jax.tree.map(
-        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, placed
-    )
+    task = gathering(task, placed)
+    abstract = placed_shapes(abstract, placed)
     step = jax.jit(functools.partial(train_step, task=task), donate_argnums=0)
     return step.lower(abstract, abstract_batch(config, batch_sharding(mesh))).compile()

@@ -13,18 +13,18 @@ from data_builder.errors import InputError
 from dtvit_jax import runtime
 from dtvit_jax.runs.evaluated_run import ModelFolder
 from dtvit_jax.runtime import keep_freed_memory
-from dtvit_jax.training.setup import make_crop, make_task
-from dtvit_jax.training.steps import Task, merge_model, probabilities
+from dtvit_jax.training.network import Network, make_crop, make_network
+from dtvit_jax.training.steps import probabilities
 
 _BATCHES_AHEAD = 2
 
 
 def answer_step(
-    params: Any, stats: Any, images: UInt8[Array, "batch side side"], *, task: Task
+    params: Any, stats: Any, images: UInt8[Array, "batch side side"], *, network: Network
 ) -> tuple[Float[Array, " batch"], Float[Array, "batch 3"]]:
     """Probabilities of hemorrhage, and of its locations, for a batch of stored slices."""
-    model = merge_model(task.graph, params, stats)
-    return probabilities(model(task.transform(images, None)))
+    model = network.model(params, stats)
+    return probabilities(model(network.transform(images, None)))
 
 
 class Classifier:
@@ -33,7 +33,7 @@ class Classifier:
     They are hashed while it answers.
 
     Attributes:
-      task, params, stats, crop: for `explain`; parameters lie on the devices.
+      network, params, stats, crop: for `explain`; parameters lie on the devices.
       batch: slices at a time; a smaller number is padded, so that one program does for all.
     """
 
@@ -43,11 +43,11 @@ class Classifier:
         self.crop = make_crop(folder.config)
         keep_freed_memory()
         with runtime.paused():
-            self.task, abstract = make_task(folder.config, steps=1)
+            self.network = network = make_network(folder.config)
             images = jax.ShapeDtypeStruct((batch, self.side, self.side), np.uint8)
-            step = jax.jit(functools.partial(answer_step, task=self.task))
-            self._step = step.lower(abstract.params, abstract.stats, images).compile()
-            weights = folder.weights(abstract.params, abstract.stats)
+            step = jax.jit(functools.partial(answer_step, network=network))
+            self._step = step.lower(network.params, network.stats, images).compile()
+            weights = folder.weights(network.params, network.stats)
         later = ThreadPoolExecutor(1)
         self._digest = later.submit(folder.check, weights)
         later.shutdown(wait=False)

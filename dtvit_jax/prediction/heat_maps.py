@@ -22,10 +22,11 @@ from PIL import Image
 from data_builder.errors import InputError
 from dtvit_jax.data.crop import Crop
 from dtvit_jax.decision.answer import StudyAnswer
+from dtvit_jax.models.vit import ViT
 from dtvit_jax.prediction.attribution import HEADS, grad_cam, vit_relevance
 from dtvit_jax.prediction.classifier import Classifier
 from dtvit_jax.prediction.tables import worst_first
-from dtvit_jax.training.steps import Task, merge_model
+from dtvit_jax.training.network import Network
 
 COLOURS = "inferno"
 OPACITY = 0.6
@@ -41,7 +42,7 @@ def methods_of(params: Any) -> tuple[str, ...]:
 
 
 def heat_maps(
-    task: Task,
+    network: Network,
     params: Any,
     stats: Any,
     images: UInt8[Array | np.ndarray, "batch size size"],
@@ -53,7 +54,7 @@ def heat_maps(
     """Relevance for one head's answer, 0 to 1 (the map's highest), on the model's input grid.
 
     Args:
-      task, params, stats: as `inference.TrainedRun.model` gives them.
+      network, params, stats: as `TrainedRun.model` returns them.
       images: cleaned slices at the size of the shards, as the model is fed.
       head: 'hemorrhage' or 'location'.
       classes: of each slice, the class whose log-odds are explained; None: hemorrhage, or each
@@ -75,18 +76,26 @@ def heat_maps(
         head = HEADS[0]  # they are all alike: one compilation
     if classes is None:
         classes = np.full(images.shape[0], 1 if head == "hemorrhage" else -1, np.int32)
-    return _heat_maps(params, stats, images, classes, task=task, head=head, method=method)
+    return _heat_maps(params, stats, images, classes, network=network, head=head, method=method)
 
 
-@functools.partial(jax.jit, static_argnames=("task", "head", "method"))
+@functools.partial(jax.jit, static_argnames=("network", "head", "method"))
 def _heat_maps(
-    params: Any, stats: Any, images: Array, classes: Array, *, task: Task, head: str, method: str
+    params: Any,
+    stats: Any,
+    images: Array,
+    classes: Array,
+    *,
+    network: Network,
+    head: str,
+    method: str,
 ) -> Array:
-    model = merge_model(task.graph, params, stats)
-    x = task.transform(images, None)
+    model = network.model(params, stats)
+    x = network.transform(images, None)
     if method == "grad_cam":
         relevance = grad_cam(model, x, head, classes)
     else:
+        assert isinstance(model.encoder, ViT)  # `methods` offers the others for ViTs alone
         relevance = vit_relevance(model, x, model.encoder.counted(x), head, classes, method)
     relevance = jax.image.resize(relevance, x.shape[:3], "linear")
     highest = relevance.max((1, 2), keepdims=True)
@@ -145,8 +154,8 @@ def draw(
     worst = worst_first(answer)[:MOST]
     images = np.stack([stored[each.key] for each in worst])
     padded = np.pad(images, ((0, MOST - len(images)), (0, 0), (0, 0)))  # one program for all
-    task, params, stats = classifier.task, classifier.params, classifier.stats
-    maps = np.asarray(heat_maps(task, params, stats, padded, method=method))
+    network, params, stats = classifier.network, classifier.params, classifier.stats
+    maps = np.asarray(heat_maps(network, params, stats, padded, method=method))
     drawn = {}
     for each, heat in zip(worst, maps[: len(worst)], strict=True):
         with Image.open(pictures[each.key]) as image:

@@ -18,6 +18,7 @@ from dtvit_jax.decision.rule import DecisionRule
 from dtvit_jax.runs import evaluated_weights
 from dtvit_jax.runs.evaluated_weights import Origin, Weights
 from dtvit_jax.training import record as run_record
+from dtvit_jax.training.record import RunRecord
 from dtvit_jax.training.validation import lower_is_better
 
 
@@ -39,7 +40,7 @@ class ModelFolder:
 
     workdir: Path
     config: ml_collections.ConfigDict
-    record: dict[str, Any]
+    record: RunRecord
     rule: DecisionRule
     training_slices: TrainingSlices
     cleaning: Cleaning

@@ -24,7 +24,7 @@ from data_builder.errors import InputError
 from data_builder.records import LOCATIONS
 from dtvit_jax.decision.calibration import FLOOR, Calibration
 from dtvit_jax.decision.rule import DecisionRule
-from dtvit_jax.training.steps import Task, merge_model
+from dtvit_jax.training.network import Network
 
 PLACES = len(LOCATIONS)
 """Classes of the location head that are places; a fourth is 'normal' and no answer."""
@@ -44,13 +44,13 @@ LARGEST = 1_900_000_000
 Answer = Callable[[Array], dict[str, Array]]
 
 
-def answer_function(task: Task, params: Any, stats: Any, rule: DecisionRule) -> Answer:
+def answer_function(network: Network, params: Any, stats: Any, rule: DecisionRule) -> Answer:
     """uint8 [batch, size, size] of cleaned slices to OUTPUTS; the weights are constants in it."""
     fitted = rule.calibrations["slice"]
 
     def answer(images: UInt8[Array, "batch size size"]) -> dict[str, Array]:
-        model = merge_model(task.graph, params, stats)
-        hemorrhage, location = model(task.transform(images, None))
+        model = network.model(params, stats)
+        hemorrhage, location = model(network.transform(images, None))
         raw = jax.nn.softmax(hemorrhage), jax.nn.softmax(location[:, :PLACES])
         return {
             "p_hemorrhage": calibrated(raw[0], fitted["hemorrhage"], rule.method)[:, 1],

@@ -2,7 +2,6 @@
 
 import functools
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -16,9 +15,10 @@ from dtvit_jax.decision.predictions import Predictions
 from dtvit_jax.runtime import prepare
 from dtvit_jax.training import record
 from dtvit_jax.training.checkpoint import Checkpoints
-from dtvit_jax.training.setup import make_task, make_tissue
-from dtvit_jax.training.sharding import make_mesh, state_sharding
-from dtvit_jax.training.steps import Task, evaluate_step
+from dtvit_jax.training.network import Network, Tree, make_tissue
+from dtvit_jax.training.setup import abstract_state, make_task
+from dtvit_jax.training.sharding import make_mesh, placed_shapes, state_sharding
+from dtvit_jax.training.steps import evaluate_step
 from dtvit_jax.weights import files
 from dtvit_jax.weights.files import Weights
 from dtvit_jax.weights.load import OPTIONS, flatten
@@ -44,21 +44,18 @@ class TrainedRun:
         """The data set that the run was trained on, known by its digest."""
         return find_shards(self.config.data, self.record["dataset"]["digest"])
 
-    def model(self) -> tuple[Task, Any, Any]:
-        """The task, and the best checkpoint's parameters and batch statistics, on the devices.
+    def model(self) -> tuple[Network, Tree, Tree]:
+        """The network, and the best checkpoint's parameters and batch statistics, on the devices.
 
-        They are the averages where config.ema_decay made some.
+        These are averages where config.ema_decay made some.
         """
-        task, abstract = make_task(self.config, steps=1)
-        mesh = make_mesh({"data": -1, "fsdp": 1})
-        abstract = jax.tree.map(
-            lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-            abstract,
-            state_sharding(mesh, abstract),
-        )
-        return task, *self._checkpoints.restore_model(self.step, abstract)
+        task = make_task(self.config, steps=1)  # the shapes do not depend on the number of steps
+        abstract = abstract_state(task)
+        placed = state_sharding(make_mesh({"data": -1, "fsdp": 1}), abstract)
+        params, stats = self._checkpoints.restore_model(self.step, placed_shapes(abstract, placed))
+        return task.network, params, stats
 
-    def weights(self) -> tuple[Any, Any]:
+    def weights(self) -> tuple[Tree, Tree]:
         """The parameters and batch statistics of `model` as NumPy arrays."""
         return self._checkpoints.restore_model(self.step)
 
@@ -66,8 +63,8 @@ class TrainedRun:
         """Probabilities of the best checkpoint for every slice of 'train', 'validation', 'test'."""
         prepare()
         source = self.shards.source(split)
-        task, params, stats = self.model()
-        evaluate_fn = jax.jit(functools.partial(evaluate_step, task=task))
+        network, params, stats = self.model()
+        evaluate_fn = jax.jit(functools.partial(evaluate_step, network=network))
         size = self.config.eval_batch_size
         packer = packing.for_evaluation(make_tissue(self.config), source, size, devices=1)
         batches = evaluation_batches(source, size, packer=packer)

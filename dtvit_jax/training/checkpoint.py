@@ -1,6 +1,7 @@
-"""Checkpoints of a run: state, place in the data and history, as one atomic whole (Orbax).
+"""Saves and restores a run: its state, the data's position and the history, as one atomic whole.
 
-Checksums of a state, computed where its arrays lie; Orbax takes flipped bits as they are.
+Orbax writes the files. It does not notice flipped bits, so each checkpoint holds checksums of its
+state, computed on the devices that hold the arrays.
 """
 
 import json
@@ -9,7 +10,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +23,10 @@ from data_builder.errors import InputError
 from dtvit_jax.training import distributed
 from dtvit_jax.training.disk_space import check_room, saying_disk_full
 from dtvit_jax.training.memory import tree_bytes
+from dtvit_jax.training.network import Tree
 from dtvit_jax.training.optimizer import overlay
+from dtvit_jax.training.record import HistoryRow
+from dtvit_jax.training.steps import TrainState
 from dtvit_jax.training.validation import lower_is_better
 
 # Orbax tells of every step it takes, and its threads log what the next wait raises as well.
@@ -30,27 +34,39 @@ for _logger in ("absl", "asyncio", "concurrent.futures"):
     logging.getLogger(_logger).setLevel(logging.CRITICAL)
 
 MODEL = ("params", "stats", "ema")
-"""The parts of a state that say what the model is: not its optimiser's."""
+"""The fields of a state that make the model; the others are the optimizer's."""
 
 ROOM_FOR_A_COPY = 1.5
 """Free memory, in sizes of the state, above which a CPU saves a copy in the background."""
 
 BESIDES = 2**20
-"""Bytes that a checkpoint may take beside its arrays and a hundredth of them.
+"""Bytes that a checkpoint may take beyond its arrays and a hundredth of them.
 
-A tiny model's takes 0.2 to 0.4 MB more than its arrays, ViT-L's 0.4%. Room is looked for before a
-save: a disk that fills up within one is met by Orbax's threads, and some print what they met.
+A tiny model's takes 0.2 to 0.4 MB more than its arrays, ViT-L's 0.4%. The disk is checked before a
+save: where it fills up during one, Orbax's threads print tracebacks of their own.
 """
 
 
+class Progress(TypedDict):
+    """What a checkpoint holds beside the state."""
+
+    batches: Any  # the position of the data's iterator, after the last batch that a step took
+    history: list[HistoryRow]
+    sums: dict[str, float]  # of the steps since the last validation; empty at the start
+    seconds: float  # of training so far
+    waited: float  # of these, seconds in which the devices waited for data
+    config: dict[str, Any]
+    checksums: NotRequired[dict[str, int]]  # of each field of the state; `save` adds them
+
+
 def has_checkpoint(workdir: Path) -> bool:
-    """Whether a run in `workdir` has saved anything yet."""
+    """Whether the run in `workdir` has a checkpoint."""
     folder = workdir / "checkpoints"
     return folder.is_dir() and any(path.name.isdigit() for path in folder.iterdir())
 
 
 def saved_config(workdir: Path) -> dict[str, Any] | None:
-    """The config in the last checkpoint of `workdir` that can be read; None where there is none."""
+    """The config in the last readable checkpoint of `workdir`; None where there is none."""
     steps = [p for p in (workdir / "checkpoints").glob("*") if p.name.isdigit()]
     for folder in sorted(steps, key=lambda path: -int(path.name)):
         try:
@@ -64,10 +80,10 @@ class Checkpoints:
     """The checkpoints in `workdir`: the last ones, and the best by one validation figure.
 
     Args:
-      workdir: the run's folder; checkpoints lie in workdir/checkpoints.
-      best: name of the validation figure (`validation_metrics.names`).
+      workdir: the run's folder; checkpoints are in workdir/checkpoints.
+      best: name of the validation figure (`validation.names`).
       keep: how many of the last to keep.
-      read_only: write and clean up nothing; another process may be training there.
+      read_only: write and remove nothing; another process may be training there.
     """
 
     def __init__(self, workdir: Path, best: str, keep: int = 1, read_only: bool = False) -> None:
@@ -113,40 +129,40 @@ class Checkpoints:
         return step
 
     def save(
-        self, step: int, state: Any, progress: dict[str, Any], metrics: dict[str, float] | None
+        self, step: int, state: TrainState, progress: Progress, metrics: dict[str, float] | None
     ) -> None:
-        """Saves in the background what `state` is now.
+        """Saves `state` as it is now, in the background.
 
-        The next step reuses the state's memory. On an accelerator Orbax has copied it to the host
-        by then; on a CPU, where that copies nothing, a copy is made here, and where memory is too
-        short for one the writing is waited for. Raises InputError where the disk is full, for this
-        save or for the one before.
+        The next step reuses the state's memory. On an accelerator Orbax copies it to the host
+        before it returns. On a CPU it copies nothing, so a copy is made here; where memory is too
+        short for one, this waits until the files are written. Raises InputError where the disk is
+        full, for this save or for the one before.
         """
         size = tree_bytes(state)
         with saying_disk_full(self._workdir):
-            self._manager.wait_until_finished()  # the save before this one
+            self._manager.wait_until_finished()  # of the save before
         check_room(self._workdir, size + size // 100 + BESIDES)
         fields = state._asdict()
-        progress = {**progress, "checksums": checksums(fields)}
+        with_checksums = {**progress, "checksums": checksums(fields)}
         on_cpu = jax.default_backend() == "cpu"
         room = psutil.virtual_memory().available > ROOM_FOR_A_COPY * size
         if on_cpu and room:
             fields = jax.tree.map(_copy, fields)
         items = ocp.args.Composite(
-            state=ocp.args.PyTreeSave(fields), progress=ocp.args.JsonSave(progress)
+            state=ocp.args.PyTreeSave(fields), progress=ocp.args.JsonSave(with_checksums)
         )
         with saying_disk_full(self._workdir):
             self._manager.save(step, args=items, metrics=metrics, force=True)
             if on_cpu and not room:
                 self._manager.wait_until_finished()
 
-    def restore_latest(self, abstract: Any) -> tuple[Any, dict[str, Any]] | None:
+    def restore_latest(self, abstract: TrainState) -> tuple[TrainState, Progress] | None:
         """State and progress of the last whole checkpoint; None where there is none.
 
-        A damaged one is told of and moved to workdir/damaged, and the one before is taken.
+        A damaged one is reported and moved to workdir/damaged, and the one before is taken.
 
         Raises:
-          InputError: a checkpoint is of another model or optimiser, or all are damaged.
+          InputError: a checkpoint is of another model or optimizer, or all are damaged.
         """
         damaged = 0
         while (step := self.latest) is not None:
@@ -163,36 +179,36 @@ class Checkpoints:
             )
         return None
 
-    def restore(self, step: int, abstract: Any) -> tuple[Any, dict[str, Any]]:
-        """State (as `abstract`, which carries shardings) and progress of `step`.
+    def restore(self, step: int, abstract: TrainState) -> tuple[TrainState, Progress]:
+        """State and progress of `step`; `abstract` holds the state's shapes and shardings.
 
         Raises:
-          Damaged: it can't be read, or its checksums are not those of what was saved.
-          InputError: it is whole, and of another model or optimiser.
+          Damaged: it can't be read, or its checksums differ from those that were saved.
+          InputError: it is whole, and of another model or optimizer.
         """
         wanted = abstract._asdict()
         with self._saying_damaged(step):
             saved = _shapes(self._tree(step))
         if saved != _shapes(wanted):
-            differ = sorted(dict(saved ^ _shapes(wanted)))
+            names = sorted(dict(saved ^ _shapes(wanted)))
             raise InputError(
-                f"checkpoint {step} in {self._workdir} does not fit the config ({differ[0]} and "
-                f"{len(differ) - 1} more differ): give the config that it was made with"
+                f"checkpoint {step} in {self._workdir} does not fit the config ({names[0]} and "
+                f"{len(names) - 1} more differ): give the config that it was made with"
             )
         how = ocp.checkpoint_utils.construct_restore_args(wanted)
         items = ocp.args.Composite(
             state=ocp.args.PyTreeRestore(wanted, how), progress=ocp.args.JsonRestore()
         )
         with self._saying_damaged(step):
-            found = self._manager.restore(step, args=items)
-            check(found["state"], found["progress"]["checksums"])
-        return type(abstract)(**found["state"]), found["progress"]
+            content = self._manager.restore(step, args=items)
+            check(content["state"], content["progress"]["checksums"])
+        return type(abstract)(**content["state"]), content["progress"]
 
-    def restore_model(self, step: int, abstract: Any = None) -> tuple[dict, dict]:
+    def restore_model(self, step: int, abstract: TrainState | None = None) -> tuple[Tree, Tree]:
         """Parameters and statistics of `step`, averaged where the run averages them.
 
-        They come as NumPy arrays, or as `abstract` (a TrainState that carries shardings) says. The
-        optimiser's state is not read. Raises Damaged.
+        They are NumPy arrays, or placed as `abstract` (with shardings) says. The optimizer's state
+        is not read. Raises Damaged.
         """
         checkpointer = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
         with self._saying_damaged(step):
@@ -203,14 +219,14 @@ class Checkpoints:
             else:
                 how = ocp.checkpoint_utils.construct_restore_args(wanted)
             arguments = ocp.args.PyTreeRestore(wanted, how, partial_restore=True)
-            found = checkpointer.restore(self._folder(step) / "state", args=arguments)
+            state = checkpointer.restore(self._folder(step) / "state", args=arguments)
             progress = json.loads(_progress_file(self._folder(step)).read_text())
-            check(found, progress["checksums"])
-        both = overlay({name: found[name] for name in ("params", "stats")}, found["ema"])
+            check(state, progress["checksums"])
+        both = overlay({name: state[name] for name in ("params", "stats")}, state["ema"])
         return both["params"], both["stats"]
 
     def close(self) -> None:
-        """Waits for what is still being written. Raises InputError where the disk is full."""
+        """Waits until all is written. Raises InputError where the disk is full."""
         with saying_disk_full(self._workdir):
             self._manager.close()
 
@@ -218,7 +234,7 @@ class Checkpoints:
         return Path(self._manager.directory) / str(step)
 
     def _tree(self, step: int) -> Any:
-        """Shapes of what was saved, from the checkpoint's own description."""
+        """Shapes of the saved state, from the checkpoint's metadata."""
         checkpointer = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
         return checkpointer.metadata(self._folder(step) / "state").item_metadata.tree
 
@@ -241,7 +257,7 @@ class Checkpoints:
 
 
 class Damaged(InputError):
-    """A checkpoint that is not what was saved."""
+    """A checkpoint whose content is not what was saved."""
 
 
 def _progress_file(folder: Path) -> Path:
@@ -249,7 +265,7 @@ def _progress_file(folder: Path) -> Path:
 
 
 def _arrays() -> ocp.PyTreeCheckpointHandler:
-    """Trained float32 weights hardly compress; trying takes a core for as long as a save lasts."""
+    # Trained float32 weights hardly compress; trying takes a core for as long as a save lasts.
     return ocp.PyTreeCheckpointHandler(use_compression=False)
 
 
@@ -271,20 +287,20 @@ def _why(error: Exception) -> str:
 
 
 def checksums(fields: dict[str, Any]) -> dict[str, int]:
-    """A sum of each field's bits, computed where they lie; a changed bit changes it."""
+    """A sum of each field's bits, computed where they are; any flipped bit changes it."""
     parts = jax.device_get(jax.tree.map(_bits, fields))
     return {name: sum(map(int, jax.tree.leaves(part))) % 2**32 for name, part in parts.items()}
 
 
-def check(found: dict[str, Any], saved: dict[str, int]) -> None:
-    """Raises ValueError where a field is not the one that `saved` was made of."""
-    for name, value in checksums(found).items():
+def check(fields: dict[str, Any], saved: dict[str, int]) -> None:
+    """Raises ValueError where a field's checksum differs from the saved one."""
+    for name, value in checksums(fields).items():
         if value != saved[name]:
-            raise ValueError(f"the checksum of its {name} is another")
+            raise ValueError(f"the checksum of its {name} differs")
 
 
 def _bits(x: Any) -> Any:
-    if isinstance(x, np.ndarray):  # there is nothing to compile, and no device to copy it to
+    if isinstance(x, np.ndarray):  # on the host: nothing to compile or to copy
         bits = np.ascontiguousarray(x).reshape(-1).view(f"uint{8 * x.itemsize}")
         return bits.sum(dtype=np.uint32)
     return _bits_on_device(x)

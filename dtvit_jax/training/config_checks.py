@@ -6,12 +6,20 @@ from data_builder.errors import InputError
 from dtvit_jax.decision import calibration
 from dtvit_jax.decision.aggregation import Aggregation
 from dtvit_jax.training import validation
+from dtvit_jax.training.network import make_crop, make_tissue
 from dtvit_jax.training.optimizer import WHOLE_ENCODER
-from dtvit_jax.training.setup import make_crop, make_tissue
 
 
 def check_config(config: ml_collections.ConfigDict) -> None:
     """Raises InputError for a value that can't work, before anything is built or written."""
+    _check_length(config)
+    _check_optimization(config)
+    _check_evaluation(config)
+    _check_input(config)
+
+
+def _check_length(config: ml_collections.ConfigDict) -> None:
+    """How much is trained at a time, and for how long."""
     if bool(config.num_epochs) == bool(config.num_steps):
         raise InputError(
             f"config.num_epochs={config.num_epochs} and config.num_steps={config.num_steps}: "
@@ -30,10 +38,12 @@ def check_config(config: ml_collections.ConfigDict) -> None:
             raise InputError(f"config.{name}={config[name]}: give 0 or more")
     if config.eval_every_epochs <= 0:
         raise InputError(f"config.eval_every_epochs={config.eval_every_epochs}: give more than 0")
+
+
+def _check_optimization(config: ml_collections.ConfigDict) -> None:
+    """Where training begins, what it changes and in which type it computes."""
     if config.init_heads and config.init_from == "scratch":
         raise InputError("config.init_heads=True: set --config.init_from to a run's folder")
-    if config.best not in (known := validation.names()):
-        raise InputError(f"config.best={config.best!r}: it is one of {', '.join(known)}")
     for name in ("label_smoothing", "ema_decay"):
         if not 0 <= config[name] < 1:
             raise InputError(f"config.{name}={config[name]}: give 0 or more, below 1")
@@ -48,6 +58,14 @@ def check_config(config: ml_collections.ConfigDict) -> None:
             f"config.frozen_blocks={config.frozen_blocks}: give 0 or more, "
             f"or {WHOLE_ENCODER} for the whole encoder"
         )
+    if config.dtype not in ("auto", "float32", "bfloat16"):
+        raise InputError(f"config.dtype={config.dtype!r}: it is auto, float32 or bfloat16")
+
+
+def _check_evaluation(config: ml_collections.ConfigDict) -> None:
+    """Which checkpoint is the best, and what evaluation fits on the validation side."""
+    if config.best not in (names := validation.names()):
+        raise InputError(f"config.best={config.best!r}: it is one of {', '.join(names)}")
     if config.calibration not in calibration.METHODS:
         raise InputError(
             f"config.calibration={config.calibration!r}: it is one of "
@@ -55,8 +73,10 @@ def check_config(config: ml_collections.ConfigDict) -> None:
         )
     if config.aggregation.method != "auto":
         Aggregation(config.aggregation.method, config.aggregation.k)
-    if config.dtype not in ("auto", "float32", "bfloat16"):
-        raise InputError(f"config.dtype={config.dtype!r}: it is auto, float32 or bfloat16")
+
+
+def _check_input(config: ml_collections.ConfigDict) -> None:
+    """How a stored slice becomes the model's input."""
     for name in ("windows", "mean", "std"):
         if len(config[name]) < config.model.channels:
             raise InputError(

@@ -1,4 +1,4 @@
-"""A full disk in plain words."""
+"""Reports a full disk in one line, before or instead of a library's traceback."""
 
 import shutil
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from pathlib import Path
 from data_builder.errors import InputError
 
 OUT_OF_SPACE = ("No space left", "ENOSPC", "Disk quota exceeded", "EDQUOT")
-"""What Orbax's and the system's errors say then."""
+"""Words in the errors of Orbax and of the system when a disk is full."""
 
 
 def check_room(workdir: Path, needed: int) -> None:
@@ -24,7 +24,7 @@ def check_room(workdir: Path, needed: int) -> None:
 
 @contextmanager
 def saying_disk_full(workdir: Path) -> Iterator[None]:
-    """Raises InputError instead of what is raised where the disk is full."""
+    """Raises InputError in place of an error that a full disk caused."""
     try:
         yield
     except (OSError, ValueError, RuntimeError) as error:

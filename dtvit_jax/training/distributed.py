@@ -1,4 +1,4 @@
-"""Several processes as one run: how they meet, which part each loads, how they stop together."""
+"""Joins several processes into one run: how they meet, load their rows and stop together."""
 
 import functools
 import importlib.util
@@ -17,11 +17,10 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from data_builder.errors import InputError
 
 EXPLICIT = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
-"""The environment variables that start processes anywhere: host:port of process 0, how many, which.
-"""
+"""Environment variables of any launcher: HOST:PORT of process 0, their number, and its own."""
 
 PATIENCE = "DTVIT_LOST_AFTER_SECONDS"
-"""The environment variable for how long a process may be silent before the others give up."""
+"""Environment variable: seconds that a process may be silent before the others give up."""
 
 LOST = 75
 """Exit status (EX_TEMPFAIL of sysexits.h) where another process was lost: start all again."""
@@ -40,7 +39,7 @@ _SIGNS_OF_A_LOST_PEER = (
 
 
 def launch(environment: Mapping[str, str]) -> dict[str, Any] | None:
-    """What jax.distributed.initialize is to be given; None where this process is the only one.
+    """The arguments of jax.distributed.initialize; None where this process is the only one.
 
     In this order: EXPLICIT; `srun`; `mpirun` of Open MPI; a Kubernetes indexed job; a TPU. Raises
     InputError for variables that do not fit together.
@@ -55,7 +54,7 @@ def launch(environment: Mapping[str, str]) -> dict[str, Any] | None:
             return {"cluster_detection_method": "ompi"}
         if EXPLICIT[0] not in given:
             raise InputError(
-                f"{EXPLICIT[0]} is not set: Open MPI 5 does not tell where process 0 is: "
+                f"{EXPLICIT[0]} is not set: Open MPI 5 does not say where process 0 is: "
                 "give mpirun -x JAX_COORDINATOR_ADDRESS=HOST:PORT"
             )
         return {
@@ -106,9 +105,9 @@ def _has_tpu() -> bool:
 
 
 def connect(environment: Mapping[str, str] = os.environ) -> None:
-    """Meets the other processes, if there are any. Call it before anything else asks JAX.
+    """Connects to the other processes of the run, if there are any, before JAX is used.
 
-    Raises InputError where they can't be met.
+    Raises InputError where they can't be reached.
     """
     arguments = launch(environment)
     if arguments is None:
@@ -127,8 +126,8 @@ def connect(environment: Mapping[str, str] = os.environ) -> None:
             raise
         return  # a TPU that is no pod
     except RuntimeError as error:
-        said = str(error).splitlines()[0]
-        raise InputError(f"the processes of the run did not meet: {said}") from error
+        reason = str(error).splitlines()[0]
+        raise InputError(f"the processes of the run did not meet: {reason}") from error
 
 
 def check_source(source: str) -> None:
@@ -141,18 +140,18 @@ def check_source(source: str) -> None:
 
 
 def is_primary() -> bool:
-    """Whether this process writes logs, run.json and history, and speaks on the terminal."""
+    """Whether this process writes logs, run.json, history and the terminal's lines."""
     return jax.process_index() == 0
 
 
-def wait_for_all(place: str) -> None:
-    """Returns when every process has come to `place`."""
+def wait_for_all(point: str) -> None:
+    """Returns when every process has reached `point`, a name."""
     if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(place)
+        multihost_utils.sync_global_devices(point)
 
 
 def primary_does(action: Callable[[], None]) -> None:
-    """Does `action` in process 0, while the others wait. Raises InputError in all if it does."""
+    """Runs `action` in process 0 while the others wait; its InputError is raised in all of them."""
     failed: InputError | None = None
     if is_primary():
         try:
@@ -162,34 +161,34 @@ def primary_does(action: Callable[[], None]) -> None:
     if jax.process_count() > 1:
         done = multihost_utils.broadcast_one_to_all(np.int32(failed is None))
         if not done and failed is None:
-            raise InputError("process 0 has stopped: see what it said")
+            raise InputError("process 0 has stopped: see its message")
     if failed is not None:
         raise failed
 
 
 def local_rows(placed: NamedSharding, batch_size: int) -> np.ndarray:
     """The rows of a global batch that this process's devices hold, ascending."""
-    found: set[int] = set()
+    rows: set[int] = set()
     for index in placed.addressable_devices_indices_map((batch_size,)).values():
         assert index is not None  # a batch is never left off a device
-        found |= set(range(batch_size)[index[0]])
-    return np.array(sorted(found))
+        rows |= set(range(batch_size)[index[0]])
+    return np.array(sorted(rows))
 
 
 def to_devices(batch: dict[str, Any], placed: NamedSharding) -> dict[str, Any]:
-    """The global batch, of which each process gives its `local_rows`."""
+    """Puts a global batch on the devices; each process passes its `local_rows`."""
     if jax.process_count() == 1:
         return jax.device_put(batch, placed)
-    with jax.transfer_guard("allow"):  # as explicit as device_put, which a guard knows to be so
+    with jax.transfer_guard("allow"):  # explicit, as device_put is, but the guard does not know it
         make = functools.partial(jax.make_array_from_process_local_data, placed)
         return jax.tree.map(make, batch)
 
 
 class Agreement:
-    """Whether any process wants to stop, told to all of them at the same step.
+    """Lets all processes stop at the same step once any of them wants to.
 
-    Each asks at every step. With several processes the answer is that of the call before, so that
-    no step waits for the one that the devices are at.
+    Each asks at every step. With several processes the answer is that to the call before, so that
+    no step waits for the one that the devices compute.
     """
 
     def __init__(self, mesh: Mesh) -> None:
@@ -201,7 +200,7 @@ class Agreement:
         self._asked: jax.Array | None = None
 
     def reached(self, wanted: bool) -> bool:
-        """Call it in every process at the same steps."""
+        """Whether a process wanted to stop; called in every process at the same steps."""
         if jax.process_count() == 1:
             return wanted
         before = self._asked
@@ -212,17 +211,17 @@ class Agreement:
 
 @contextmanager
 def ending_with_the_others() -> Iterator[None]:
-    """Ends this process at once, with a clear line and status LOST, where another was lost.
+    """Ends this process at once, with one line and status LOST, where another process was lost.
 
-    Waiting for the others, as Python's normal exit would, is then in vain.
+    Python's normal exit would wait for the lost one.
     """
     try:
         yield
     except InputError:
         raise
     except (jax.errors.JaxRuntimeError, RuntimeError, ValueError) as error:
-        said = str(error).lower()
-        if jax.process_count() == 1 or not any(sign in said for sign in _SIGNS_OF_A_LOST_PEER):
+        text = str(error).lower()
+        if jax.process_count() == 1 or not any(sign in text for sign in _SIGNS_OF_A_LOST_PEER):
             raise
         print(
             f"error: process {jax.process_index()} of {jax.process_count()}: another process of "

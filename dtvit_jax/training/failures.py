@@ -1,15 +1,14 @@
-"""A figure that is no number: the run stops, and leaves the batch that did it.
-
-SIGINT and SIGTERM: noted, for the loop to save and leave at the next step.
-"""
+"""Ends a run early and in order: on a loss that is no number, and on SIGINT or SIGTERM."""
 
 import math
 import signal
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
+import ml_collections
 import numpy as np
 
 from data_builder.errors import InputError
@@ -28,7 +27,7 @@ class NotFiniteError(Exception):
 
 
 def check_finite(side: str, figures: Mapping[str, float], step: int) -> None:
-    """Raises NotFiniteError for the first figure that is no number."""
+    """Raises NotFiniteError for the first figure that is nan or infinite."""
     for name, value in figures.items():
         if not math.isfinite(value):
             raise NotFiniteError(f"{side} {name}", float(value), step)
@@ -36,23 +35,26 @@ def check_finite(side: str, figures: Mapping[str, float], step: int) -> None:
 
 @contextmanager
 def keeping_the_batch(
-    workdir: Path, examples: TrainingExamples, source: SliceSource, config: Any
+    workdir: Path,
+    examples: TrainingExamples,
+    source: SliceSource,
+    config: ml_collections.ConfigDict,
 ) -> Iterator[None]:
-    """Turns a NotFiniteError into an InputError, and writes the batch that did it.
+    """Turns a NotFiniteError into an InputError, and writes the batch of that step.
 
-    The batch is a function of step and seed alone, so that it is read again here instead of being
-    kept at each step.
+    The batch is a function of step and seed alone, so it is read again here instead of being kept
+    at each step.
     """
     try:
         yield
     except NotFiniteError as error:
-        stays = f"the last good checkpoint stays in {workdir}"
-        said = f"{error}: {stays if has_checkpoint(workdir) else 'nothing was saved yet'}"
+        kept = f"the last good checkpoint stays in {workdir}"
+        message = f"{error}: {kept if has_checkpoint(workdir) else 'nothing was saved yet'}"
         if error.step and distributed.is_primary():
             path = write_batch(workdir, examples, source, error.step, config)
-            said += f", the batch that did it is {path}"
+            message += f", the batch of that step is {path}"
         mend = "take a smaller --config.learning_rate into a new --workdir"
-        raise InputError(f"{said}; {mend}") from error
+        raise InputError(f"{message}; {mend}") from error
 
 
 def write_batch(
@@ -60,9 +62,9 @@ def write_batch(
     examples: TrainingExamples,
     source: SliceSource,
     step: int,
-    config: Any,
+    config: ml_collections.ConfigDict,
 ) -> Path:
-    """The batch that made step `step` (from 1), as a NumPy file that needs no pickle.
+    """Writes the batch of step `step` (from 1) as a NumPy file that needs no pickle.
 
     It holds each field of the examples (slices as stored, labels, augmentation, index), the
     slices' keys (pseudonyms), the step and the seed.
@@ -76,27 +78,37 @@ def write_batch(
     return path
 
 
-STOPPED = {signal.SIGINT: 130, signal.SIGTERM: 143}
-"""Exit statuses, as a shell gives them."""
+EXIT_STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143}
+"""Exit statuses of a process that a signal stopped, as a shell reports them."""
 
 
-def stop_status(seen: list[signal.Signals]) -> int:
-    """The status to leave with; as SIGTERM's, where another process of the run got the signal."""
-    return STOPPED[seen[0] if seen else signal.SIGTERM]
+class StopSignals:
+    """The signals to stop that this process has received; true once there is one."""
+
+    def __init__(self) -> None:
+        self._received: list[signal.Signals] = []
+
+    def __bool__(self) -> bool:
+        return bool(self._received)
+
+    def note(self, number: int, frame: FrameType | None) -> None:
+        """A handler for `signal.signal`."""
+        del frame
+        self._received.append(signal.Signals(number))
+
+    @property
+    def exit_status(self) -> int:
+        """Of the first signal; SIGTERM's where another process of the run received it."""
+        return EXIT_STATUS[self._received[0] if self._received else signal.SIGTERM]
 
 
 @contextmanager
-def stop_signals() -> Iterator[list[signal.Signals]]:
-    """Collects the signals that come."""
-    seen: list[signal.Signals] = []
-
-    def note(number: int, frame: Any) -> None:
-        del frame
-        seen.append(signal.Signals(number))
-
-    before = {number: signal.signal(number, note) for number in STOPPED}
+def stop_signals() -> Iterator[StopSignals]:
+    """Collects SIGINT and SIGTERM, so that the loop can save and leave at the next step."""
+    stopped = StopSignals()
+    before = {number: signal.signal(number, stopped.note) for number in EXIT_STATUS}
     try:
-        yield seen
+        yield stopped
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

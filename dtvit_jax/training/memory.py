@@ -1,4 +1,4 @@
-"""What a training step needs in memory, told before anything is compiled."""
+"""Estimates the memory of a training step before anything is compiled."""
 
 import dataclasses
 from collections.abc import Callable
@@ -26,19 +26,19 @@ class Estimate:
     activations_per_example: int
 
     def total(self, examples: int, accumulation: int) -> int:
-        """Bytes for `examples` at a time; with accumulation the sum of gradients lies beside."""
+        """Bytes for `examples` at a time; with accumulation the sum of gradients counts too."""
         activations = int(MARGIN * self.activations_per_example * examples)
         summed = self.gradients if accumulation > 1 else 0
         return self.state + max(self.gradients, activations) + summed + RUNTIME_BYTES
 
 
 def estimate(loss: Callable[[Any, int], Any], trained: Any, state: Any) -> Estimate:
-    """Reads the need off the shapes of what the backward pass keeps; runs and compiles nothing.
+    """Estimates the bytes from the shapes that the backward pass keeps; compiles nothing.
 
     Args:
       loss: (trained parameters, number of examples) -> scalar, to be differentiated by the first.
-      trained: abstract parameters with a gradient.
-      state: all that lies in memory between steps, abstract.
+      trained: shapes of the parameters with a gradient.
+      state: shapes of all that is in memory between steps.
     """
 
     def kept(examples: int) -> int:
@@ -49,7 +49,7 @@ def estimate(loss: Callable[[Any, int], Any], trained: Any, state: Any) -> Estim
 
 
 def available() -> int:
-    """Bytes that a training step may take: of the accelerator, else what this machine has free."""
+    """Bytes that a training step may take: the accelerator's, else what this machine has free."""
     stats = jax.local_devices()[0].memory_stats()
     if stats and "bytes_limit" in stats:
         return stats["bytes_limit"]
@@ -61,7 +61,7 @@ def available() -> int:
 
 
 def check(need: Estimate, batch: int, accumulation: int, has: int) -> None:
-    """Raises InputError, with a batch and an accumulation that fit, where the step does not.
+    """Raises InputError where the step does not fit, and names an accumulation that does.
 
     `batch` is one device's part of the batch.
     """

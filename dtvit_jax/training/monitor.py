@@ -1,11 +1,4 @@
-"""Progress of training: a bar on a terminal, plain lines elsewhere.
-
-What a run shows of itself: at its start, and after each validation.
-
-A trace of a few steps, which XProf and TensorBoard's profile page open.
-
-What each step logs: fetched now and then, so that no step waits for the device.
-"""
+"""Shows a training as it runs: on the terminal, in TensorBoard, and as a profile of a few steps."""
 
 import datetime
 import json
@@ -24,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from dtvit_jax.data.examples import TrainingExamples
 from dtvit_jax.training import record
 from dtvit_jax.training.failures import check_finite
+from dtvit_jax.training.record import HistoryRow
 from dtvit_jax.training.steps import SUMS, Task, TrainState
 from dtvit_jax.training.tensorboard import MOST_IMAGES, TensorBoard
 from dtvit_jax.training.validation import in_words
@@ -33,7 +27,10 @@ SECONDS_BETWEEN_LINES = 15.0
 
 
 class TrainingProgress:
-    """Shows loss, rate and time left. Reading the loss waits for the device, so it is rare."""
+    """A bar on a terminal, plain lines elsewhere: loss, steps a second and time left.
+
+    Reading the loss waits for the device, so it is done every few seconds only.
+    """
 
     def __init__(self, first: int, steps: int, shown: bool = True) -> None:
         self._first, self._steps = first, steps
@@ -60,7 +57,7 @@ class TrainingProgress:
             self._bar.stop()
 
     def advance(self, step: int, loss: jax.Array) -> None:
-        """Tells that `step` steps are done."""
+        """Takes note that `step` steps are done, the last with this `loss`."""
         if self._console.quiet:
             return
         now = time.monotonic()
@@ -78,8 +75,8 @@ class TrainingProgress:
             words = f"{datetime.timedelta(seconds=round(left))} left"
             print(f"step {step}/{self._steps}: {text}, {words}", file=sys.stderr, flush=True)
 
-    def tell(self, text: str) -> None:
-        """A line that stays."""
+    def print(self, text: str) -> None:
+        """Prints a line above the bar."""
         self._console.print(text, highlight=False, soft_wrap=True)
 
 
@@ -90,37 +87,42 @@ def describe(
     abstract: TrainState,
     examples: TrainingExamples,
 ) -> None:
-    """Shows in TensorBoard the config, the parameters, and the first augmented slices."""
+    """Writes the config, the parameters and the first augmented slices to TensorBoard."""
     board.text("config", json.dumps(record.public_config(config), indent=1))
     board.parameters(abstract.params)
     rows = [examples[i] for i in range(min(config.batch_size, MOST_IMAGES))]
     images, drawn = (np.stack([row[name] for row in rows]) for name in ("image", "augmentation"))
-    board.images("augmented", jax.jit(task.transform)(images, drawn))
+    board.images("augmented", jax.jit(task.network.transform)(images, drawn))
 
 
 def show(
-    history: list[dict[str, Any]], epoch: float, board: TensorBoard, bar: TrainingProgress
+    history: list[HistoryRow], epoch: float, board: TensorBoard, bar: TrainingProgress
 ) -> None:
-    """Writes the last validation, and the training since the one before, where people look."""
+    """Writes the last validation, and the training since the one before it, to both displays."""
     last = [r for r in history[-2:] if r["step"] == history[-1]["step"]]
     for r in last:
         values = {f"{r['split']}/{k}": v for k, v in r.items() if k not in ("step", "split")}
         board.scalars(r["step"], values)
-    bar.tell(f"epoch {epoch:g}: {in_words(last)}")
+    bar.print(f"epoch {epoch:g}: {in_words(last)}")
 
 
-SKIPPED = 2  # the first step compiles, the second may still wait for it
+SKIPPED = 2
+"""Steps before a profile begins: the first compiles, the second may still wait for it."""
+
 TRACED = 3
+"""Steps of a profile."""
 
 
 class StepTrace:
-    """Traces three steps into `folder`, after two, or fewer where the run is as short.
+    """A profile of TRACED steps, after SKIPPED; fewer where the run is short.
+
+    XProf and TensorBoard's profile page open it.
 
     Args:
       folder: where plugins/profile is made.
-      first: the step that this process begins after.
-      steps: all steps of the run.
-      on: False: nothing is done.
+      first: steps that were done before this process.
+      steps: of the whole run.
+      on: False for no profile.
     """
 
     def __init__(self, folder: Path, first: int, steps: int, on: bool) -> None:
@@ -136,14 +138,14 @@ class StepTrace:
             jax.profiler.stop_trace()
 
     def step(self, number: int) -> jax.profiler.StepTraceAnnotation:
-        """A context for the step after `number` steps."""
+        """A context that names the step after `number` steps; a profile may begin with it."""
         if self._on and number == self._begin < self._end:
             jax.profiler.start_trace(str(self._folder))
             self._running = True
         return jax.profiler.StepTraceAnnotation("train", step_num=number)
 
     def done(self, number: int, result: Any) -> None:
-        """Ends the trace after its last step, once the device has done it."""
+        """Ends the profile after its last step, once the device has computed `result`."""
         if self._running and number + 1 == self._end:
             jax.block_until_ready(result)
             jax.profiler.stop_trace()
@@ -151,11 +153,13 @@ class StepTrace:
 
 
 class StepLog:
-    """Figures that are still on the device, and their sums since the last validation.
+    """What steps log, still on the device, and its sums since the last validation.
+
+    It is fetched every few steps, so that no step waits for the device.
 
     Args:
-      board: gets the loss and the gradient's norm of each step.
-      sums: where an earlier process of the run stopped adding; empty at the start.
+      board: receives the loss and the gradient's norm of each step.
+      sums: those of an earlier process of the run; empty at the start.
     """
 
     def __init__(self, board: TensorBoard, sums: dict[str, float]) -> None:
@@ -164,24 +168,24 @@ class StepLog:
         self.sums = sums or dict.fromkeys(SUMS, 0.0)
 
     def append(self, step: int, logged: dict[str, jax.Array]) -> None:
-        """Takes the figures of `step`; they may not be computed yet."""
+        """Takes what `step` logged; it may not be computed yet."""
         self._waiting.append((step, logged))
 
     def fetch(self, leave: int = 0) -> None:
-        """Fetches and adds all but the last `leave`, which the device may still be at.
+        """Fetches and adds all but the last `leave` steps, which may not be computed yet.
 
-        Adding one step at a time, the sums do not depend on when that is. Raises NotFiniteError
-        for the first step with a loss or gradient that is no number.
+        Steps are added one at a time, so the sums do not depend on when that is. Raises
+        NotFiniteError for the first step with a loss or gradient that is nan or infinite.
         """
         n = max(len(self._waiting) - leave, 0)
         ready, self._waiting = self._waiting[:n], self._waiting[n:]
         for step, logged in jax.device_get(ready):
-            seen = {name: float(logged[name]) for name in ("loss", "gradient_norm")}
-            check_finite("training", seen, step)
-            self._board.scalars(step, {f"step/{name}": value for name, value in seen.items()})
+            values = {name: float(logged[name]) for name in ("loss", "gradient_norm")}
+            check_finite("training", values, step)
+            self._board.scalars(step, {f"step/{name}": value for name, value in values.items()})
             self.sums = {name: total + float(logged[name]) for name, total in self.sums.items()}
 
     def start_again(self) -> dict[str, Any]:
-        """The sums since the last call; they begin at 0 again."""
+        """Returns the sums since the last call, and begins at 0 again."""
         sums, self.sums = self.sums, dict.fromkeys(self.sums, 0.0)
         return sums

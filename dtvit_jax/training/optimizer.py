@@ -1,8 +1,6 @@
-"""Groups of a model's parameters: which are trained, and how deep in the encoder each lies.
+"""AdamW as the config asks for it, and the parameters that it trains.
 
-Parameters are pure dicts (`steps.split_model`): {'encoder': {'blocks': {0: ...}, ...}, ...}.
-
-AdamW as the config asks for it.
+Parameters are nested dicts (`network.split_model`): {'encoder': {'blocks': {0: ...}, ...}, ...}.
 """
 
 from collections.abc import Callable
@@ -23,7 +21,7 @@ WHOLE_ENCODER = -1
 def layer(path: tuple, blocks: int) -> int:
     """A parameter's depth: 0 before a ViT's first block, i + 1 in block i, blocks + 1 after them.
 
-    The heads and the last norm come after them (as in BEiT, arXiv 2106.08254, and MAE).
+    The heads and the last norm come after the blocks (as in BEiT, arXiv 2106.08254, and MAE).
     """
     if path[0] != "encoder" or path[1] == "norm":
         return blocks + 1
@@ -44,7 +42,7 @@ def learning_rate_scales(params: Tree, decay: float) -> Tree:
 def trained(params: Tree, frozen_blocks: int) -> Tree:
     """The parameters that training changes: all but the first blocks and what comes before them.
 
-    Raises InputError where the encoder has not that many blocks.
+    `params` may be shapes. Raises InputError where the encoder has fewer blocks.
     """
     if frozen_blocks == 0:
         return params
@@ -61,7 +59,7 @@ def trained(params: Tree, frozen_blocks: int) -> Tree:
 
 
 def select(tree: Tree, wanted: Callable[[tuple], bool], path: tuple = ()) -> Tree:
-    """The leaves whose path of names is `wanted`, and no empty branch."""
+    """The leaves of `tree` whose path of names is `wanted`; branches without one are left out."""
     kept: Tree = {}
     for name, part in tree.items():
         here = (*path, name)
@@ -74,7 +72,7 @@ def select(tree: Tree, wanted: Callable[[tuple], bool], path: tuple = ()) -> Tre
 
 
 def overlay(tree: Tree, over: Tree) -> Tree:
-    """`tree` with the leaves of `over`, which may be fewer, in their places."""
+    """`tree` with its leaves replaced by their namesakes in `over`, which may have fewer."""
     return {
         name: part
         if name not in over
@@ -90,9 +88,14 @@ def _names(path: tuple) -> tuple:
 
 
 def learning_rate(config: Any, steps: int) -> optax.Schedule:
-    """The rate at each of `steps`: linear warm-up, then constant (the paper) or cosine to 0."""
+    """The learning rate at each of `steps`: linear warm-up, then constant (the paper) or cosine.
+
+    The cosine ends at 0. Raises InputError for a bad config.warmup or config.schedule.
+    """
     if not 0 <= config.warmup < 1:
-        raise InputError(f"config.warmup={config.warmup}: give a part of all steps, 0 up to 1")
+        raise InputError(
+            f"config.warmup={config.warmup}: give a share of all steps, from 0 to below 1"
+        )
     warmup = int(config.warmup * steps)
     if config.schedule == "cosine":
         after = optax.cosine_decay_schedule(config.learning_rate, max(steps - warmup, 1))
@@ -107,7 +110,7 @@ def learning_rate(config: Any, steps: int) -> optax.Schedule:
 
 
 def decayed(params: Any) -> Any:
-    """True for kernels: no bias, norm, class token or position embedding is decayed."""
+    """True for each kernel: biases, norms, class token and position embedding do not decay."""
 
     def is_kernel(path: tuple, leaf: Any) -> bool:
         del leaf
@@ -119,8 +122,8 @@ def decayed(params: Any) -> Any:
 def make_optimizer(config: Any, steps: int) -> optax.GradientTransformation:
     """Clipping (if any), then AdamW with decoupled weight decay (arXiv 1711.05101).
 
-    With config.layer_decay the rate, and with it the decay of weights, falls by that factor from
-    layer to layer towards the input.
+    With config.layer_decay the learning rate, and with it the weight decay, falls by that factor
+    from layer to layer towards the input. Raises InputError for a negative rate, decay or norm.
     """
     for name in ("learning_rate", "weight_decay", "clip_norm"):
         if config[name] < 0:

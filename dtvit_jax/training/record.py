@@ -1,4 +1,4 @@
-"""What a run leaves beside its checkpoints: config.json, run.json, history.jsonl."""
+"""Writes and reads what a run keeps beside its checkpoints: config.json, run.json, history."""
 
 import importlib.metadata
 import json
@@ -6,19 +6,21 @@ import platform
 import subprocess
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import jax
 import ml_collections
 
 from configs import vit_l
 from data_builder.errors import InputError
-from data_builder.files import hold
+from data_builder.files import hold, write_json, write_whole
 from dtvit_jax.data import augment
 
 FORMAT = 2
-"""Of a run's folder: raised by every change after which an older folder can't be read, or an older
-program would misread a new one. 2: checkpoints with averages and checksums.
+"""The version of a run's folder.
+
+It rises with every change after which an older folder can't be read, or an older program would
+misread a new one. 2: checkpoints with averages and checksums.
 """
 
 PACKAGES = (
@@ -32,7 +34,7 @@ PACKAGES = (
     "numpy",
 )
 PRIVATE = ("source", "key")
-"""Fields of config.data that name places on the user's disk; they are not written."""
+"""Fields of config.data that name paths of the user; they are not written."""
 FREE_TO_CHANGE = (
     "num_epochs",
     "num_steps",
@@ -47,16 +49,35 @@ FREE_TO_CHANGE = (
 )
 """Fields that a continued run may change."""
 
+HistoryRow = dict[str, Any]
+"""One side's figures at one validation.
 
-def write_json(path: Path, value: Any) -> None:
-    """Writes JSON through a draft, so that a reader never meets half a file."""
-    draft = path.with_name(path.name + ".draft")
-    draft.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n")
-    draft.replace(path)
+`step` and `epoch` that were done, `split` ('train': the steps since the validation before, or
+'validation'), and the figures of `steps.figures` and `validation.slice_metrics` by name.
+"""
+
+
+class RunRecord(TypedDict):
+    """run.json."""
+
+    format: int
+    transform_version: int
+    command: str
+    versions: dict[str, str]
+    git_commit: str
+    device: str
+    started: str
+    seed: int  # of the weights, the data's order, augmentation and dropout
+    split_seed: int
+    model: str
+    parameters: int
+    dataset: dict[str, Any]  # the data set's metadata.json
+    train_seconds: NotRequired[float]  # once the run is finished
+    waited_for_data_seconds: NotRequired[float]
 
 
 def public_config(config: ml_collections.ConfigDict) -> dict[str, Any]:
-    """The config as plain values, without what names places on the user's disk."""
+    """The config as plain values, without its PRIVATE fields."""
     values = json.loads(config.to_json_best_effort())
     for name in PRIVATE:
         values["data"].pop(name, None)
@@ -66,25 +87,28 @@ def public_config(config: ml_collections.ConfigDict) -> dict[str, Any]:
 def claim_workdir(
     workdir: Path, config: ml_collections.ConfigDict, saved: dict[str, Any] | None = None
 ) -> None:
-    """Holds the workdir and writes config.json, or checks that the run in it is this one.
+    """Holds the workdir and writes config.json, after a check that a run in it has this config.
 
-    `saved` is the config in the run's last checkpoint, if it has one: config.json may be gone.
+    Args:
+      workdir: the run's folder; made if need be.
+      config: of the run that begins or continues.
+      saved: the config in the run's last checkpoint, if there is one: config.json may be gone.
 
     Raises:
-      InputError: it can't be written, another process is at it, or it holds a run with another
-        config.
+      InputError: the folder can't be written, another process holds it, or it holds a run with
+        another config (FREE_TO_CHANGE apart).
     """
     values = public_config(config)
     path = workdir / "config.json"
     hold(workdir, "--workdir")
     try:
-        known = [json.loads(path.read_text())] if path.exists() else []
-        for earlier in [*known, *([saved] if saved else [])]:
-            differ = differences(earlier, values)
-            differ = [name for name in differ if name.split(".")[0] not in FREE_TO_CHANGE]
-            if differ:
+        on_disk = [json.loads(path.read_text())] if path.exists() else []
+        for earlier in [*on_disk, *([saved] if saved else [])]:
+            names = differences(earlier, values)
+            names = [name for name in names if name.split(".")[0] not in FREE_TO_CHANGE]
+            if names:
                 raise InputError(
-                    f"{workdir} holds a run with another config ({', '.join(sorted(differ))}): "
+                    f"{workdir} holds a run with another config ({', '.join(sorted(names))}): "
                     "give another --workdir, or the same config to go on"
                 )
         write_json(path, values)
@@ -94,16 +118,16 @@ def claim_workdir(
         ) from error
 
 
-def differences(one: dict[str, Any], other: dict[str, Any], prefix: str = "") -> list[str]:
+def differences(first: dict[str, Any], second: dict[str, Any], prefix: str = "") -> list[str]:
     """Dotted names of the fields in which two configs differ."""
-    found = []
-    for name in sorted(one.keys() | other.keys()):
-        a, b = one.get(name), other.get(name)
+    names = []
+    for name in sorted(first.keys() | second.keys()):
+        a, b = first.get(name), second.get(name)
         if isinstance(a, dict) and isinstance(b, dict):
-            found += differences(a, b, f"{prefix}{name}.")
+            names += differences(a, b, f"{prefix}{name}.")
         elif a != b:
-            found.append(prefix + name)
-    return found
+            names.append(prefix + name)
+    return names
 
 
 def read_config(workdir: Path) -> ml_collections.ConfigDict:
@@ -121,7 +145,7 @@ def read_config(workdir: Path) -> ml_collections.ConfigDict:
 
 
 def _filled(values: dict[str, Any]) -> dict[str, Any]:
-    """The config of an older run with the fields that are newer, as the paper's recipe has them.
+    """The config of an older run with newer fields added, at the values of the paper's recipe.
 
     A model's own options are left alone: they differ from model to model.
     """
@@ -133,30 +157,30 @@ def _filled(values: dict[str, Any]) -> dict[str, Any]:
     return values
 
 
-def read_record(workdir: Path) -> dict[str, Any]:
+def read_record(workdir: Path) -> RunRecord:
     """run.json. Raises InputError where it is missing, damaged or of another format."""
     try:
         record = json.loads((workdir / "run.json").read_text())
-        found = record.get("format", 1), record.get("transform_version", 1)
+        versions = record.get("format", 1), record.get("transform_version", 1)
     except (OSError, ValueError, AttributeError) as error:
         raise InputError(
             f"{workdir}/run.json is missing or damaged: train again into a new workdir"
         ) from error
-    for what, one, own in zip(
-        ("a run folder", "a transform"), found, (FORMAT, augment.VERSION), strict=True
+    for what, version, own in zip(
+        ("run folder", "transform"), versions, (FORMAT, augment.VERSION), strict=True
     ):
-        if one != own:
+        if version != own:
             raise InputError(
-                f"{workdir} is of {what} of version {one}, this program reads version {own}: use "
-                "the program's version that trained it, or train again"
+                f"{workdir} has version {version} of the {what}, this program reads version {own}: "
+                "use the version of the program that trained it, or train again"
             )
     return record
 
 
 def describe_run(
-    command: str, config: ml_collections.ConfigDict, dataset: dict, parameters: int
-) -> dict[str, Any]:
-    """run.json: versions, commit, device, seed, data set; with what a reader could repeat it."""
+    command: str, config: ml_collections.ConfigDict, dataset: dict[str, Any], parameters: int
+) -> RunRecord:
+    """The content of run.json: what a reader needs to repeat the run."""
     device = jax.devices()[0]
     return {
         "format": FORMAT,
@@ -170,7 +194,7 @@ def describe_run(
         "git_commit": git_commit(),
         "device": f"{jax.device_count()} x {device.device_kind} ({device.platform})",
         "started": time.strftime("%Y-%m-%d %H:%M:%S"),
-        "seed": config.seed,  # of the weights, the data's order, augmentation and dropout
+        "seed": config.seed,
         "split_seed": config.data.seed,
         "model": config.model.name,
         "parameters": parameters,
@@ -179,7 +203,7 @@ def describe_run(
 
 
 def git_commit() -> str:
-    """The commit of this program's checkout, '+' behind it if files differ; '' outside one."""
+    """The commit of this program's checkout, with '+' where files differ; '' outside of one."""
 
     def git(*words: str) -> str:
         command = ["git", "-C", str(Path(__file__).parent), *words]
@@ -194,14 +218,13 @@ def git_commit() -> str:
     return commit + ("+" if changed else "")
 
 
-def write_history(workdir: Path, history: list[dict[str, Any]]) -> None:
-    """history.jsonl, one object a line, whole each time."""
-    draft = workdir / "history.jsonl.draft"
-    draft.write_text("".join(json.dumps(row) + "\n" for row in history))
-    draft.replace(workdir / "history.jsonl")
+def write_history(workdir: Path, history: list[HistoryRow]) -> None:
+    """Writes history.jsonl, one row a line."""
+    lines = "".join(json.dumps(row) + "\n" for row in history)
+    write_whole(workdir / "history.jsonl", lines)
 
 
-def read_history(workdir: Path) -> list[dict[str, Any]]:
+def read_history(workdir: Path) -> list[HistoryRow]:
     """The rows of history.jsonl; none where it is missing."""
     path = workdir / "history.jsonl"
     if not path.exists():

@@ -1,4 +1,4 @@
-"""Where each array lives: batches over all devices, parameters over the axis 'fsdp'."""
+"""Places arrays on devices: batches over all of them, parameters over the axis 'fsdp'."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -17,8 +17,8 @@ SMALLEST_SHARDED = 2**13
 def make_mesh(shape: Any, on: Sequence[jax.Device] | None = None) -> Mesh:
     """The mesh of config.mesh: axes 'data' and 'fsdp'; -1 takes the devices that are left.
 
-    `on` are the devices to use, all of every process if None. Raises InputError for a shape that
-    does not use each of them once.
+    `on` are the devices to use; None: all of every process. Raises InputError where the axes'
+    product is not their number.
     """
     devices = jax.device_count() if on is None else len(on)
     data, fsdp = shape["data"], shape["fsdp"]
@@ -50,20 +50,27 @@ def state_sharding(mesh: Mesh | AbstractMesh, abstract: Any) -> Any:
 
 
 def is_split(part: NamedSharding) -> bool:
-    """Whether an array lies in parts."""
+    """Whether devices hold parts of the array."""
     return any(axis is not None for axis in part.spec)
 
 
 def bytes_of_one(abstract: Any, placed: Any) -> int:
-    """Bytes of the arrays of `abstract` on one device, where they lie as `placed`."""
+    """Bytes that one device holds of `abstract`, placed as `placed` says."""
     sizes = jax.tree.map(
         lambda x, part: math.prod(part.shard_shape(x.shape)) * x.dtype.itemsize, abstract, placed
     )
     return sum(jax.tree.leaves(sizes))
 
 
+def placed_shapes(abstract: Any, placed: Any) -> Any:
+    """Shapes and types with the sharding of each leaf, for Orbax and `jax.jit(...).lower`."""
+    return jax.tree.map(
+        lambda x, part: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=part), abstract, placed
+    )
+
+
 def held_by_one(state: Any, placed: Any) -> int:
-    """Bytes that a step keeps on one device: its part of a TrainState, and what it gathers."""
+    """Bytes that one device holds in a step: its part of a TrainState, and gathered parameters."""
     both = zip(jax.tree.leaves(state.params), jax.tree.leaves(placed.params), strict=True)
     gathered = sum(math.prod(x.shape) * x.dtype.itemsize for x, part in both if is_split(part))
     return bytes_of_one(state, placed) + gathered
@@ -75,10 +82,10 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 
 
 def create(make: Callable[[], Any], placed: Any, loaded: Any = None) -> Any:
-    """What `make` returns, made where `placed` says: no device or process holds all of it.
+    """The tree that `make` returns, made where `placed` says: no device or process holds all of it.
 
-    Leaves of `loaded` that are NumPy arrays (of the same tree) stand in for what is made. Of such
-    an array, one in a mapped file too, only the parts of this process's own devices are read.
+    Leaves of `loaded` (the same tree) that are NumPy arrays replace those of `make`. Of such an
+    array, also one in a mapped file, each process reads the parts of its own devices only.
     """
     if loaded is None:
         return jax.jit(make, out_shardings=placed)()
@@ -104,12 +111,12 @@ def _put(array: np.ndarray, part: NamedSharding) -> jax.Array:
 
 
 def gather_for_use(placed: Any) -> Callable[[Any], Any]:
-    """What a step does with its parameters before the model sees them.
+    """A function that makes parameters whole before the model reads them.
 
     Each device computes whole layers on its own examples, so a parameter split over 'fsdp' is
-    gathered first, and its gradient goes back in parts (ZeRO-3, arXiv 1910.02054). Left to itself,
-    the partitioner splits layers instead and sends activations about. `placed` is a NamedSharding
-    for each parameter; whole ones pass as they are.
+    gathered first, and its gradient is scattered again (as in ZeRO-3, arXiv 1910.02054). Without
+    this, XLA's partitioner splits layers and sends activations. `placed` is a NamedSharding for
+    each parameter; those that every device holds whole pass unchanged.
     """
 
     def gather(x: Any, part: NamedSharding) -> Any:

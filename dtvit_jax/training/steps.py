@@ -1,106 +1,171 @@
-"""Pure functions of the training loop: one step, one evaluation batch."""
+"""One training step and one evaluation step, as pure functions for `jax.jit`."""
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-from flax import nnx
-from jaxtyping import Array, Key
+from jaxtyping import Array, Float, Key
 
-from dtvit_jax.data import augment
-from dtvit_jax.training import optimizer as parameter_groups
+from dtvit_jax.data.augment import mix, partner, shares
 from dtvit_jax.training.losses import LossWeights, cross_entropy, example_weights, location_target
-from dtvit_jax.training.optimizer import WHOLE_ENCODER, overlay
+from dtvit_jax.training.network import Network, Tree, split_model
+from dtvit_jax.training.optimizer import WHOLE_ENCODER, overlay, trained
 
-Batch = dict[str, Array]
+Batch = dict[str, Any]
+"""Examples, the first axis of each array.
+
+`image` uint8 [batch, size, size]: slices as stored. `hemorrhage` int32 [batch], 0 or 1; `location`
+int32 [batch], an index into LOCATIONS, -1 for none. Training adds `augmentation` float32
+[batch, parameters] and with config.data.balance='weights' `class_weight` float32 [batch, 2];
+evaluation adds `mask` bool [batch], False where a row only fills the batch. With
+config.model.tokens='tissue' `packing` says where each patch goes (`models.packed.Packing`).
+"""
+
 SUMS = ("n", "n_location", "loss_hemorrhage", "loss_location", "right", "right_location")
+"""Sums over examples that a step returns: counts, losses and right answers of both tasks."""
 
 
 class TrainState(NamedTuple):
-    """All that training changes. Nothing random is in it: keys come from the seed and the step."""
+    """All that training changes. Nothing random is in it: keys come from the seed and the step.
 
-    step: Any
-    params: Any
-    stats: Any
-    moments: Any  # of the trained parameters
-    ema: Any = {}  # noqa: RUF012  averages of 'params' (the trained) and 'stats'; or empty
+    Leaves are arrays; the same tuple also carries their shapes, or where each is placed.
+    """
+
+    step: Any  # int32: steps done
+    params: Tree
+    stats: Tree  # batch statistics; empty for a ViT
+    moments: Any  # the optimizer's state, of the trained parameters alone
+    ema: Tree = {}  # noqa: RUF012  averages of trained 'params' and 'stats', or empty
 
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """What a step needs and never changes: the model's graph, the loss, the input transform."""
+    """What every step reads and none changes."""
 
-    graph: nnx.GraphDef
+    network: Network
     optimizer: optax.GradientTransformation
     weights: LossWeights
     location_classes: int
-    transform: Any  # (images, parameters or None) -> model input
-    accumulation: int
+    accumulation: int  # equal parts of a batch, one after the other
     seed: int
-    frozen_blocks: int = 0  # of the encoder; see parameter_groups.trained
+    frozen_blocks: int = 0  # of the encoder; see optimizer.trained
     smoothing: float = 0.0  # of the labels, in the training loss
-    ema_decay: float = 0.0  # of the averages; 0: there are none
-    mixes: bool = False  # examples of a batch in pairs (mixup.py)
-    gather: Any = None  # params -> params as the model reads them, where they lie in parts
-
-    def model(self, params: Any, stats: Any) -> Any:
-        """The model, to be called inside a jax.jit."""
-        return merge_model(self.graph, self.gather(params) if self.gather else params, stats)
+    ema_decay: float = 0.0  # 0: no averages
+    mixes: bool = False  # blends examples in pairs (mixup, arXiv 1710.09412)
 
 
-def split_model(model: nnx.Module) -> tuple[nnx.GraphDef, Any, Any]:
-    """The model's graph, its parameters and its batch statistics, both as plain dicts."""
-    graph, *states = nnx.split(model, nnx.Param, nnx.BatchStat)
-    params, stats = map(nnx.to_pure_dict, states)
-    return graph, params, stats
+def train_step(
+    state: TrainState, batch: Batch, *, task: Task
+) -> tuple[TrainState, dict[str, Array]]:
+    """One AdamW step on `batch`; returns the next state and what is logged of the step.
+
+    Logged, all float32 or int32 scalars: SUMS over the batch before the step, `loss` (Eq. 5, with
+    class weights, label smoothing and mixup where the config has them) and `gradient_norm`.
+    """
+    key = jax.random.fold_in(jax.random.key(task.seed), state.step)
+    batch = weighted(batch, task.location_classes)
+    with_gradient = trained(state.params, task.frozen_blocks)
+    loss_and_gradient = functools.partial(
+        jax.value_and_grad(_loss, has_aux=True), with_gradient, state.params, task=task
+    )
+    if task.accumulation == 1:
+        (loss, (stats, sums)), gradient = loss_and_gradient(state.stats, batch, key)
+    else:
+        (loss, (stats, sums)), gradient = _accumulated(
+            loss_and_gradient, state.stats, batch, key, task.accumulation
+        )
+    updates, moments = task.optimizer.update(gradient, state.moments, with_gradient)
+    with_gradient = optax.apply_updates(with_gradient, updates)
+    ema = state.ema
+    if task.ema_decay:
+        now = {"params": with_gradient, "stats": stats}
+        ema = averaged(ema, now, state.step, task.ema_decay)
+    logged = {**sums, "loss": loss, "gradient_norm": optax.tree.norm(gradient)}
+    params = overlay(state.params, with_gradient)
+    return TrainState(state.step + 1, params, stats, moments, ema), logged
 
 
-def merge_model(graph: nnx.GraphDef, params: Any, stats: Any) -> Any:
-    """The model again; inside a plain jax.jit this costs next to nothing."""
-    return nnx.merge(graph, nnx.State(params), nnx.State(stats))
+def weighted(batch: Batch, location_classes: int) -> Batch:
+    """`batch` with each example's weight in the loss of both tasks.
+
+    The weights make a sum over examples the mean over the batch. They are fixed here, before the
+    batch is divided, so that the sum of the parts' gradients is the batch's gradient, whatever the
+    number of parts.
+    """
+    mask = jnp.ones(len(batch["image"]), bool)
+    _, has_location = location_target(batch["hemorrhage"], batch["location"], location_classes)
+    of_class = batch.get("class_weight")
+    hemorrhage, location = (None, None) if of_class is None else (of_class[:, 0], of_class[:, 1])
+    return {
+        **batch,
+        "mask": mask,
+        "weight": example_weights(mask, mask, hemorrhage),
+        "weight_location": example_weights(has_location, mask, location),
+    }
 
 
-def evaluated_model(state: TrainState) -> tuple[Any, Any]:
-    """The parameters and statistics that are validated: the averages where there are some."""
-    both = {"params": state.params, "stats": state.stats}
-    both = overlay(both, state.ema)
-    return both["params"], both["stats"]
+def _accumulated(
+    loss_and_gradient: Callable[..., Any],
+    stats: Tree,
+    batch: Batch,
+    key: Key[Array, ""],
+    parts: int,
+) -> Any:
+    """What `loss_and_gradient` returns of the whole batch, computed part by part.
+
+    Example i is in part i mod `parts`, so that each device's examples are spread over all parts.
+    Batch statistics pass from part to part.
+    """
+    batches = jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), batch)
+
+    def add_part(carry: tuple, xs: tuple) -> tuple[tuple, None]:
+        total, stats = carry
+        part, part_key = xs
+        (loss, (stats, sums)), gradient = loss_and_gradient(stats, part, part_key)
+        return (jax.tree.map(jnp.add, total, (loss, sums, gradient)), stats), None
+
+    first = jax.tree.map(lambda x: x[0], batches)
+    shapes = jax.eval_shape(lambda part: loss_and_gradient(stats, part, key), first)
+    (loss_shape, (_, sums_shape)), gradient_shape = shapes
+    zeros = jax.tree.map(
+        lambda x: jnp.zeros(x.shape, x.dtype), (loss_shape, sums_shape, gradient_shape)
+    )
+    keys = jax.random.split(key, parts)
+    ((loss, sums, gradient), stats), _ = jax.lax.scan(add_part, (zeros, stats), (batches, keys))
+    return (loss, (stats, sums)), gradient
 
 
 def _loss(
-    trained: Any, params: Any, stats: Any, part: Batch, key: Key[Array, ""], task: Task
-) -> tuple[Array, tuple[Any, dict[str, Array]]]:
-    """Weighted sum of both tasks' losses over one part of a batch, and what is logged of it.
+    with_gradient: Tree, params: Tree, stats: Tree, part: Batch, key: Key[Array, ""], task: Task
+) -> tuple[Array, tuple[Tree, dict[str, Array]]]:
+    """Both tasks' weighted loss over one part of a batch; the new statistics and SUMS beside it.
 
-    `trained` are the parameters with a gradient; they stand in for those in `params`.
+    `with_gradient` are the trained parameters; they replace their namesakes in `params`.
     """
-    model = task.model(overlay(params, trained), stats)
-    images = task.transform(part["image"], part["augmentation"])
+    model = task.network.model(overlay(params, with_gradient), stats)
+    images = task.network.transform(part["image"], part["augmentation"])
     share: Array | float = 1.0
     if task.mixes:
-        share = augment.shares(part["augmentation"])
-        images = augment.mix(images, share)
+        share = shares(part["augmentation"])
+        images = mix(images, share)
     train_encoder = task.frozen_blocks != WHOLE_ENCODER
-    logits = model(images, **packed(part), key=key, train_encoder=train_encoder)
+    logits = model(images, **packing_of(part), key=key, train_encoder=train_encoder)
     loss, sums = _labelled_loss(logits, part, share, task)
     if task.mixes:
-        others = {k: augment.partner(v) for k, v in part.items() if k != "packing"}
-        loss += _labelled_loss(logits, others, 1 - share, task)[0]
-    return loss, (split_model(model)[2], sums)
-
-
-def packed(batch: Batch) -> dict[str, Any]:
-    """What the model is told of a batch that `packing.Packer` laid out."""
-    return {"packing": batch["packing"]} if "packing" in batch else {}
+        partners = {k: partner(v) for k, v in part.items() if k != "packing"}
+        loss += _labelled_loss(logits, partners, 1 - share, task)[0]
+    _, _, stats = split_model(model)  # BatchNorm has updated its running statistics
+    return loss, (stats, sums)
 
 
 def _labelled_loss(
     logits: tuple[Array, Array], part: Batch, share: Array | float, task: Task
 ) -> tuple[Array, dict[str, Array]]:
-    """The loss where `share` of each example has the labels of `part`, and the sums of these."""
+    """The loss where `share` of each example has the labels of `part`; SUMS beside it."""
     sums = task_sums(logits, part, task.smoothing)
     loss_1 = (sums.pop("each_hemorrhage") * part["weight"] * share).sum()
     loss_2 = (sums.pop("each_location") * part["weight_location"] * share).sum()
@@ -110,9 +175,10 @@ def _labelled_loss(
 def task_sums(
     logits: tuple[Array, Array], batch: Batch, smoothing: float = 0.0
 ) -> dict[str, Array]:
-    """Sums over a batch of what SUMS names, padding left out, and each example's two losses.
+    """SUMS over a batch, rows with a False mask left out, and each example's two losses.
 
-    `smoothing` of the labels goes into each example's losses, not into the sums.
+    logits: [batch, 2] and [batch, 3 or 4]. The losses are `each_hemorrhage` and `each_location`
+    [batch]; `smoothing` of the labels is in these two, not in SUMS.
     """
     mask = batch["mask"]
     target, has_location = location_target(
@@ -135,62 +201,12 @@ def task_sums(
     }
 
 
-def train_step(
-    state: TrainState, batch: Batch, *, task: Task
-) -> tuple[TrainState, dict[str, Array]]:
-    """One AdamW step on `batch`, in `task.accumulation` equal parts.
-
-    Each example's weight is fixed over the whole batch first, so that the sum of the parts'
-    gradients is the batch's gradient, whatever their number.
-    """
-    key = jax.random.fold_in(jax.random.key(task.seed), state.step)
-    size = len(batch["image"])
-    mask = jnp.ones(size, bool)
-    _, has_location = location_target(batch["hemorrhage"], batch["location"], task.location_classes)
-    of_class = batch.get("class_weight")  # [batch, 2], with config.data.balance=weights
-    first, second = (None, None) if of_class is None else (of_class[:, 0], of_class[:, 1])
-    batch = {
-        **batch,
-        "mask": mask,
-        "weight": example_weights(mask, mask, first),
-        "weight_location": example_weights(has_location, mask, second),
-    }
-    trained = parameter_groups.trained(state.params, task.frozen_blocks)
-    gradient = functools.partial(
-        jax.value_and_grad(_loss, has_aux=True), trained, state.params, task=task
-    )
-    if task.accumulation == 1:
-        (loss, (stats, sums)), grads = gradient(state.stats, batch, key)
-    else:
-        parts = jax.tree.map(
-            lambda x: x.reshape(-1, task.accumulation, *x.shape[1:]).swapaxes(0, 1), batch
-        )
-
-        def one(carry: tuple, xs: tuple) -> tuple[tuple, None]:
-            total, stats = carry
-            part, part_key = xs
-            (loss, (stats, sums)), grads = gradient(stats, part, part_key)
-            return (jax.tree.map(jnp.add, total, (loss, sums, grads)), stats), None
-
-        first = jax.tree.map(lambda x: x[0], parts)
-        shapes = jax.eval_shape(lambda p: gradient(state.stats, p, key), first)
-        (loss_shape, (_, sums_shape)), grads_shape = shapes
-        zeros = jax.tree.map(
-            lambda x: jnp.zeros(x.shape, x.dtype), (loss_shape, sums_shape, grads_shape)
-        )
-        keys = jax.random.split(key, task.accumulation)
-        ((loss, sums, grads), stats), _ = jax.lax.scan(one, (zeros, state.stats), (parts, keys))
-    updates, moments = task.optimizer.update(grads, state.moments, trained)
-    trained = optax.apply_updates(trained, updates)
-    ema = state.ema
-    if task.ema_decay:
-        ema = averaged(ema, {"params": trained, "stats": stats}, state.step, task.ema_decay)
-    logged = {**sums, "loss": loss, "gradient_norm": optax.tree.norm(grads)}
-    params = overlay(state.params, trained)
-    return TrainState(state.step + 1, params, stats, moments, ema), logged
+def packing_of(batch: Batch) -> dict[str, Any]:
+    """The model's argument `packing`, where the batch has one."""
+    return {"packing": batch["packing"]} if "packing" in batch else {}
 
 
-def averaged(ema: Any, now: Any, step: Array, decay: float) -> Any:
+def averaged(ema: Tree, now: Tree, step: Array, decay: float) -> Tree:
     """The exponential moving average after one more step; `step` counts from 0.
 
     The decay begins at 1/10 and rises to `decay` as (1 + step) / (10 + step), so that the random
@@ -200,36 +216,44 @@ def averaged(ema: Any, now: Any, step: Array, decay: float) -> Any:
     return jax.tree.map(lambda mean, x: mean + (1 - kept) * (x - mean), ema, now)
 
 
-def evaluate_step(
-    params: Any, stats: Any, batch: Batch, *, task: Task
-) -> tuple[dict[str, Array], Array, Array]:
-    """Sums of the batch (SUMS), and the probabilities of both tasks, float32.
+def evaluated_model(state: TrainState) -> tuple[Tree, Tree]:
+    """Parameters and statistics that are validated: their averages where there are some."""
+    both = {"params": state.params, "stats": state.stats}
+    both = overlay(both, state.ema)
+    return both["params"], both["stats"]
 
-    Probabilities: hemorrhage [batch]; locations [batch, 3], given ICH, summing to 1 (a fourth
-    class 'normal' is left out and the rest scaled).
-    """
-    model = task.model(params, stats)
-    logits = model(task.transform(batch["image"], None), **packed(batch))
+
+def evaluate_step(
+    params: Tree, stats: Tree, batch: Batch, *, network: Network
+) -> tuple[dict[str, Array], Float[Array, " batch"], Float[Array, "batch 3"]]:
+    """SUMS of the batch, and each example's probabilities as `probabilities` returns them."""
+    model = network.model(params, stats)
+    logits = model(network.transform(batch["image"], None), **packing_of(batch))
     sums = task_sums(logits, batch)
     return {name: sums[name] for name in SUMS}, *probabilities(logits)
 
 
-def probabilities(logits: tuple[Array, Array]) -> tuple[Array, Array]:
-    """Of hemorrhage [batch], and of the three locations given one [batch, 3]."""
+def probabilities(
+    logits: tuple[Array, Array],
+) -> tuple[Float[Array, " batch"], Float[Array, "batch 3"]]:
+    """Probability of a hemorrhage, and of the three locations given one; these sum to 1.
+
+    A fourth class of the location head, 'normal', is left out and the rest is scaled.
+    """
     return jax.nn.softmax(logits[0])[:, 1], jax.nn.softmax(logits[1][:, :3])
 
 
 def validation_step(
-    params: Any, stats: Any, batch: Batch, *, task: Task
+    params: Tree, stats: Tree, batch: Batch, *, network: Network
 ) -> tuple[dict[str, Array], dict[str, Array]]:
-    """Sums of the batch (SUMS), and a row for each example: mask, labels and probabilities."""
-    sums, p_hemorrhage, p_location = evaluate_step(params, stats, batch, task=task)
+    """SUMS of the batch, and a row for each example: mask, labels and probabilities."""
+    sums, p_hemorrhage, p_location = evaluate_step(params, stats, batch, network=network)
     rows = {name: batch[name] for name in ("mask", "hemorrhage", "location")}
     return sums, {**rows, "p_hemorrhage": p_hemorrhage, "p_location": p_location}
 
 
 def figures(sums: dict[str, Any], weights: LossWeights) -> dict[str, float]:
-    """Losses and accuracies of both tasks out of sums over any number of batches."""
+    """Mean losses and accuracies of both tasks from SUMS over any number of batches."""
     n, n_location = max(float(sums["n"]), 1), max(float(sums["n_location"]), 1)
     loss_1 = float(sums["loss_hemorrhage"]) / n
     loss_2 = float(sums["loss_location"]) / n_location

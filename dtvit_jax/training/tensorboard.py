@@ -1,6 +1,6 @@
-"""TensorBoard's files through tensorboardX, written by the loop itself.
+"""Writes TensorBoard's files through tensorboardX, in the loop's own thread.
 
-tensorboardX's SummaryWriter writes in a thread of its own, which a full disk would stop unseen.
+tensorboardX's SummaryWriter has a thread of its own, which a full disk would stop unnoticed.
 """
 
 import time
@@ -22,12 +22,13 @@ MOST_IMAGES = 16
 class TensorBoard:
     """Scalars, images and text of a run, under `folder`.
 
-    Each process of a run writes a file of its own. It begins with a mark at which TensorBoard
-    leaves out what earlier files hold from that step on, so that no step is shown twice.
+    Each process of a run writes a file of its own. It begins with a mark that makes TensorBoard
+    drop what earlier files hold of later steps, so that no step is shown twice.
 
     Args:
-      first: the step that this process begins after.
-      written: False: nothing is; another process of the run does.
+      folder: for the event files; made if need be.
+      first: steps that were done before this process.
+      written: False where another process of the run writes.
     """
 
     def __init__(self, folder: Path, first: int, written: bool = True) -> None:
@@ -47,24 +48,24 @@ class TensorBoard:
             self._file.close()
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Each of `values` at `step`."""
+        """Writes each of `values` at `step`."""
         for name, value in values.items():
             self._write(Event(step=step, summary=summary.scalar(name, float(value))))
 
     def text(self, name: str, text: str) -> None:
-        """Text in a fixed width."""
+        """Writes text in a fixed-width font."""
         indented = "".join(f"    {line}\n" for line in text.splitlines())  # Markdown's code
         self._write(Event(step=0, summary=summary.text(name, indented)))
 
     def parameters(self, params: Any) -> None:
-        """The overview of parameters: names, shapes and sizes; `params` may be abstract."""
+        """Writes an overview of parameters: names, shapes and sizes; `params` may be shapes."""
         table = parameter_overview.get_parameter_overview(params, include_stats=False)
         self.text("parameters", table)
 
     def images(
         self, name: str, images: Float[np.ndarray, "batch rows columns channels"] | jax.Array
     ) -> None:
-        """Up to 16 model inputs in one picture, each channel stretched to its own range."""
+        """Writes up to 16 model inputs as one picture, each channel stretched to its own range."""
         shown = np.asarray(images, np.float32)[:MOST_IMAGES]
         low, high = shown.min((0, 1, 2)), shown.max((0, 1, 2))
         shown = (shown - low) / np.maximum(high - low, 1e-6)
@@ -77,7 +78,7 @@ class TensorBoard:
         self._write(Event(step=0, summary=summary.image(name, sheet, dataformats="HWC")))
 
     def flush(self) -> None:
-        """Hands everything to the disk."""
+        """Writes everything to the file."""
         if self._file:
             self._file.flush()
 

@@ -19,7 +19,6 @@ from dtvit_jax.decision import rule
 from dtvit_jax.decision.rule import both
 from dtvit_jax.runs import portable
 from dtvit_jax.runs.trained_run import TrainedRun
-from dtvit_jax.training.steps import merge_model
 from tests.helpers.model_folder import MODEL, save_model
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (3, 36, 36), dtype=np.uint8)
@@ -56,8 +55,8 @@ def wanted(runs):
     answers = {}
     for name, workdir in runs.items():
         task, params, stats = TrainedRun(workdir).model()
-        model = merge_model(task.graph, params, stats)
-        hemorrhage, location = model(task.transform(jnp.asarray(IMAGES), None))
+        model = task.network.model(params, stats)
+        hemorrhage, location = model(task.network.transform(jnp.asarray(IMAGES), None))
         raw = np.asarray(jax.nn.softmax(hemorrhage)[:, 1]), jax.nn.softmax(location[:, :3])
         fitted = rule.read(workdir).calibrations["slice"]
         method = MODELS[name]

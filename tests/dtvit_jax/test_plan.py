@@ -15,7 +15,7 @@ from dtvit_jax.planning.accelerators import ACCELERATORS
 from dtvit_jax.planning.step_cost import forward_macs, step_cost, step_time
 from dtvit_jax.planning.table import table
 from dtvit_jax.training.memory import GIB
-from dtvit_jax.training.setup import make_task
+from dtvit_jax.training.network import make_network
 from tests.helpers import ROOT, tiny
 
 TINY = str(ROOT / "tests/helpers/tiny.py")
@@ -23,7 +23,7 @@ VIT_L_HEADS = 2 * 1024 * 512 + 512 * 2 + 512 * 3
 
 
 def macs(config):
-    return forward_macs(config, *make_task(config, steps=1))
+    return forward_macs(config, make_network(config))
 
 
 def vit_l_by_hand(last_block_tokens):

@@ -24,8 +24,8 @@ from dtvit_jax.decision.predictions import read_csv
 from dtvit_jax.decision.study import points_of
 from dtvit_jax.prediction import intake, predictor, study_folder
 from dtvit_jax.training import record as run_record
-from dtvit_jax.training.setup import make_task
-from dtvit_jax.training.steps import merge_model, probabilities
+from dtvit_jax.training.setup import abstract_state, make_task
+from dtvit_jax.training.steps import probabilities
 from tests.helpers.dicom_files import ct, encoded, enhanced, head_hu
 from tests.helpers.model_folder import SIZE, save_model
 from tests.helpers.run_folder import random_weights
@@ -109,12 +109,15 @@ def test_slices_are_what_clean_and_build_make_and_the_model_says_what_evaluation
     records = open_source(tmp_path / "cleaned", Pseudonyms(PUBLIC_KEY)).records
     images = np.stack([pixels(record, SIZE)[..., 0] for record in records])
     config = run_record.read_config(model)
-    task, abstract = make_task(config, steps=1)
+    task = make_task(config, steps=1)
+    abstract = abstract_state(task)
     params, stats = random_weights(abstract)
 
     @jax.jit
     def evaluate(params, stats, images):
-        return probabilities(merge_model(task.graph, params, stats)(task.transform(images, None)))
+        return probabilities(
+            task.network.model(params, stats)(task.network.transform(images, None))
+        )
 
     raw, where = map(np.asarray, evaluate(params, stats, jnp.asarray(images)))
     rule = decision_rule.read(model)

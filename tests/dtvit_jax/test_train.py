@@ -70,7 +70,7 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(trained, shards, tmp_path, monk
     """Stopped by a signal in the middle of each epoch; the untouched run is the reference."""
     workdir, config = trained
     other = tmp_path / "stopped"
-    from dtvit_jax import train as module
+    from dtvit_jax.training import trainer as module
 
     original = module.training_batches
 

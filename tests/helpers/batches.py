@@ -2,11 +2,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from dtvit_jax.data.augment import IDENTITY
-from dtvit_jax.training.setup import make_model, make_task
-from dtvit_jax.training.steps import (
-    TrainState,
-    split_model,
-)
+from dtvit_jax.training.network import make_model, split_model
+from dtvit_jax.training.setup import make_task
+from dtvit_jax.training.steps import TrainState
 
 
 def batch_of(n, seed=0):
@@ -23,7 +21,7 @@ def batch_of(n, seed=0):
 
 
 def fresh(config):
-    task, _ = make_task(config, steps=10)
+    task = make_task(config, steps=10)
     _, params, stats = split_model(make_model(config))
     state = TrainState(jnp.zeros((), jnp.int32), params, stats, task.optimizer.init(params))
     return task, state

@@ -5,7 +5,6 @@ A program of its own, since the number of devices is fixed when JAX starts:
     XLA_FLAGS=--xla_force_host_platform_device_count=8 python -m tests.helpers.mesh_runs
 """
 
-import dataclasses
 import functools
 import json
 
@@ -15,11 +14,11 @@ import numpy as np
 from dtvit_jax.data.packing import Level, Packer
 from dtvit_jax.planning.collectives import collectives
 from dtvit_jax.planning.step_cost import sent
-from dtvit_jax.training.setup import initial_state, make_task, make_tissue
+from dtvit_jax.training.network import make_tissue
+from dtvit_jax.training.setup import abstract_state, gathering, initial_state, make_task
 from dtvit_jax.training.sharding import (
     batch_sharding,
     bytes_of_one,
-    gather_for_use,
     is_split,
     make_mesh,
     state_sharding,
@@ -35,9 +34,10 @@ STEPS = 20
 def run(data: int, fsdp: int) -> dict:
     config = tiny.get_config()
     mesh = make_mesh({"data": data, "fsdp": fsdp}, jax.devices()[: data * fsdp])
-    task, abstract = make_task(config, steps=STEPS)
+    task = make_task(config, steps=STEPS)
+    abstract = abstract_state(task)
     placed = state_sharding(mesh, abstract)
-    task = dataclasses.replace(task, gather=gather_for_use(placed.params))
+    task = gathering(task, placed)
     state = initial_state(config, task, placed, None)
     split = [is_split(part) for part in jax.tree.leaves(placed.params)]
     sizes = [x.nbytes for x in jax.tree.leaves(state.params)]
@@ -74,9 +74,10 @@ def run_on_tissue(data: int, fsdp: int, accumulation: int) -> dict:
     config.model.tokens, config.model.head_dropout = "tissue", 0.0
     config.accumulation, config.batch_size = accumulation, 16
     mesh = make_mesh({"data": data, "fsdp": fsdp}, jax.devices()[: data * fsdp])
-    task, abstract = make_task(config, steps=STEPS)
+    task = make_task(config, steps=STEPS)
+    abstract = abstract_state(task)
     placed = state_sharding(mesh, abstract)
-    task = dataclasses.replace(task, gather=gather_for_use(placed.params))
+    task = gathering(task, placed)
     state = initial_state(config, task, placed, None)
     rule, groups = make_tissue(config), data * fsdp * accumulation
     each = 16 // groups

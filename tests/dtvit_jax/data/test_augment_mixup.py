@@ -12,7 +12,7 @@ from data_builder.errors import InputError
 from dtvit_jax.data import augment
 from dtvit_jax.data.augment import IDENTITY, PARAMETERS, Augmentation
 from dtvit_jax.training.setup import make_augmentation
-from dtvit_jax.training.steps import merge_model, train_step
+from dtvit_jax.training.steps import train_step
 from tests.helpers import tiny
 from tests.helpers.batches import batch_of, fresh
 
@@ -55,8 +55,8 @@ def test_the_loss_of_mixed_labels():
 
     @jax.jit
     def logits_of(params):
-        model = merge_model(task.graph, params, {})
-        images = task.transform(batch["image"], batch["augmentation"])
+        model = task.network.model(params, {})
+        images = task.network.transform(batch["image"], batch["augmentation"])
         kept = share[:, None, None, None]
         return model(kept * images + (1 - kept) * images[other])
 

@@ -17,8 +17,9 @@ from dtvit_jax.data.crop import Crop
 from dtvit_jax.prediction.heat_maps import to_slice
 from dtvit_jax.runs.portable import run_onnx, to_onnx
 from dtvit_jax.training.config_checks import check_config
-from dtvit_jax.training.setup import make_model, make_task, make_tissue
-from dtvit_jax.training.steps import evaluate_step, merge_model, probabilities, split_model
+from dtvit_jax.training.network import make_model, make_tissue, split_model
+from dtvit_jax.training.setup import make_task
+from dtvit_jax.training.steps import evaluate_step, probabilities
 from tests.helpers import tiny
 
 HEAD = Crop(32, 10.0)
@@ -105,7 +106,7 @@ def test_evaluation_prediction_and_export_see_the_same(tmp_path):
     config = tiny.get_config()
     config.crop, config.model.tokens = "head", "tissue"
     check_config(config)
-    task, _ = make_task(config, steps=1)
+    task = make_task(config, steps=1)
     _, params, stats = split_model(make_model(config))
     images = slices(np.random.default_rng(3), 8)
     rule = make_tissue(config)
@@ -119,11 +120,13 @@ def test_evaluation_prediction_and_export_see_the_same(tmp_path):
         "location": np.full(8, -1),
         "packing": packing.pack(kept, level, 1),
     }
-    _, *packed = jax.jit(functools.partial(evaluate_step, task=task))(params, stats, batch)
+    _, *packed = jax.jit(functools.partial(evaluate_step, network=task.network))(
+        params, stats, batch
+    )
 
     def dense(images):
-        model = merge_model(task.graph, params, stats)
-        first, second = probabilities(model(task.transform(images, None)))
+        model = task.network.model(params, stats)
+        first, second = probabilities(model(task.network.transform(images, None)))
         return {
             "p_hemorrhage": first,
             "p_location": second,

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -28,8 +29,9 @@ from dtvit_jax.runs.portable import to_stablehlo
 from dtvit_jax.runs.trained_run import TrainedRun
 from dtvit_jax.train import train
 from dtvit_jax.training.config_checks import check_config
-from dtvit_jax.training.setup import make_augmentation, make_tissue
-from dtvit_jax.training.steps import merge_model, probabilities, split_model
+from dtvit_jax.training.network import make_tissue, split_model
+from dtvit_jax.training.setup import make_augmentation
+from dtvit_jax.training.steps import probabilities
 from tests.helpers import tiny
 
 SIDE, PATCH = 32, 8
@@ -139,7 +141,7 @@ def compiled(seed=None, **options):
     key = None if seed is None else jax.random.key(seed)
 
     def call(params, images, packed):
-        net = merge_model(graph, params, stats)
+        net = nnx.merge(graph, nnx.State(params), nnx.State(stats))
         return jnp.concatenate(net(images, packing=packed, key=key), axis=1)
 
     return jax.jit(call)
@@ -313,8 +315,8 @@ def test_prediction_is_the_dense_forms(trained, shards):
     images = np.stack([source[i]["image"] for i in range(len(source))])
 
     def dense(images):
-        net = merge_model(task.graph, params, stats)
-        p_hemorrhage, p_location = probabilities(net(task.transform(images, None)))
+        net = task.network.model(params, stats)
+        p_hemorrhage, p_location = probabilities(net(task.network.transform(images, None)))
         return {"p_hemorrhage": p_hemorrhage, "p_location": p_location}
 
     exported = jax.export.deserialize(bytearray(to_stablehlo(dense, images.shape[1])))
@@ -324,7 +326,7 @@ def test_prediction_is_the_dense_forms(trained, shards):
 
 def test_a_stopped_run_goes_on_to_the_same_bytes(trained, shards, tmp_path, monkeypatch):
     workdir, config, _ = trained
-    from dtvit_jax import train as module
+    from dtvit_jax.training import trainer as module
 
     original = module.training_batches
 

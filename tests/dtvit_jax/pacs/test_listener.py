@@ -23,6 +23,7 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, MRImageStorage, 
 
 from data_builder.errors import InputError
 from data_builder.pseudonyms import PUBLIC_KEY, Pseudonyms
+from tests.helpers import ROOT
 from tests.helpers.dicom_files import ct, head_hu
 
 pytest.importorskip("pynetdicom")

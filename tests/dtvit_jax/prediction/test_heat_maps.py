@@ -20,8 +20,9 @@ from dtvit_jax.data.augment import IDENTITY
 from dtvit_jax.data.crop import Crop, centre_crop
 from dtvit_jax.prediction import attribution
 from dtvit_jax.prediction.heat_maps import heat_maps, methods_of, overlay, to_slice
-from dtvit_jax.training.setup import make_model, make_task
-from dtvit_jax.training.steps import TrainState, split_model, train_step
+from dtvit_jax.training.network import make_model, split_model
+from dtvit_jax.training.setup import abstract_state, make_task
+from dtvit_jax.training.steps import TrainState, train_step
 from tests.helpers import tiny
 
 PLACES = ((10, 11), (18, 25), (27, 12))  # centres of the spot in a slice of 36 pixels
@@ -47,7 +48,7 @@ def trained():
     """A nano ViT that has learnt to see the spots: task, parameters and statistics."""
     config = tiny.get_config()
     config.num_epochs, config.num_steps, config.warmup = 0, 150, 0.1
-    task, _ = make_task(config, 150)
+    task = make_task(config, 150)
     _, params, stats = split_model(nnx.jit(lambda: make_model(config))())
     state = TrainState(jnp.int32(0), params, stats, task.optimizer.init(params))
     step = jax.jit(functools.partial(train_step, task=task))
@@ -127,10 +128,10 @@ def test_patches_without_tissue_are_dark(slices):
     config = tiny.get_config()
     config.model.tokens = "tissue"
     config.model.name = "vit_nano4"
-    task, _ = make_task(config, 1)
+    task = make_task(config, 1)
     model = nnx.jit(lambda: make_model(config))()
     _, params, stats = split_model(model)
-    counted = np.asarray(model.encoder.counted(task.transform(jnp.asarray(images), None)))
+    counted = np.asarray(model.encoder.counted(task.network.transform(jnp.asarray(images), None)))
     assert not counted[0].any() and 0 < counted[1].sum() < 64
     heat = np.asarray(heat_maps(task, params, stats, images))
     assert (heat[0] == 0).all()
@@ -274,7 +275,8 @@ def test_every_cnn_has_a_map_for_each_head(name):
     config = tiny.get_config()
     shared = {"head": "mlp", "channels": 1, "location_classes": 3, "image_size": 64}
     config.model, config.data.size = {"name": name, **shared}, 72
-    task, abstract = make_task(config, 1)
+    task = make_task(config, 1)
+    abstract = abstract_state(task)
     assert methods_of(abstract.params) == ("grad_cam",)
     images = jax.ShapeDtypeStruct((2, 72, 72), np.uint8)
     maps = functools.partial(heat_maps, task, head="location")

@@ -26,14 +26,15 @@ def test_the_estimate_is_near_what_xla_allots():
     """A small ViT's whole step: XLA's own count within a quarter of ours."""
     import functools
 
-    from dtvit_jax.training.setup import make_task, step_memory
+    from dtvit_jax.training.setup import abstract_state, make_task, step_memory
     from dtvit_jax.training.steps import train_step
     from tests.helpers import tiny
 
     config = tiny.get_config()
     config.model.name, config.model.image_size, config.data.size = "vit_micro8", 64, 72
-    task, abstract = make_task(config, steps=10)
-    need = step_memory(config, task, abstract)
+    task = make_task(config, steps=10)
+    abstract = abstract_state(task)
+    need = step_memory(config, task)
     n = 32
     batch = {
         "image": jax.ShapeDtypeStruct((n, 72, 72), np.uint8),

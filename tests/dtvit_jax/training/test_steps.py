@@ -10,15 +10,8 @@ from scipy.special import log_softmax
 from dtvit_jax.training import optimizer as parameter_groups
 from dtvit_jax.training.losses import LossWeights, cross_entropy, location_target
 from dtvit_jax.training.optimizer import decayed, learning_rate, make_optimizer
-from dtvit_jax.training.setup import make_task
-from dtvit_jax.training.steps import (
-    evaluate_step,
-    evaluated_model,
-    figures,
-    merge_model,
-    task_sums,
-    train_step,
-)
+from dtvit_jax.training.setup import abstract_state, make_task
+from dtvit_jax.training.steps import evaluate_step, evaluated_model, figures, task_sums, train_step
 from tests.helpers import tiny
 from tests.helpers.batches import batch_of, fresh
 
@@ -92,8 +85,8 @@ def test_the_step_descends_the_gradient_of_the_loss():
     batch = {k: jnp.asarray(v) for k, v in batch_of(8).items()}
 
     def loss(params):
-        model = merge_model(task.graph, params, {})
-        logits = model(task.transform(batch["image"], batch["augmentation"]))
+        model = task.network.model(params, {})
+        logits = model(task.network.transform(batch["image"], batch["augmentation"]))
         ich = batch["hemorrhage"] == 1
         first = optax.softmax_cross_entropy_with_integer_labels(logits[0], batch["hemorrhage"])
         second = optax.softmax_cross_entropy_with_integer_labels(
@@ -114,7 +107,7 @@ def test_evaluation_gives_probabilities_and_leaves_out_padding():
     batch.pop("augmentation")
     full = {**batch, "mask": np.ones(8, bool)}
     half = {**batch, "mask": np.arange(8) < 5}
-    evaluate = jax.jit(functools.partial(evaluate_step, task=task))
+    evaluate = jax.jit(functools.partial(evaluate_step, network=task.network))
     sums, p_hemorrhage, p_location = evaluate(state.params, state.stats, full)
     assert sums["n"] == 8 and p_hemorrhage.shape == (8,)
     assert np.allclose(p_location.sum(1), 1, atol=1e-6)
@@ -169,8 +162,8 @@ def test_class_weights_turn_the_loss_into_a_weighted_mean():
 
     @jax.jit
     def losses(params, stats):
-        model = merge_model(task.graph, params, stats)
-        logits = model(task.transform(batch["image"], batch["augmentation"]))
+        model = task.network.model(params, stats)
+        logits = model(task.network.transform(batch["image"], batch["augmentation"]))
         return task_sums(logits, {**batch, "mask": jnp.ones(8, bool)})
 
     each = losses(state.params, state.stats)
@@ -227,7 +220,8 @@ def test_frozen_parameters_stay_and_their_gradient_is_not_computed(frozen):
     task, state = fresh(config)
     whole = jax.jit(functools.partial(train_step, task=task)).lower(state, batch_of(8))
     config.frozen_blocks = frozen
-    task, abstract = make_task(config, steps=10)
+    task = make_task(config, steps=10)
+    abstract = abstract_state(task)
     trained = parameter_groups.trained(state.params, frozen)
     state = state._replace(moments=task.optimizer.init(trained))
     lowered = jax.jit(functools.partial(train_step, task=task)).lower(state, batch_of(8))

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from dtvit_jax.training.setup import make_task
+from dtvit_jax.training.setup import abstract_state, make_task
 from dtvit_jax.training.steps import train_step
 from tests.helpers import tiny
 
@@ -24,7 +24,8 @@ def lowered():
     config = tiny.get_config()
     config.dtype = "bfloat16"
     config.clip_norm = 1.0
-    task, abstract = make_task(config, steps=10)
+    task = make_task(config, steps=10)
+    abstract = abstract_state(task)
     batch = {
         "image": jax.ShapeDtypeStruct((BATCH, 36, 36), np.uint8),
         "hemorrhage": jax.ShapeDtypeStruct((BATCH,), np.int32),

@@ -15,9 +15,9 @@ from data_builder.errors import InputError
 from dtvit_jax import convert, models, runtime
 from dtvit_jax.runs.trained_run import open_weights
 from dtvit_jax.training.checkpoint import has_checkpoint
-from dtvit_jax.training.setup import initial_state, make_task
+from dtvit_jax.training.network import split_model
+from dtvit_jax.training.setup import abstract_state, initial_state, make_task
 from dtvit_jax.training.sharding import make_mesh, state_sharding
-from dtvit_jax.training.steps import merge_model, split_model
 from dtvit_jax.weights import files, load
 from tests.helpers import tiny
 from tests.helpers.reference_models import assert_equal, pictures, write_reference
@@ -67,7 +67,9 @@ def assert_same(one, other):
 
 def answers(model, params, stats, images):
     graph, _, _ = abstract_model(model)
-    run = jax.jit(lambda params, stats, images: merge_model(graph, params, stats)(images))
+    run = jax.jit(
+        lambda params, stats, images: nnx.merge(graph, nnx.State(params), nnx.State(stats))(images)
+    )
     return run(params, stats, jnp.asarray(images))
 
 
@@ -191,7 +193,8 @@ def test_training_begins_with_the_runs_encoder_and_heads_of_its_own(run):
     workdir, model, params, _ = run
     config = tiny.get_config()
     config.model = model
-    task, abstract = make_task(config, steps=1)
+    task = make_task(config, steps=1)
+    abstract = abstract_state(task)
     placed = state_sharding(make_mesh(config.mesh), abstract)
     loaded = load.load_into(open_weights(workdir), model, abstract.params, abstract.stats)
     got = initial_state(config, task, placed, loaded).params

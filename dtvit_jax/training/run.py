@@ -1,0 +1,221 @@
+"""A run in its workdir: what is saved and restored, and what people see while it trains."""
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+
+import jax
+import optax
+
+from data_builder.files import write_json
+from dtvit_jax.data.loader import Prefetched
+from dtvit_jax.training import distributed, record
+from dtvit_jax.training.checkpoint import Checkpoints, Progress, has_checkpoint, saved_config
+from dtvit_jax.training.disk_space import saying_disk_full
+from dtvit_jax.training.failures import (
+    StopSignals,
+    check_finite,
+    keeping_the_batch,
+    stop_signals,
+)
+from dtvit_jax.training.monitor import (
+    StepLog,
+    StepTrace,
+    TrainingProgress,
+    describe,
+    show,
+)
+from dtvit_jax.training.network import Tree
+from dtvit_jax.training.record import RunRecord
+from dtvit_jax.training.steps import Batch, TrainState, figures
+from dtvit_jax.training.tensorboard import TensorBoard
+from dtvit_jax.training.trainer import Trainer
+from dtvit_jax.training.validation import evaluated, evaluation_steps, evaluations_since_best, row
+
+
+class TrainingRun:
+    """One process's part of a run.
+
+    Attributes:
+      state: parameters, moments and averages as they are now.
+      first: steps that were done when this process began.
+    """
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        workdir: Path,
+        checkpoints: Checkpoints,
+        batches: Prefetched,
+        run_record: RunRecord,
+        state: TrainState,
+        progress: Progress,
+    ) -> None:
+        self.state = state
+        self.first = int(state.step)
+        self._trainer, self._data, self._config = trainer, trainer.data, trainer.config
+        self._workdir, self._record = workdir, run_record
+        self._checkpoints, self._batches = checkpoints, batches
+        self._history, self._sums = progress["history"], progress["sums"]
+        self._began = time.monotonic() - progress["seconds"]
+        self._waited_before = progress["waited"]
+        every = self._config.eval_every_epochs * self._data.epoch_steps
+        self._evaluation_steps = evaluation_steps(self._data.steps, every)
+        self._agreement = distributed.Agreement(trainer.mesh)
+        self._primary = distributed.is_primary()
+        self._logged: dict[str, jax.Array] = {}
+
+    @contextmanager
+    def open(self) -> Iterator[StopSignals]:
+        """Opens what the run writes to, compiles the step, and collects signals to stop.
+
+        Whatever ends the block, what is being saved is finished. Raises InputError where the disk
+        is full, or where a loss or gradient is no number.
+        """
+        config, workdir, primary = self._config, self._workdir, self._primary
+        steps, data = self._data.steps, self._data
+        with ExitStack() as stack:
+            stack.enter_context(saying_disk_full(workdir))
+            stopped = stack.enter_context(stop_signals())
+            self._bar = stack.enter_context(TrainingProgress(self.first, steps, primary))
+            self._board = stack.enter_context(
+                TensorBoard(workdir / "tensorboard", self.first, primary)
+            )
+            profiled = config.profile and primary
+            self._trace = stack.enter_context(
+                StepTrace(workdir / "profile", self.first, steps, profiled)
+            )
+            stack.enter_context(
+                keeping_the_batch(workdir, data.examples, data.shards.source("train"), config)
+            )
+            stack.enter_context(closing(self._checkpoints))
+            stack.enter_context(closing(self._batches))
+            self._log = StepLog(self._board, self._sums)
+            if self.first < steps:  # one core compiles while the device still makes the weights
+                self._trainer.step.lower(self.state, self._batches.peek()).compile()
+            if not self.first:
+                describe(
+                    self._board, config, self._trainer.task, self._trainer.abstract, data.examples
+                )
+            yield stopped
+
+    def agree_to_stop(self, stopped: StopSignals) -> bool:
+        """Whether a process of the run got a signal. Each process asks once a step."""
+        return self._agreement.reached(bool(stopped))
+
+    def evaluate(self, step: int) -> dict[str, float] | None:
+        """Validates the state after `step` steps, if that is due; returns the figures."""
+        if step not in self._evaluation_steps or evaluated(self._history, step):
+            return None
+        epoch = round(step / self._data.epoch_steps, 4)
+        self._log.fetch()
+        of_training = figures(self._log.start_again(), self._trainer.task.weights)
+        self._history.append(row(step, epoch, "train", of_training))
+        metrics = self._trainer.validate(self.state)
+        check_finite("validation", metrics, step)
+        self._history.append(row(step, epoch, "validation", metrics))
+        show(self._history, epoch, self._board, self._bar)
+        return metrics
+
+    def save(self, step: int, metrics: dict[str, float] | None) -> None:
+        """Saves the state after `step` steps, with the validation's figures where there are some.
+
+        Raises NotFiniteError instead of saving a state that holds a nan.
+        """
+        self._log.fetch()
+        norm = float(jax.device_get(_norm(self.state.params)))
+        check_finite("training", {"norm of the parameters": norm}, step)
+        self._board.flush()
+        progress = Progress(
+            batches=self._batches.get_state(),
+            history=self._history,
+            sums=self._log.sums,
+            seconds=time.monotonic() - self._began,
+            waited=self._waited_before + self._batches.waited,
+            config=record.public_config(self._config),
+        )
+        self._checkpoints.save(step, self.state, progress, metrics)
+        if self._primary:
+            record.write_history(self._workdir, self._history)
+
+    def is_past_its_best(self) -> bool:
+        """Whether config.early_stopping validations in a row were no better than the best."""
+        patience = self._config.early_stopping
+        return 0 < patience <= evaluations_since_best(self._history, self._config.best)
+
+    def next_batch(self) -> Batch:
+        """The next batch, on the devices."""
+        return self._batches.take(busy=self._logged)
+
+    def trace(self, step: int) -> jax.profiler.StepTraceAnnotation:
+        """Names the step after `step` steps in a profile, which begins here where it is due."""
+        return self._trace.step(step)
+
+    def log(self, step: int, logged: dict[str, jax.Array]) -> None:
+        """Takes what step number `step` logged; it may not be computed yet."""
+        self._logged = logged
+        self._trace.done(step - 1, logged)
+        self._log.append(step, logged)
+        if step % self._config.log_every_steps == 0:
+            self._log.fetch(leave=1)
+        self._bar.advance(step, logged["loss"])
+
+    def finish(self, step: int, leaving: bool, stopped: StopSignals) -> int:
+        """Reports how the run ended after `step` steps; returns the exit status."""
+        steps = self._data.steps
+        status = stopped.exit_status if leaving else 0
+        if not self._primary:
+            return status
+        if leaving:
+            words = f"stopped at step {step} of {steps}, saved; the same command goes on"
+            print(words, file=sys.stderr)
+            return status
+        waited = self._waited_before + self._batches.waited
+        self._record["train_seconds"] = round(time.monotonic() - self._began, 1)
+        self._record["waited_for_data_seconds"] = round(waited, 1)
+        write_json(self._workdir / "run.json", self._record)
+        if step < steps:
+            patience, best = self._config.early_stopping, self._config.best
+            print(f"no better {best} in {patience} validations: stopped early")
+        workdir = self._workdir
+        print(
+            f"trained {step} steps; evaluate with: python -m dtvit_jax.evaluate --workdir {workdir}"
+        )
+        return 0
+
+
+def start_or_resume(trainer: Trainer, workdir: Path, command: str) -> TrainingRun:
+    """The run in `workdir`: a new one, or the one there as its last whole checkpoint left it.
+
+    `command` goes into run.json. Raises InputError where the workdir can't be written, is in use,
+    or holds a run with another config. Until then nothing is written.
+    """
+    config, data = trainer.config, trainer.data
+    # Weights that do not fit are reported before the workdir is made; a resumed run has its own.
+    loaded = None if has_checkpoint(workdir) else trainer.take_weights()
+    saved = saved_config(workdir)
+    distributed.primary_does(lambda: record.claim_workdir(workdir, config, saved))
+    checkpoints = Checkpoints(workdir, config.best, config.keep)
+    batches = trainer.batches()
+    restored = checkpoints.restore_latest(trainer.abstract)
+    if restored is not None:
+        state, progress = restored
+        batches.set_state(progress["batches"])
+        run_record = json.loads((workdir / "run.json").read_text())
+    else:
+        state = trainer.initial_state(loaded)
+        progress = Progress(batches=None, history=[], sums={}, seconds=0.0, waited=0.0, config={})
+        parameters = sum(x.size for x in jax.tree.leaves(trainer.abstract.params))
+        run_record = record.describe_run(command, config, data.shards.metadata, parameters)
+        if distributed.is_primary():
+            write_json(workdir / "run.json", run_record)
+    return TrainingRun(trainer, workdir, checkpoints, batches, run_record, state, progress)
+
+
+@jax.jit
+def _norm(params: Tree) -> jax.Array:
+    """The parameters' norm; infinite or nan where one of them is."""
+    return optax.tree.norm(params)
