@@ -20,6 +20,7 @@ from dtvit_jax.train import train
 from dtvit_jax.training import distributed
 from dtvit_jax.training.sharding import batch_sharding, make_mesh
 from tests.helpers import ROOT, tiny
+from tests.helpers.held_main import HOLD_AT, HOLD_UNTIL
 
 TINY = str(ROOT / "tests/helpers/tiny.py")
 STEPS = 60
@@ -125,24 +126,29 @@ def test_validation_counts_each_slice_once_over_processes(shards):
     assert len(source) % 8 and sorted(seen) == list(range(len(source)))
 
 
-def start_both(shards, workdir):
-    """Two processes of one run."""
+def start_both(shards, workdir, hold_at=-1):
+    """Two processes of one run; both wait before step `hold_at` + 1 until `let_go`."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "dtvit_jax.main", f"--config={TINY}", f"--workdir={workdir}"]
-    command += [f"--config.data.dir={shards.folder}", "--config.num_epochs=0"]
+    command = [sys.executable, "-m", "tests.helpers.held_main", f"--config={TINY}"]
+    command += [f"--workdir={workdir}", f"--config.data.dir={shards.folder}"]
+    command += ["--config.num_epochs=0"]
     command += [f"--config.num_steps={STEPS}", f"--config.learning_rate={RATE}"]
     command += ["--config.eval_every_epochs=4.0"]
     shared = os.environ | {COORDINATOR: f"127.0.0.1:{port}", COUNT: "2", distributed.PATIENCE: "20"}
     shared |= {
         "JAX_COMPILATION_CACHE_DIR": str(workdir.parent / "cache"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        HOLD_AT: str(hold_at),
+        HOLD_UNTIL: str(workdir / f"go_{hold_at}"),
     }
-    return [
-        subprocess.Popen(command, env=shared | {WHICH: str(i)}, stderr=subprocess.PIPE, text=True)
-        for i in range(2)
-    ]
+    options = {"cwd": ROOT, "stderr": subprocess.PIPE, "text": True}
+    return [subprocess.Popen(command, env=shared | {WHICH: str(i)}, **options) for i in range(2)]
+
+
+def let_go(workdir, hold_at):
+    (workdir / f"go_{hold_at}").touch()
 
 
 def finish(processes):
@@ -191,9 +197,11 @@ def test_two_processes_killed_and_stopped_go_on_to_what_one_does(alone, shards, 
     One process then goes on with what two have saved, and ends where one alone does.
     """
     workdir = tmp_path / "run"
-    both = start_both(shards, workdir)
+    first, second = 18, 36  # steps with a checkpoint: each 4 epochs of 4.5 steps
+    both = start_both(shards, workdir, hold_at=first + 1)
     wait_for_a_checkpoint(both, workdir, after=0)
     both[1].kill()
+    let_go(workdir, first + 1)
     start = time.monotonic()
     status, said = finish(both)
     assert status == [distributed.LOST, -signal.SIGKILL], said
@@ -202,9 +210,10 @@ def test_two_processes_killed_and_stopped_go_on_to_what_one_does(alone, shards, 
     killed_at = max(saved_steps(workdir))
     assert 0 < killed_at < STEPS
 
-    both = start_both(shards, workdir)
+    both = start_both(shards, workdir, hold_at=second + 1)
     wait_for_a_checkpoint(both, workdir, after=killed_at)
     both[1].send_signal(signal.SIGTERM)
+    let_go(workdir, second + 1)
     status, said = finish(both)
     assert status == [143, 143], said
     assert "saved; the same command goes on" in said[0] and "saved" not in said[1]
