@@ -11,7 +11,7 @@ import tensorflow_datasets as tfds
 
 from data_builder.errors import InputError
 from data_builder.records import Record
-from data_builder.shards.growth import ASIDE, Earlier
+from data_builder.shards.growth import ASIDE, EarlierDivision
 from data_builder.shards.split_file import read_splits
 from data_builder.shards.splits import SplitPlan
 
@@ -116,7 +116,7 @@ def metadata(folder: Path) -> dict[str, Any]:
         return {}
 
 
-def earlier_division(data_dir: Path, plan: SplitPlan, records: Sequence[Record]) -> Earlier | None:
+def earlier_division(data_dir: Path, plan: SplitPlan, records: Sequence[Record]) -> EarlierDivision | None:
     """What the data sets in `data_dir` of the same seed and folds say of these slices' digests.
 
     Where two of them disagree, the one with more of these slices is right. None: nothing.
@@ -141,4 +141,4 @@ def earlier_division(data_dir: Path, plan: SplitPlan, records: Sequence[Record])
             fold_of |= {row["digest"]: int(row["fold"]) for row in rows}
         if fold == plan.fold:
             side_of |= {row["digest"]: row["split"] for row in rows}
-    return Earlier(owner_of, side_of, fold_of) if owner_of else None
+    return EarlierDivision(owner_of, side_of, fold_of) if owner_of else None

@@ -38,7 +38,7 @@ class Contents:
     picture: UInt8[np.ndarray, "n 32 32"]
 
     @property
-    def counts(self) -> Bool[np.ndarray, " n"]:
+    def comparable(self) -> Bool[np.ndarray, " n"]:
         """Which slices show enough to be told from others."""
         return self.tissue >= LEAST_TISSUE
 
@@ -71,7 +71,7 @@ def near_pairs(
     The search is exact: the means of 4 x 4 cells differ at most as much as the cells do, so that
     pictures of 8 x 8, gone through by scikit-learn, leave out no pair.
     """
-    rows = np.flatnonzero(contents.counts)
+    rows = np.flatnonzero(contents.comparable)
     pairs, distances = [np.empty((0, 2), int)], [np.empty(0)]
     if not len(rows):
         return pairs[0], distances[0]
@@ -105,14 +105,14 @@ def near_pairs(
 class Likeness:
     """Which slices show enough to be compared, and `near_pairs` of them, by the records' order."""
 
-    counts: Bool[np.ndarray, " n"]
+    comparable: Bool[np.ndarray, " n"]
     pairs: Int[np.ndarray, "pairs 2"]
     distances: Float[np.ndarray, " pairs"]
 
 
 def likeness(contents: Contents, records: Sequence[Record]) -> Likeness:
     """What the `contents` of `records` have in common."""
-    return Likeness(contents.counts, *near_pairs(contents, [r.subject for r in records]))
+    return Likeness(contents.comparable, *near_pairs(contents, [r.subject for r in records]))
 
 
 def read_likeness(records: Sequence[Record]) -> Likeness:
