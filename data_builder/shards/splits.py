@@ -216,11 +216,9 @@ def _deal_folds(strata: _Strata, folds: int) -> dict[str, int]:
     return {subject: fold for group, fold in dealt for subject in group}
 
 
-def _deal_sides(
-    strata: _Strata, fold_of: Mapping[str, int], plan: SplitPlan
-) -> dict[str, str]:
+def _deal_sides(strata: _Strata, fold_of: Mapping[str, int], plan: SplitPlan) -> dict[str, str]:
     """Subject -> side, class by class."""
-    side_of = {}
+    side_of: dict[str, str] = {}
     for groups in strata.values():
         sides = _sides([fold_of[group[0]] for group in groups], plan)
         for group, side in zip(groups, sides, strict=True):
