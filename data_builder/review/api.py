@@ -63,12 +63,11 @@ class ReviewApi:
         """Lists the studies with the reader's own progress."""
         name = reader_name(reader)
         progress = self._progress.of(name)
-        cleaning = self.folder.cleaning
         return {
             "reader": name,
-            "mode": cleaning.get("mode", ""),
-            "window_hu": cleaning.get("window_hu", [0, 80]),
-            "phantom": bool(cleaning.get("phantom")),
+            "mode": self.folder.mode,
+            "window_hu": self.folder.window_hu,
+            "phantom": self.folder.phantom,
             "dicom": self.scans is not None,
             "predictions": bool(self._probabilities),
             "unblinded": name in self.store.events("unblinded"),

@@ -15,7 +15,7 @@ class Folder:
     """Rows of manifest.csv by slice key, and the keys of each study in the manifest's order.
 
     `own` is the folder `review/` inside it, for decisions and thumbnails; `cleaning` is
-    cleaning.json, the settings of `clean`.
+    cleaning.json, the settings of `clean`; `mode`, `window_hu` (low, high) and `phantom` are of it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -28,7 +28,10 @@ class Folder:
             )
         try:
             self.cleaning: dict[str, Any] = json.loads((path / "cleaning.json").read_text())
-        except (OSError, ValueError) as error:
+            self.mode: str = self.cleaning["mode"]
+            self.window_hu: list[float] = self.cleaning["window_hu"]
+            self.phantom: bool = self.cleaning["phantom"]
+        except (OSError, ValueError, TypeError, KeyError) as error:
             raise InputError(
                 f"{path.name}/cleaning.json is missing or damaged: run clean again into a new "
                 "folder"

@@ -130,10 +130,10 @@ const keys = [
       [["+", "="], "zoom in", () => viewer.zoomBy(1.25)],
       [["-"], "zoom out", () => viewer.zoomBy(0.8)],
       [["f"], "fit the slice", () => viewer.fit()],
-      [["Alt+ArrowLeft"], "move left", pan(1, 0)],
-      [["Alt+ArrowRight"], "move right", pan(-1, 0)],
-      [["Alt+ArrowUp"], "move up", pan(0, 1)],
-      [["Alt+ArrowDown"], "move down", pan(0, -1)],
+      [["Alt+ArrowLeft"], "move the view left", pan(1, 0)],
+      [["Alt+ArrowRight"], "move the view right", pan(-1, 0)],
+      [["Alt+ArrowUp"], "move the view up", pan(0, 1)],
+      [["Alt+ArrowDown"], "move the view down", pan(0, -1)],
     ],
   ],
   [
@@ -144,7 +144,7 @@ const keys = [
       [["o"], "show or hide the model's probabilities", toggleModel],
       [["Shift+o"], "next order of studies", cycleOrder],
       [["Shift+e"], "export", exportAll],
-      [["?"], "these keys", () => byId("help").showModal()],
+      [["?"], "this list", () => byId("help").showModal()],
     ],
   ],
 ];

@@ -94,7 +94,7 @@ function showVerdict({ outcome, level, before, unsure }, reason) {
   name.textContent = NAMES[outcome];
   const parts = [name];
   if (before) parts.push("\nbefore this review");
-  else if (outcome && level === "study") parts.push("\nas the whole study");
+  else if (outcome && level === "study") parts.push("\nfor the whole study");
   if (unsure) parts.push("\nunsure");
   if (reason && !outcome) {
     const hint = document.createElement("em");

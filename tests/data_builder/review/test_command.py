@@ -13,7 +13,7 @@ def test_bad_arguments_are_one_line_and_status_2(tmp_path, folder, capsys):
     cleaned = str(folder.path)
     taken = socket.create_server(("127.0.0.1", 0))
     busy = str(taken.getsockname()[1])
-    for arguments, words in (
+    for arguments, message in (
         ([str(empty)], "holds no manifest.csv"),
         ([cleaned, "--dicom", str(tmp_path / "no"), "--key", "public"], "is not a folder"),
         ([cleaned, "--dicom", str(empty), "--key", "public"], "holds no file that the manifest"),
@@ -23,7 +23,7 @@ def test_bad_arguments_are_one_line_and_status_2(tmp_path, folder, capsys):
     ):
         assert main(["review", *arguments]) == 2
         error = capsys.readouterr().err
-        assert words in error and error.count("\n") == 1, error
+        assert message in error and error.count("\n") == 1, error
     taken.close()
     other = write_folder(tmp_path / "other")
     (other / "review").mkdir()

@@ -110,8 +110,8 @@ def test_a_subject_split_that_leaks_is_not_built(tmp_path):
     trained = next(r for r in source.records if side_of[r.key] == "train" and r.hemorrhage)
     tested = next(r for r in source.records if side_of[r.key] == "test" and r.hemorrhage)
     name = tested.image.rsplit("/", 1)[1].split("-", 1)[1]
-    place = tested.image.rsplit("/", 1)[0]
-    shutil.copy(trained.image, f"{place}/0888-{name}")
+    parent = tested.image.rsplit("/", 1)[0]
+    shutil.copy(trained.image, f"{parent}/0888-{name}")
     with pytest.raises(InputError, match=r"by subject leaks: 1 slice.*sli-\w+ = sli-\w+"):
         build(open_source(folder, Pseudonyms(PUBLIC_KEY)), tmp_path / "data", SplitPlan(), 36)
     assert len(list((tmp_path / "data").rglob("splits.csv"))) == 1
@@ -121,8 +121,8 @@ def test_a_subject_split_that_leaks_is_not_built(tmp_path):
 
 def test_slices_with_little_tissue_are_not_copies(tmp_path):
     folder = write_published(tmp_path / "source")
-    for place, name in (("no", "0990-1Roe A d"), ("yes/Deep", "0990-2020_filtered-1Doe-777")):
-        Image.new("L", (96, 96)).save(folder / place / f"{name}.png")
+    for subfolder, name in (("no", "0990-1Roe A d"), ("yes/Deep", "0990-2020_filtered-1Doe-777")):
+        Image.new("L", (96, 96)).save(folder / subfolder / f"{name}.png")
     source = open_source(folder, Pseudonyms(PUBLIC_KEY))
     sides = {r.key: "train" if r.hemorrhage else "test" for r in source.records}
     findings = audit(source.records, sides, read_likeness(source.records))

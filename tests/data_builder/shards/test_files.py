@@ -1,4 +1,4 @@
-"""The data sets in a folder: found, checked and opened."""
+"""The data sets in a data folder: listing, checksums, opening, earlier divisions."""
 
 import shutil
 

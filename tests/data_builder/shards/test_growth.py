@@ -1,4 +1,4 @@
-"""A data set that grows: known subjects stay, newcomers fill up, one on two sides is aside."""
+"""A data set that grows: known subjects stay, newcomers fill up, bridges go aside."""
 
 import dataclasses
 from collections import Counter

@@ -113,7 +113,7 @@ def test_slices_dropped_or_without_a_label_are_left_out(tmp_path, change):
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("change", "message"),
     [
         ({"hemorrhage": "2"}, "hemorrhage must be 0 or 1"),
         ({"location": "elsewhere"}, "location of an ICH slice"),
@@ -121,6 +121,6 @@ def test_slices_dropped_or_without_a_label_are_left_out(tmp_path, change):
         ({"image": "../a.png"}, "image is not in the folder"),
     ],
 )
-def test_a_bad_manifest_row_is_named_by_its_line(tmp_path, change, words):
-    with pytest.raises(InputError, match=f"line 2: .*{words}"):
+def test_a_bad_manifest_row_is_named_by_its_line(tmp_path, change, message):
+    with pytest.raises(InputError, match=f"line 2: .*{message}"):
         open_source(cleaned(tmp_path, **change), PSEUDONYMS)
