@@ -1,13 +1,15 @@
-"""Audits a split: leaks between sides, slices with two labels, facts that separate the classes."""
+"""Audits a division: counts, leaks between sides, slices with two labels, confounds."""
 
 import dataclasses
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import TypedDict
 
-from data_builder.records import FACTS, Record
+from data_builder.records import CLASSES, FACTS, Record
+from data_builder.shards.groups import by_subject, stratum
 from data_builder.shards.growth import ASIDE
-from data_builder.shards.near_duplicates import NEAR, Likeness
+from data_builder.shards.near_duplicates import NEAR, NearDuplicates
+from data_builder.shards.splits import SPLITS
 
 
 class AuditSummary(TypedDict):
@@ -21,6 +23,20 @@ class AuditSummary(TypedDict):
     identical_across_subjects: int
     near_pairs_across_subjects: int
     slices_with_too_little_tissue: int
+
+
+class Leak(TypedDict):
+    """How many test slices there are, and how many of them have a sibling in training."""
+
+    test_slices: int
+    with_sibling_in_training: int
+
+
+class ClassCounts(TypedDict):
+    """Slices and subjects of each class of CLASSES."""
+
+    slices: dict[str, int]
+    subjects: dict[str, int]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,14 +91,16 @@ class Findings:
         }
 
 
-def audit(records: Sequence[Record], side_of: Mapping[str, str], alike: Likeness) -> Findings:
+def audit(
+    records: Sequence[Record], side_of: Mapping[str, str], duplicates: NearDuplicates
+) -> Findings:
     """Finds what `records` share across sides and labels; ignores slices that are set aside.
 
     Slices with too little tissue count for subjects, but are never copies.
     """
     sides_of = defaultdict(set)
     same = defaultdict(list)
-    for record, comparable in zip(records, alike.comparable, strict=True):
+    for record, comparable in zip(records, duplicates.comparable, strict=True):
         if side_of[record.key] == ASIDE:
             continue
         sides_of[record.subject].add(side_of[record.key])
@@ -91,7 +109,7 @@ def audit(records: Sequence[Record], side_of: Mapping[str, str], alike: Likeness
     copies = [slices for _, slices in sorted(same.items()) if len(slices) > 1]
     near = [
         (records[i], records[j], float(distance))
-        for (i, j), distance in zip(alike.pairs, alike.distances, strict=True)
+        for (i, j), distance in zip(duplicates.pairs, duplicates.distances, strict=True)
         if records[i].digest != records[j].digest
         and ASIDE not in (side_of[records[i].key], side_of[records[j].key])
     ]
@@ -113,8 +131,32 @@ def audit(records: Sequence[Record], side_of: Mapping[str, str], alike: Likeness
         + [[one.key, other.key] for one, other, _ in near if one.stratum != other.stratum],
         shared_identical=sum(len({r.subject for r in slices}) > 1 for slices in copies),
         shared_near=len(near),
-        too_empty=int((~alike.comparable).sum()),
+        too_empty=int((~duplicates.comparable).sum()),
     )
+
+
+def leak(records: Sequence[Record], side_of: Mapping[str, str]) -> Leak:
+    """Counts the test slices, and those with a sibling (a slice of their subject) in training."""
+    trained = {r.subject for r in records if side_of[r.key] == "train"}
+    test = [r for r in records if side_of[r.key] == "test"]
+    return {
+        "test_slices": len(test),
+        "with_sibling_in_training": sum(r.subject in trained for r in test),
+    }
+
+
+def counts(records: Sequence[Record], side_of: Mapping[str, str]) -> dict[str, ClassCounts]:
+    """Counts slices and subjects by class on each side. A subject is ICH if any slice of it is."""
+    table: dict[str, ClassCounts] = {}
+    for side in SPLITS:
+        subset = [record for record in records if side_of[record.key] == side]
+        slices = Counter(record.stratum for record in subset)
+        subjects = Counter(stratum(group) for group in by_subject(subset).values())
+        table[side] = {
+            "slices": {name: slices[name] for name in CLASSES},
+            "subjects": {name: subjects[name] for name in CLASSES},
+        }
+    return table
 
 
 LabelCounts = dict[str, int]

@@ -14,7 +14,16 @@ from data_builder.errors import InputError
 from data_builder.parallel.threads import in_order
 from data_builder.pseudonyms import Pseudonyms, load_key
 from data_builder.records import CLASSES, FACTS, LOCATIONS, Record
-from data_builder.shards.audit import Findings, LabelCounts, audit, confounds, facts_by_label
+from data_builder.shards.audit import (
+    ClassCounts,
+    Findings,
+    LabelCounts,
+    audit,
+    confounds,
+    counts,
+    facts_by_label,
+    leak,
+)
 from data_builder.shards.files import damaged_shards, data_sets, is_data_set, open_data_set
 from data_builder.shards.groups import by_subject, shown_contents
 from data_builder.shards.growth import ASIDE
@@ -22,14 +31,14 @@ from data_builder.shards.metadata import subjects_aside
 from data_builder.shards.near_duplicates import (
     NEAR,
     Contents,
-    Likeness,
+    NearDuplicates,
+    compare,
     contents_of,
-    likeness,
-    read_likeness,
+    read_near_duplicates,
 )
 from data_builder.shards.sources import open_source
 from data_builder.shards.split_file import read_splits
-from data_builder.shards.splits import SPLITS, ClassCounts, SplitPlan, counts, divide, leak
+from data_builder.shards.splits import SPLITS, SplitPlan, divide
 
 _MOST_VALUES = 15  # rows of a fact's table; the rarer values share one more row
 
@@ -54,14 +63,14 @@ def audit_path(path: Path, plan: SplitPlan, key: str | None, splits: Path | None
         text = "\n\n".join(report.text for report in reports)
         return Report(text, max(report.status for report in reports))
     source = open_source(path, Pseudonyms(load_key(key)))
-    alike = read_likeness(source.records)
+    duplicates = read_near_duplicates(source.records)
     if splits is None:
-        side_of = divide(source.records, plan, shown_contents(source.records, alike)).side_of
+        side_of = divide(source.records, plan, shown_contents(source.records, duplicates)).side_of
         title = f"{source.kind} folder, as it would be split ({plan.name})"
     else:
         side_of = _read_sides(splits, source.records)
         title = f"{source.kind} folder, as {splits.name} splits it"
-    return _report(title, source.records, side_of, alike)
+    return _report(title, source.records, side_of, duplicates)
 
 
 def _read_sides(path: Path, records: Sequence[Record]) -> dict[str, str]:
@@ -95,7 +104,7 @@ def _data_set_report(folder: Path) -> Report:
         records += stored
         side_of |= {record.key: side for record in stored}
         contents.append(contents_of_side)
-    return _report(str(folder), records, side_of, likeness(_joined(contents), records))
+    return _report(str(folder), records, side_of, compare(_joined(contents), records))
 
 
 def _read_side(
@@ -137,9 +146,9 @@ def _joined(contents: Sequence[Contents]) -> Contents:
 
 
 def _report(
-    title: str, records: Sequence[Record], side_of: dict[str, str], alike: Likeness
+    title: str, records: Sequence[Record], side_of: dict[str, str], duplicates: NearDuplicates
 ) -> Report:
-    findings = audit(records, side_of, alike)
+    findings = audit(records, side_of, duplicates)
     test = leak(records, side_of)
     lines = [
         title,

@@ -15,14 +15,15 @@ from data_builder.cleaning.clean_folder import clean_folder
 from data_builder.errors import InputError
 from data_builder.files import lock
 from data_builder.pseudonyms import Lookup, Pseudonyms, load_key, lookup_path
+from data_builder.shards.audit import Leak
 from data_builder.shards.beam import download_options
 from data_builder.shards.files import UNFINISHED, VERSION, earlier_division
 from data_builder.shards.groups import shown_contents
 from data_builder.shards.ich_ct import IchCt
 from data_builder.shards.metadata import Metadata, describe, read_metadata
-from data_builder.shards.near_duplicates import read_likeness
+from data_builder.shards.near_duplicates import read_near_duplicates
 from data_builder.shards.sources import Source, kind_of, open_source, published_meanings
-from data_builder.shards.splits import Leak, SplitPlan, divide
+from data_builder.shards.splits import SplitPlan, divide
 
 DEFAULT_SIZE = 256
 
@@ -84,10 +85,10 @@ def build(
         return folder
     options = {} if beam_options is None else download_options(beam_options)
     divide(source.records, plan)  # fails, if it must, before images are read or folders made
-    alike = read_likeness(source.records)
+    duplicates = read_near_duplicates(source.records)
     earlier = earlier_division(data_dir, plan, source.records)
-    division = divide(source.records, plan, shown_contents(source.records, alike), earlier)
-    metadata = describe(source, plan, size, division, alike)
+    division = divide(source.records, plan, shown_contents(source.records, duplicates), earlier)
+    metadata = describe(source, plan, size, division, duplicates)
     _report_growth(metadata, earlier is not None)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -98,7 +99,7 @@ def build(
                 builder = IchCt(
                     records=source.records,
                     division=division,
-                    comparable=alike.comparable.tolist(),
+                    comparable=duplicates.comparable.tolist(),
                     metadata=metadata,
                     name=name,
                     data_dir=data_dir,

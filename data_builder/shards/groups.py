@@ -6,24 +6,24 @@ from collections.abc import Iterable, Mapping, Sequence
 from scipy.cluster.hierarchy import DisjointSet
 
 from data_builder.records import LOCATIONS, Record
-from data_builder.shards.near_duplicates import Likeness
+from data_builder.shards.near_duplicates import NearDuplicates
 
 Shown = dict[str, set[str]]
 """Subject -> its contents: the digests of its slices, and one name for each pair of near slices."""
 
 
-def shown_contents(records: Sequence[Record], alike: Likeness | None = None) -> Shown:
+def shown_contents(records: Sequence[Record], duplicates: NearDuplicates | None = None) -> Shown:
     """The contents of each subject.
 
-    With `alike`, slices with too little tissue have no content (near_duplicates.LEAST_TISSUE).
+    With `duplicates`, slices with too little tissue have no content (near_duplicates.LEAST_TISSUE).
     Without it every slice has one, and only equal digests are the same content.
     """
     shown: Shown = {record.subject: set() for record in records}
     for i, record in enumerate(records):
-        if alike is None or alike.comparable[i]:
+        if duplicates is None or duplicates.comparable[i]:
             shown[record.subject].add(record.digest)
-    if alike is not None:
-        for pair in alike.pairs:
+    if duplicates is not None:
+        for pair in duplicates.pairs:
             name = " ~ ".join(records[i].digest for i in pair)
             for i in pair:
                 shown[records[i].subject].add(name)

@@ -7,11 +7,19 @@ from typing import Any, TypedDict
 
 from data_builder.errors import InputError
 from data_builder.records import Record
-from data_builder.shards.audit import AuditSummary, audit, confounds
+from data_builder.shards.audit import (
+    AuditSummary,
+    ClassCounts,
+    Leak,
+    audit,
+    confounds,
+    counts,
+    leak,
+)
 from data_builder.shards.growth import ASIDE
-from data_builder.shards.near_duplicates import Likeness
+from data_builder.shards.near_duplicates import NearDuplicates
 from data_builder.shards.sources import Source
-from data_builder.shards.splits import ClassCounts, Division, Leak, SplitPlan, counts, leak
+from data_builder.shards.splits import Division, SplitPlan
 
 NAMES = {
     "phantom": "made-up heads",
@@ -42,14 +50,14 @@ class Metadata(TypedDict):
 
 
 def describe(
-    source: Source, plan: SplitPlan, size: int, division: Division, alike: Likeness
+    source: Source, plan: SplitPlan, size: int, division: Division, duplicates: NearDuplicates
 ) -> Metadata:
     """Describes the data set of `source` as `division` splits it.
 
     Raises InputError where a split by subject leaks.
     """
     records, side_of = source.records, division.side_of
-    findings = audit(records, side_of, alike)
+    findings = audit(records, side_of, duplicates)
     if plan.by == "subject" and findings.leaks:
         raise InputError(
             f"this split by subject leaks: {'; '.join(findings.leaks)}: build into a new "

@@ -102,7 +102,7 @@ def near_pairs(
 
 
 @dataclasses.dataclass(frozen=True)
-class Likeness:
+class NearDuplicates:
     """Which slices are comparable, and their `near_pairs`, as indices of the records."""
 
     comparable: Bool[np.ndarray, " n"]
@@ -110,14 +110,14 @@ class Likeness:
     distances: Float[np.ndarray, " pairs"]
 
 
-def likeness(contents: Contents, records: Sequence[Record]) -> Likeness:
+def compare(contents: Contents, records: Sequence[Record]) -> NearDuplicates:
     """Compares the `contents` of `records`."""
-    return Likeness(contents.comparable, *near_pairs(contents, [r.subject for r in records]))
+    return NearDuplicates(contents.comparable, *near_pairs(contents, [r.subject for r in records]))
 
 
-def read_likeness(records: Sequence[Record]) -> Likeness:
+def read_near_duplicates(records: Sequence[Record]) -> NearDuplicates:
     """Compares the records' images. Raises InputError for an unreadable image."""
-    return likeness(read_contents(records), records)
+    return compare(read_contents(records), records)
 
 
 def distances_between(

@@ -1,14 +1,13 @@
 """Divides slices into training, validation and test: by subject and content, or by slice.
 
-The split by slice is the one of the paper; it leaks (`leak`) and exists for comparison.
+The split by slice is the one of the paper; it leaks (`audit.leak`) and exists for comparison.
 """
 
 import dataclasses
 import functools
 import hashlib
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import TypedDict
 
 from data_builder.errors import InputError
 from data_builder.records import CLASSES, Record
@@ -60,20 +59,6 @@ class Division:
 
     side_of: dict[str, str]
     fold_of: dict[str, int]
-
-
-class Leak(TypedDict):
-    """How many test slices there are, and how many of them have a sibling in training."""
-
-    test_slices: int
-    with_sibling_in_training: int
-
-
-class ClassCounts(TypedDict):
-    """Slices and subjects of each class of CLASSES."""
-
-    slices: dict[str, int]
-    subjects: dict[str, int]
 
 
 def divide(
@@ -138,30 +123,6 @@ def _divide_subjects(
             for record in records
         },
     )
-
-
-def leak(records: Sequence[Record], side_of: Mapping[str, str]) -> Leak:
-    """Counts the test slices, and those with a sibling (a slice of their subject) in training."""
-    trained = {r.subject for r in records if side_of[r.key] == "train"}
-    test = [r for r in records if side_of[r.key] == "test"]
-    return {
-        "test_slices": len(test),
-        "with_sibling_in_training": sum(r.subject in trained for r in test),
-    }
-
-
-def counts(records: Sequence[Record], side_of: Mapping[str, str]) -> dict[str, ClassCounts]:
-    """Counts slices and subjects by class on each side. A subject is ICH if any slice of it is."""
-    table: dict[str, ClassCounts] = {}
-    for side in SPLITS:
-        subset = [record for record in records if side_of[record.key] == side]
-        slices = Counter(record.stratum for record in subset)
-        subjects = Counter(stratum(group) for group in by_subject(subset).values())
-        table[side] = {
-            "slices": {name: slices[name] for name in CLASSES},
-            "subjects": {name: subjects[name] for name in CLASSES},
-        }
-    return table
 
 
 def _check_classes(records: Sequence[Record]) -> None:

@@ -14,7 +14,7 @@ from data_builder.records import Record
 from data_builder.shards.audit import audit, confounds
 from data_builder.shards.audit_report import table_1
 from data_builder.shards.build import build
-from data_builder.shards.near_duplicates import read_likeness
+from data_builder.shards.near_duplicates import read_near_duplicates
 from data_builder.shards.sources import open_source
 from data_builder.shards.splits import SplitPlan
 from tests.helpers.published import write_published
@@ -125,7 +125,7 @@ def test_slices_with_little_tissue_are_not_copies(tmp_path):
         Image.new("L", (96, 96)).save(folder / subfolder / f"{name}.png")
     source = open_source(folder, Pseudonyms(PUBLIC_KEY))
     sides = {r.key: "train" if r.hemorrhage else "test" for r in source.records}
-    findings = audit(source.records, sides, read_likeness(source.records))
+    findings = audit(source.records, sides, read_near_duplicates(source.records))
     assert findings.too_empty == 2 and findings.leaks == [] and findings.two_labels == []
 
 

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from data_builder.errors import InputError
 from data_builder.records import CLASSES, Record
+from data_builder.shards.audit import counts, leak
 from data_builder.shards.groups import shown_contents, subject_groups
-from data_builder.shards.splits import SplitPlan, counts, divide, leak
+from data_builder.shards.splits import SplitPlan, divide
 from tests.helpers.shard_records import records
 
 STRATA = st.fixed_dictionaries({name: st.integers(3, 12) for name in CLASSES})
