@@ -102,7 +102,7 @@ def prepare(source: Path | None, place: Path) -> tuple[Path, list[Path]]:
     import cv2
 
     from data_builder.pseudonyms import PUBLIC_KEY, Pseudonyms
-    from data_builder.shards.ich_ct import build
+    from data_builder.shards.build import build
     from data_builder.shards.sources import open_source
     from data_builder.shards.split_file import read_splits
     from data_builder.shards.splits import SplitPlan

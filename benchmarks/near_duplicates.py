@@ -75,10 +75,10 @@ def main() -> None:
     pairs, _ = near_pairs(contents, list(subjects))
     seconds = time.monotonic() - started
     print(f"{len(records)} slices of {len(set(subjects))} subjects, searched in {seconds:.1f} s")
-    print(f"{(~contents.counts).sum()} slices with too little tissue")
+    print(f"{(~contents.comparable).sum()} slices with too little tissue")
     print(f"near pairs across subjects (at most {NEAR:g} gray levels): {len(pairs)}")
 
-    tissue, counts = tissue_of(contents), contents.counts
+    tissue, counts = tissue_of(contents), contents.comparable
     closest = []
     for i in np.flatnonzero(counts):
         others = np.flatnonzero(counts & (subjects != subjects[i]))

@@ -31,7 +31,7 @@ def make_data(out: Path) -> tuple[Path, int]:
     from data_builder.cleaning.clean_folder import clean_folder
     from data_builder.phantom import write_studies
     from data_builder.pseudonyms import PUBLIC_KEY, Pseudonyms
-    from data_builder.shards.ich_ct import build
+    from data_builder.shards.build import build
     from data_builder.shards.sources import open_source
     from data_builder.shards.splits import SplitPlan
     from dtvit_jax.data.shards import Shards

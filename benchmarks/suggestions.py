@@ -25,14 +25,14 @@ from data_builder.phantom.canvas import STEP, Canvas
 from data_builder.phantom.head import HEAD_CLASSES, Tissue, sample_head
 from data_builder.progress import track
 from data_builder.records import pixel_digest
-from data_builder.review.suggestions import REASONS, Looked, features, suggest
+from data_builder.review.suggestions import REASONS, StackSlice, features, suggest
 
 LOWER = 7  # slices
 TISSUE = (Tissue.GREY, Tissue.WHITE, Tissue.BLEED, Tissue.OEDEMA)
 INSIDE = (*TISSUE, Tissue.CSF, Tissue.DURA)
 
 
-def scanned(visit: Visit, seed: int) -> tuple[list[Looked], list[str], list[bool]]:
+def scanned(visit: Visit, seed: int) -> tuple[list[StackSlice], list[str], list[bool]]:
     """One study as the rules see it, the true reason of each slice, and which ones bleed."""
     head = sample_head(np.random.default_rng((seed, visit.subject, 0)))
     bleed = None
@@ -65,7 +65,7 @@ def scanned(visit: Visit, seed: int) -> tuple[list[Looked], list[str], list[bool
             hu = np.rint(canvas.hu + scan._noise(rng, noise)).astype(np.float32)
             gray = clean.clean_slice(hu, "robust", (geometry.pixel_mm, geometry.pixel_mm))
             place = float(geometry.positions[index])
-            stack.append(Looked(pixel_digest(gray), place, features(gray)))
+            stack.append(StackSlice(pixel_digest(gray), place, features(gray)))
         areas.append(
             [np.isin(canvas.classes, kinds).sum() * cm2 for kinds in (INSIDE, TISSUE, HEAD_CLASSES)]
         )

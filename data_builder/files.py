@@ -103,10 +103,13 @@ def hold(folder: Path, option: str) -> None:
     _held[folder.resolve()] = file
 
 
-def lock(file: IO[Any]) -> bool:
-    """Locks an open file for this process until it is closed; False where another holds it."""
+def lock(file: IO[Any], wait: bool = False) -> bool:
+    """Locks an open file for this process until it is closed; False where another holds it.
+
+    With `wait` it waits for the other process; False then means that the disk has no locks.
+    """
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         return False
     return True

@@ -37,7 +37,7 @@ def published(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def shards(published, tmp_path_factory):
     from data_builder.pseudonyms import PUBLIC_KEY, Pseudonyms
-    from data_builder.shards.ich_ct import build
+    from data_builder.shards.build import build
     from data_builder.shards.sources import open_source
     from data_builder.shards.splits import SplitPlan
     from dtvit_jax.data.shards import Shards

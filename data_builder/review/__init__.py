@@ -1,1 +1,1 @@
-"""The page for manual filtering and labels: `python -m data_builder review DIR`."""
+"""A page on which readers keep, drop and label slices: `python -m data_builder review DIR`."""

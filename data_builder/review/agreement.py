@@ -1,7 +1,7 @@
-"""How far readers agree beyond chance: Cohen's and Fleiss' kappa, intervals over subjects. Pure.
+"""Measures the agreement of readers beyond chance: Cohen's and Fleiss' kappa, with intervals.
 
-Cohen, Educ. Psychol. Meas. 20:37 (1960); Fleiss, Psychol. Bull. 76:378 (1971). Slices of a person
-are alike, so intervals resample subjects, with all their slices.
+Cohen, Educ. Psychol. Meas. 20:37 (1960); Fleiss, Psychol. Bull. 76:378 (1971). Slices of a subject
+are correlated, so intervals resample subjects with all their slices. Pure functions.
 """
 
 import dataclasses
@@ -12,14 +12,14 @@ from jaxtyping import Int
 
 RESAMPLES = 2000
 
-_Share = Callable[[np.ndarray], np.ndarray]  # [batch, ...] of sums -> [batch]
+_Proportion = Callable[[np.ndarray], np.ndarray]  # [batch, ...] of sums -> [batch]
 
 
 @dataclasses.dataclass(frozen=True)
 class Kappa:
-    """A kappa with its 95% interval; None where it is not defined (one class, no slice).
+    """A kappa with its 95% interval; None where it is undefined (one class, no slice).
 
-    `observed` is the share of slices (for Fleiss: of pairs of readers) that agree.
+    `observed` is the proportion of slices (for Fleiss: of pairs of readers) that agree.
     """
 
     value: float | None
@@ -33,7 +33,10 @@ class Kappa:
 def cohen(
     one: Sequence[int], other: Sequence[int], subjects: Sequence[str], classes: int, seed: int = 0
 ) -> Kappa:
-    """Two readers' classes (0 to `classes` - 1) of the same slices; `subjects` says whose."""
+    """Cohen's kappa of two readers; `one` and `other` are classes from 0 to `classes` - 1.
+
+    All sequences have one entry a slice; `subjects` are the slices' subjects.
+    """
     group, count = _groups(subjects)
     tables = np.zeros((count, classes, classes))
     np.add.at(tables, (group, np.asarray(one, int), np.asarray(other, int)), 1)
@@ -51,13 +54,13 @@ def cohen(
 def fleiss(
     ratings: Int[np.ndarray, "slices readers"], subjects: Sequence[str], classes: int, seed: int = 0
 ) -> Kappa:
-    """Any number of readers (two or more), each of whom classed every slice."""
+    """Fleiss' kappa of two or more readers, each of whom has classed every slice."""
     group, count = _groups(subjects)
     readers = ratings.shape[1]
     votes = (ratings[:, :, None] == np.arange(classes)).sum(1)  # slices, classes
-    alike = (votes * (votes - 1)).sum(1) / (readers * (readers - 1))
-    sums = np.zeros((count, classes + 2))  # agreement, slices, votes for each class
-    np.add.at(sums, group, np.column_stack([alike, np.ones(len(alike)), votes]))
+    pairs = (votes * (votes - 1)).sum(1) / (readers * (readers - 1))
+    sums = np.zeros((count, classes + 2))  # agreeing pairs, slices, votes for each class
+    np.add.at(sums, group, np.column_stack([pairs, np.ones(len(pairs)), votes]))
 
     def observed(total: np.ndarray) -> np.ndarray:
         return total[..., 0] / total[..., 1]
@@ -75,9 +78,9 @@ def _groups(subjects: Sequence[str]) -> tuple[np.ndarray, int]:
 
 
 def _kappa(
-    by_subject: np.ndarray, observed: _Share, expected: _Share, slices: int, seed: int
+    by_subject: np.ndarray, observed: _Proportion, expected: _Proportion, slices: int, seed: int
 ) -> Kappa:
-    """Kappa of sums over subjects, and its percentile interval over subjects drawn anew."""
+    """Kappa from sums by subject, with the percentile interval over resampled subjects."""
     subjects = len(by_subject)
     if not slices:
         return Kappa(None, None, None, None, 0, 0)

@@ -1,18 +1,20 @@
-"""From the store to a folder that `build` takes: manifest.csv, its images, and the audit."""
+"""Exports a review as a folder that `build` takes: manifest.csv, images, decisions and counts."""
 
-import contextlib
 import csv
+import io
 import json
 import os
 import shutil
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from data_builder.errors import InputError
+from data_builder.files import draft_of, write_whole
 from data_builder.records import LOCATIONS, MANIFEST_COLUMNS
-from data_builder.review.folder import Folder
-from data_builder.review.outcome import agreement, finals
+from data_builder.review.folder import Folder, Row
+from data_builder.review.outcome import AgreementReport, agreement, finals
 from data_builder.review.readings import Final
 from data_builder.review.store import Store
 
@@ -21,43 +23,51 @@ DECISION_COLUMNS = (
 )  # fmt: skip
 
 
-def export(folder: Folder, store: Store, out: Path) -> dict[str, Any]:
+class ExportCounts(TypedDict):
+    """Numbers of slices in an export, as review.json has them.
+
+    `open`: readers disagree or one is unsure; `without_place`: ICH without a location; both are
+    left without a label. `unread`: without a decision, and as they were.
+    """
+
+    slices: int
+    labelled: int
+    classes: dict[str, int]
+    dropped: int
+    open: int
+    without_place: int
+    unread: int
+    settled: int
+
+
+def export(folder: Folder, store: Store, out: Path) -> ExportCounts:
     """Writes manifest.csv, cleaning.json, images (hard links), decisions.csv and review.json.
 
-    Readers are numbered there and notes are left out: names and free text stay in the store. Open
-    disagreements get no label, so `build` leaves them out. Returns counts. Raises InputError.
+    Readers are numbered and notes left out: names and free text stay in the store. Slices on which
+    readers disagree get no label, so `build` leaves them out. Raises InputError.
     """
     if out.resolve() == folder.path.resolve():
         raise InputError("--export is the reviewed folder itself: give another")
     final, _ = finals(folder, store)
     rows = [_row(folder.rows[key], final[key]) for key in folder.rows]
-    names = {name: f"reader {number}" for number, name in enumerate(store.readers(), 1)}
-    for decision in store.history():
-        names.setdefault(decision.reader, f"reader {len(names) + 1}")
+    numbers = _reader_numbers(store)
     counts = _counts(final, rows)
-    told = agreement(folder, store)
-    for each in told["readers"]:
-        each["name"] = names[each["name"]]
-    for task in told["tasks"].values():
-        for pair in task["cohen"]:
-            pair["readers"] = [names[name] for name in pair["readers"]]
-    cleaning = folder.cleaning | {"review": counts}
+    report = _numbered(agreement(folder, store), numbers)
+    cleaning = {**folder.cleaning, "review": counts}
+    decisions = [
+        decision._replace(reader=numbers[decision.reader])
+        for decision in store.history()
+        if decision.field != "note"
+    ]
+    cells = ([row[column] for column in MANIFEST_COLUMNS] for row in rows)
     try:
         out.mkdir(parents=True, exist_ok=True)
         for row in rows:
             _link(folder, row, out)
-        _put(out / "cleaning.json", json.dumps(cleaning, indent=2, sort_keys=True) + "\n")
-        _put(out / "review.json", json.dumps(counts | told, indent=2) + "\n")
-        with _whole(out / "decisions.csv") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(DECISION_COLUMNS)
-            for decision in store.history():
-                if decision.field != "note":
-                    writer.writerow(decision._replace(reader=names[decision.reader]))
-        with _whole(out / "manifest.csv") as file:
-            table = csv.DictWriter(file, MANIFEST_COLUMNS, lineterminator="\n")
-            table.writeheader()
-            table.writerows({name: row[name] for name in MANIFEST_COLUMNS} for row in rows)
+        write_whole(out / "cleaning.json", json.dumps(cleaning, indent=2, sort_keys=True) + "\n")
+        write_whole(out / "review.json", json.dumps({**counts, **report}, indent=2) + "\n")
+        write_whole(out / "decisions.csv", _csv(DECISION_COLUMNS, decisions))
+        write_whole(out / "manifest.csv", _csv(MANIFEST_COLUMNS, cells))  # last: now it is complete
     except OSError as error:
         raise InputError(
             f"the folder to export to, {out.name!r}, can't be written ({error.strerror}): give "
@@ -66,69 +76,78 @@ def export(folder: Folder, store: Store, out: Path) -> dict[str, Any]:
     return counts
 
 
-def _row(row: dict[str, str], final: Final) -> dict[str, str]:
-    """The manifest's row with the final word; what nobody spoke of keeps what it had."""
+def _reader_numbers(store: Store) -> dict[str, str]:
+    """Reader's name -> 'reader 1' and so on, those with decisions on slices first."""
+    names = dict.fromkeys([*store.readers(), *(row.reader for row in store.history())])
+    return {name: f"reader {number}" for number, name in enumerate(names, 1)}
+
+
+def _numbered(report: AgreementReport, numbers: dict[str, str]) -> AgreementReport:
+    """The report with numbers instead of readers' names."""
+    for reader in report["readers"]:
+        reader["name"] = numbers[reader["name"]]
+    for task in report["tasks"].values():
+        for pair in task["cohen"]:
+            pair["readers"] = [numbers[name] for name in pair["readers"]]
+    return report
+
+
+def _row(row: Row, final: Final) -> Row:
+    """The row of manifest.csv with the final outcome; without a decision it stays as it was."""
     if final.status == "unread":
         return row
     if final.status == "open":
-        told = ("", "", "", "")
+        cells = ("", "", "", "")
     elif final.outcome == "dropped":
-        told = ("0", "", "", "")
+        cells = ("0", "", "", "")
     elif final.outcome == "kept":
-        told = ("1", row["hemorrhage"], row["location"], row["label_level"])
-    elif final.outcome == "ich":  # without a place no task can use it
-        told = ("1", "", "", "")
+        cells = ("1", row["hemorrhage"], row["location"], row["label_level"])
+    elif final.outcome == "ich":  # neither task can use an ICH without a location
+        cells = ("1", "", "", "")
     elif final.outcome == "normal":
-        told = ("1", "0", "", final.level)
+        cells = ("1", "0", "", final.level)
     else:
-        told = ("1", "1", final.outcome, final.level)
-    return row | dict(zip(("keep", "hemorrhage", "location", "label_level"), told, strict=True))
+        cells = ("1", "1", final.outcome, final.level)
+    return row | dict(zip(("keep", "hemorrhage", "location", "label_level"), cells, strict=True))
 
 
-def _counts(final: dict[str, Final], rows: list[dict[str, str]]) -> dict[str, Any]:
-    used = [row for row in rows if row["keep"] != "0" and row["hemorrhage"]]
-    classes = Counter(row["location"] or "normal" for row in used)
+def _counts(final: dict[str, Final], rows: list[Row]) -> ExportCounts:
+    labelled = [row for row in rows if row["keep"] != "0" and row["hemorrhage"]]
+    classes = Counter(row["location"] or "normal" for row in labelled)
     return {
         "slices": len(rows),
-        "labelled": len(used),
+        "labelled": len(labelled),
         "classes": {name: classes[name] for name in ("normal", *LOCATIONS)},
         "dropped": sum(row["keep"] == "0" for row in rows),
-        "open": sum(word.status == "open" for word in final.values()),
-        "without_place": sum(word.outcome == "ich" for word in final.values()),
-        "unread": sum(word.status == "unread" for word in final.values()),
-        "settled": sum(word.status == "settled" for word in final.values()),
+        "open": sum(one.status == "open" for one in final.values()),
+        "without_place": sum(one.outcome == "ich" for one in final.values()),
+        "unread": sum(one.status == "unread" for one in final.values()),
+        "settled": sum(one.status == "settled" for one in final.values()),
     }
 
 
-def _link(folder: Folder, row: dict[str, str], out: Path) -> None:
-    """The slice's image in the new folder: the same file where it can be linked, else a copy."""
+def _link(folder: Folder, row: Row, out: Path) -> None:
+    """Links the slice's image into the new folder, or copies it where links are not possible."""
     image = folder.image(row["key"])
     if image is None:
         if row["keep"] != "0" and row["hemorrhage"]:
             raise InputError(f"the image of slice {row['key']} is missing: run clean again")
         return
-    place = out / image.relative_to(folder.path.resolve())
-    if place.exists() and place.samefile(image):
+    target = out / image.relative_to(folder.path.resolve())
+    if target.exists() and target.samefile(image):
         return
-    place.parent.mkdir(parents=True, exist_ok=True)
-    draft = place.with_name(f".{place.name}.new")
-    draft.unlink(missing_ok=True)
-    try:
-        os.link(image, draft)
-    except OSError:  # another disk, or one without links
-        shutil.copyfile(image, draft)
-    draft.replace(place)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with draft_of(target) as draft:
+        draft.unlink(missing_ok=True)  # left by a killed process with this id
+        try:
+            os.link(image, draft)
+        except OSError:  # another disk, or one without links
+            shutil.copyfile(image, draft)
 
 
-def _put(path: Path, text: str) -> None:
-    with _whole(path) as file:
-        file.write(text)
-
-
-@contextlib.contextmanager
-def _whole(path: Path):
-    """A text file that appears when it is complete."""
-    draft = path.with_name(f".{path.name}.new")
-    with draft.open("w", newline="", encoding="utf-8") as file:
-        yield file
-    draft.replace(path)
+def _csv(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(rows)
+    return text.getvalue()

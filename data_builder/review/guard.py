@@ -1,4 +1,4 @@
-"""Who may speak to the page: its own host name, its own origin, and the bearer of the token."""
+"""Admits requests to the page's own host name, from its own origin, with its token."""
 
 import hmac
 import ipaddress
@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 LARGEST_BODY = 4_000_000  # bytes
 
 _HEADERS = {
-    # The page asks nothing of any other host, and no other page may frame or read it.
+    # The page requests nothing from other hosts, and no other page may frame or read it.
     "content-security-policy": "default-src 'self'; img-src 'self' blob: data:; "
     "frame-ancestors 'none'; base-uri 'none'; form-action 'self'",
     "cross-origin-resource-policy": "same-origin",
@@ -25,17 +25,18 @@ _HEADERS = {
 class Guard:
     """Checks every request before the app sees it.
 
-    - The Host header must name this server, so that a page that rebinds its own name to this
-      address gets nothing: one of `hosts`, or with a token any address in digits.
-    - With a `token`, the first request must bring it in the URL; a cookie then stands for it.
-    - A write must come from a page of this server (Origin), as JSON of bounded length.
+    - The Host header must be one of `hosts`, or with a token any IP address. Otherwise a foreign
+      page could rebind its own name to this address (DNS rebinding).
+    - With a `token`, the first request must have it in the URL, the others in a cookie.
+    - A write must come from a page of this server (Origin), as JSON of at most LARGEST_BODY bytes.
     """
 
     def __init__(self, app: ASGIApp, hosts: tuple[str, ...], token: str = "") -> None:
+        """Guards `app`; an empty `token` means that none is needed."""
         self._app, self._hosts, self._token = app, hosts, token
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request."""
+        """Answers one request, by the app or with a refusal."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -48,27 +49,29 @@ class Guard:
             await send(message)
 
         headers = Headers(scope=scope)
-        answer: ASGIApp | None = self._refusal(scope, headers)
-        if answer is None and self._token:
-            answer = self._without_token(scope, headers)
-        await (answer or self._app)(scope, receive, guarded)
+        refusal: ASGIApp | None = self._refusal(scope, headers)
+        if refusal is None and self._token:
+            refusal = self._without_token(scope, headers)
+        await (refusal or self._app)(scope, receive, guarded)
 
     def _refusal(self, scope: Scope, headers: Headers) -> PlainTextResponse | None:
         host = headers.get("host", "")
-        if not self._known(host):
-            return PlainTextResponse("this server does not go by that name", 403)
+        if not self._is_own(host):
+            return PlainTextResponse(
+                "unknown host name: open the address that the command printed", 403
+            )
         if scope["method"] in ("GET", "HEAD"):
             return None
         if urlsplit(headers.get("origin", "")).netloc != host:
-            return PlainTextResponse("writes are taken from this server's own page only", 403)
+            return PlainTextResponse("writes are accepted from this server's own page only", 403)
         if headers.get("content-type", "").split(";")[0].strip() != "application/json":
-            return PlainTextResponse("writes are JSON", 415)
+            return PlainTextResponse("writes must be JSON", 415)
         length = headers.get("content-length", "")
         if not length.isdigit() or int(length) > LARGEST_BODY:
-            return PlainTextResponse(f"a write has at most {LARGEST_BODY} bytes", 413)
+            return PlainTextResponse(f"a write may have at most {LARGEST_BODY} bytes", 413)
         return None
 
-    def _known(self, host: str) -> bool:
+    def _is_own(self, host: str) -> bool:
         try:
             name = urlsplit(f"//{host}").hostname or ""
         except ValueError:
@@ -94,7 +97,7 @@ class Guard:
         query = scope.get("query_string", b"").decode("latin-1")
         given = parse_qs(query).get("token", [""])[0]
         if scope["method"] == "GET" and hmac.compare_digest(given.encode(), self._token.encode()):
-            answer = RedirectResponse(scope["path"], 303)
-            answer.set_cookie(name, self._token, httponly=True, samesite="strict")
-            return answer
+            redirect = RedirectResponse(scope["path"], 303)
+            redirect.set_cookie(name, self._token, httponly=True, samesite="strict")
+            return redirect
         return PlainTextResponse("open the address that the command printed, with its token", 403)

@@ -1,4 +1,4 @@
-"""A `labels.csv` into the store, as the decisions of one reader."""
+"""Turns a labels.csv into the decisions of one reader."""
 
 import json
 from pathlib import Path, PurePosixPath
@@ -12,21 +12,21 @@ from data_builder.review.store import Change
 def label_changes(
     path: Path, folder: Folder, pseudonyms: Pseudonyms, paths: dict[str, PurePosixPath]
 ) -> tuple[list[Change], list[str]]:
-    """What the file says of this folder's slices, and the lines that match none of them.
+    """Returns the changes for this folder's slices, and the lines that match none of them.
 
-    Studies and slices are named by UID, by the pseudonyms that the page shows or, where `paths`
-    (pseudonym of a file -> its place in the DICOM folder) is known, by folder and number. What is
-    said of a whole study becomes a decision on it. Raises InputError with line and column.
+    Studies and slices are named by UID, by the pseudonyms that the page shows or, with `paths`
+    (pseudonym of a file -> its path in the DICOM folder), by folder and number. A label of a whole
+    study becomes a decision on the study. Raises InputError with line and column.
     """
     labels = read_labels(path.parent, [PurePosixPath(path.name)], pseudonyms)
     numbers = _numbers(folder)
     changes: list[Change] = []
     for study, keys in folder.studies.items():
-        said = {}
+        verdicts = {}
         for key in keys:
             row = folder.rows[key]
             number, instance = numbers.get(key, (None, key))
-            said[key] = labels.of(
+            verdicts[key] = labels.of(
                 Place(
                     paths.get(row["file"], PurePosixPath("unknown")),
                     study,
@@ -35,28 +35,28 @@ def label_changes(
                     int(row["frame"]) if row["frame"] else number,
                 )
             )
-        changes += _changes(study, said)
+        changes += _changes(study, verdicts)
     return changes, labels.unmatched()
 
 
-def _changes(study: str, said: dict[str, Verdict]) -> list[Change]:
-    """Decisions on the study where all its slices have one word, else on each slice."""
-    found = []
-    general = {_label(verdict) for verdict in said.values() if verdict.level != "slice"} - {""}
+def _changes(study: str, verdicts: dict[str, Verdict]) -> list[Change]:
+    """Changes of the study where all its slices have the same label, else of each slice."""
+    changes = []
+    general = {_label(verdict) for verdict in verdicts.values() if verdict.level != "slice"} - {""}
     whole = general.pop() if len(general) == 1 else ""
     if whole:
-        found.append(Change(study, "label", whole))
-    keeps = {verdict.keep for verdict in said.values()}
+        changes.append(Change(study, "label", whole))
+    keeps = {verdict.keep for verdict in verdicts.values()}
     one_keep = keeps.pop() if len(keeps) == 1 else ""
     if one_keep:
-        found.append(Change(study, "keep", one_keep))
-    for key, verdict in said.items():
+        changes.append(Change(study, "keep", one_keep))
+    for key, verdict in verdicts.items():
         label = _label(verdict)
         if label and not (whole and verdict.level != "slice"):
-            found.append(Change(key, "label", label))
+            changes.append(Change(key, "label", label))
         if verdict.keep and not one_keep:
-            found.append(Change(key, "keep", verdict.keep))
-    return found
+            changes.append(Change(key, "keep", verdict.keep))
+    return changes
 
 
 def _label(verdict: Verdict) -> str:
@@ -67,12 +67,12 @@ def _label(verdict: Verdict) -> str:
 
 def _numbers(folder: Folder) -> dict[str, tuple[int | None, str]]:
     """Slice key -> its instance number and its instance's pseudonym, from clean's journal."""
-    found: dict[str, tuple[int | None, str]] = {}
+    numbers: dict[str, tuple[int | None, str]] = {}
     journal = folder.path / ".journal.jsonl"
     if not journal.is_file():
-        return found
+        return numbers
     for line in journal.read_text(encoding="utf-8").splitlines():
-        told = json.loads(line) if line.endswith("}") else {}
-        for row in told.get("rows", ()):
-            found[row["key"]] = (row["instance"], row["instance_uid"])
-    return found
+        entry = json.loads(line) if line.endswith("}") else {}  # a kill may cut the last line
+        for row in entry.get("rows", ()):
+            numbers[row["key"]] = (row["instance"], row["instance_uid"])
+    return numbers

@@ -1,13 +1,13 @@
-"""All readers' decisions of a folder put together: final words, disagreements, agreement."""
+"""Combines the decisions of all readers: final outcomes, disagreements, agreement, progress."""
 
 import itertools
 from dataclasses import asdict
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 
 from data_builder.records import LOCATIONS
-from data_builder.review.agreement import cohen, fleiss
+from data_builder.review.agreement import Kappa, cohen, fleiss
 from data_builder.review.folder import Folder
 from data_builder.review.readings import FINISHED, Final, Reading, State, conclude, read, runs
 from data_builder.review.store import Store
@@ -17,19 +17,54 @@ TASKS = {
     "hemorrhage": {"normal": 0, **dict.fromkeys(("ich", *LOCATIONS), 1)},
     "location": {name: number for number, name in enumerate(LOCATIONS)},
 }
-"""Outcome -> class, for each question that readers may agree on; others do not count."""
+"""Outcome -> class, for each question on which agreement is measured; others do not count."""
 
 
 class Dispute(NamedTuple):
-    """Neighbouring slices of a study on which the readers said the same different things."""
+    """Neighbouring slices of a study with the same readings, that differ or are unsure."""
 
     study: str
     keys: list[str]
-    said: list[tuple[str, str, bool]]  # reader, outcome, unsure
+    readings: list[tuple[str, str, bool]]  # reader, outcome, unsure
+
+
+class StudyProgress(NamedTuple):
+    """How many slices of a study a reader has finished, and is unsure of."""
+
+    done: int
+    unsure: int
+
+
+class ReaderRow(TypedDict):
+    """A reader in the agreement report: slices read, and times ('' for never) of what was shown.
+
+    `unblinded`: the other readers' decisions; `probabilities`: the model's; `ordered_by_model`:
+    its order of studies.
+    """
+
+    name: str
+    slices: int
+    unblinded: str
+    probabilities: str
+    ordered_by_model: str
+
+
+class TaskAgreement(TypedDict):
+    """Cohen's kappa of each pair of readers (`readers` and the fields of Kappa), Fleiss' of all."""
+
+    cohen: list[dict[str, Any]]
+    fleiss: dict[str, Any] | None
+
+
+class AgreementReport(TypedDict):
+    """The agreement by task of TASKS, ready for JSON."""
+
+    readers: list[ReaderRow]
+    tasks: dict[str, TaskAgreement]
 
 
 def readings(folder: Folder, state: State) -> dict[str, Reading]:
-    """One reader's word on every slice."""
+    """One reader's reading of every slice."""
     return {
         key: read(state, key, study, folder.dropped(key))
         for study, keys in folder.studies.items()
@@ -38,118 +73,134 @@ def readings(folder: Folder, state: State) -> dict[str, Reading]:
 
 
 class Progress:
-    """How far each reader is, kept in step with the store: only what changed is read anew."""
+    """Each reader's progress by study; only studies with new decisions are read again."""
 
     def __init__(self, folder: Folder, store: Store) -> None:
+        """Counts nothing yet."""
         self._folder, self._store = folder, store
-        self._known: dict[str, tuple[int, dict[str, tuple[int, int]]]] = {}
+        self._counted: dict[str, tuple[int, dict[str, StudyProgress]]] = {}
 
-    def of(self, reader: str) -> dict[str, tuple[int, int]]:
-        """Study -> how many of its slices the reader is done with, and is unsure of."""
-        since, found = self._known.get(reader, (0, {}))
-        latest, changed = self._store.changed(reader, since)
-        studies, state = list(self._folder.studies), None
-        if found:
-            rows = self._folder.rows
-            named = {rows[each]["study"] if each in rows else each for each in changed}
-            studies = [study for study in named if study in self._folder.studies]
+    def of(self, reader: str) -> dict[str, StudyProgress]:
+        """Study -> the reader's progress in it, up to the last decision in the store."""
+        since, counted = self._counted.get(reader, (0, {}))
+        latest, targets = self._store.changed(reader, since)
+        if counted:
+            changed = {self._folder.study_of(target) for target in targets}
+            studies = [study for study in changed if study in self._folder.studies]
+            state = None
         else:
-            state = self._store.state(reader)
-        found = dict(found)
+            studies, state = list(self._folder.studies), self._store.state(reader)
+        progress = dict(counted)
         for study in studies:
             keys = self._folder.studies[study]
-            told = state
-            if told is None:
-                told = self._store.state(reader, targets=[study, *keys])
-            words = [read(told, key, study, self._folder.dropped(key)) for key in keys]
-            done = sum(word.outcome in FINISHED for word in words)
-            found[study] = (done, sum(word.unsure for word in words))
-        self._known[reader] = (latest, found)
-        return found
+            of_study = state
+            if of_study is None:
+                of_study = self._store.state(reader, targets=[study, *keys])
+            slices = [read(of_study, key, study, self._folder.dropped(key)) for key in keys]
+            progress[study] = StudyProgress(
+                done=sum(reading.outcome in FINISHED for reading in slices),
+                unsure=sum(reading.unsure for reading in slices),
+            )
+        self._counted[reader] = (latest, progress)
+        return progress
 
 
 def finals(folder: Folder, store: Store) -> tuple[dict[str, Final], dict[str, dict[str, Reading]]]:
-    """The final word on every slice, and each reader's reading of it."""
+    """Slice key -> final outcome; reader -> slice key -> reading."""
     by_reader = {name: readings(folder, store.state(name)) for name in store.readers()}
     settled = readings(folder, store.state("", settles=True))
     final = {
-        key: conclude([words[key] for words in by_reader.values()], settled[key])
+        key: conclude([slices[key] for slices in by_reader.values()], settled[key])
         for key in folder.rows
     }
     return final, by_reader
 
 
 def disputes(folder: Folder, store: Store) -> list[Dispute]:
-    """What is left to settle, by study: disagreements, and what a reader is unsure of."""
+    """Lists what is left to settle, by study: disagreements, and slices that a reader is unsure of.
+
+    Neighbouring slices with the same readings are one dispute.
+    """
     final, by_reader = finals(folder, store)
-    found = []
+    listed = []
     for study, keys in folder.studies.items():
         marks = {
             key: tuple(
-                (name, words[key].outcome, words[key].unsure)
-                for name, words in by_reader.items()
-                if words[key].own
+                (name, slices[key].outcome, slices[key].unsure)
+                for name, slices in by_reader.items()
+                if slices[key].own
             )
             for key in keys
             if final[key].status == "open"
         }
-        found += [Dispute(study, each, list(said)) for each, said in runs(keys, marks)]
-    return found
+        listed += [Dispute(study, run, list(mark)) for run, mark in runs(keys, marks)]
+    return listed
 
 
-def agreement(folder: Folder, store: Store) -> dict[str, Any]:
-    """Kappas of each pair of readers and of all, by task, with what each reader had been shown.
+def agreement(folder: Folder, store: Store) -> AgreementReport:
+    """Computes the kappas of each pair of readers and of all, by task.
 
-    A reader's decisions count until they were shown the others'. Plain values, ready for JSON.
+    Of each reader the decisions before unblinding count.
     """
     names = store.readers()
-    opened = store.events("unblinded")
-    shown, ordered = store.events("probabilities"), store.events("order")
-    words = {
-        name: readings(folder, store.state(name, until=opened[name].id if name in opened else None))
+    unblinded = store.events("unblinded")
+    probabilities, ordered = store.events("probabilities"), store.events("order")
+    blinded = {
+        name: readings(
+            folder, store.state(name, until=unblinded[name].id if name in unblinded else None)
+        )
         for name in names
     }
-    told: dict[str, Any] = {
+    return {
         "readers": [
             {
                 "name": name,
-                "slices": sum(word.own for word in words[name].values()),
-                "unblinded": opened[name].at if name in opened else "",
-                "probabilities": shown[name].at if name in shown else "",
+                "slices": sum(reading.own for reading in blinded[name].values()),
+                "unblinded": unblinded[name].at if name in unblinded else "",
+                "probabilities": probabilities[name].at if name in probabilities else "",
                 "ordered_by_model": ordered[name].at if name in ordered else "",
             }
             for name in names
         ],
-        "tasks": {},
+        "tasks": {
+            task: _task_agreement(
+                folder, {name: _classed(blinded[name], classes) for name in names}, classes
+            )
+            for task, classes in TASKS.items()
+        },
     }
-    for task, classes in TASKS.items():
-        classed = {name: _classed(words[name], classes) for name in names}
-        pairs = []
-        for one, other in itertools.combinations(names, 2):
-            both = [key for key in classed[one] if key in classed[other]]
-            kappa = cohen(
-                [classed[one][key] for key in both],
-                [classed[other][key] for key in both],
-                [folder.rows[key]["subject"] for key in both],
-                len(set(classes.values())),
-            )
-            pairs.append({"readers": [one, other], **asdict(kappa)})
-        told["tasks"][task] = {"cohen": pairs, "fleiss": None}
-        if len(names) > 2:
-            every = [key for key in folder.rows if all(key in classed[name] for name in names)]
-            votes = np.array([[classed[name][key] for name in names] for key in every], int)
-            kappa = fleiss(
-                votes.reshape(-1, len(names)),
-                [folder.rows[key]["subject"] for key in every],
-                len(set(classes.values())),
-            )
-            told["tasks"][task]["fleiss"] = asdict(kappa)
-    return told
 
 
-def _classed(words: dict[str, Reading], classes: dict[str, int]) -> dict[str, int]:
+def _task_agreement(
+    folder: Folder, classed: dict[str, dict[str, int]], classes: dict[str, int]
+) -> TaskAgreement:
+    """`classed` is reader -> slice key -> class."""
+    names, class_count = list(classed), len(set(classes.values()))
+
+    def subjects(keys: list[str]) -> list[str]:
+        return [folder.rows[key]["subject"] for key in keys]
+
+    pairs = []
+    for one, other in itertools.combinations(names, 2):
+        shared = [key for key in classed[one] if key in classed[other]]
+        kappa: Kappa = cohen(
+            [classed[one][key] for key in shared],
+            [classed[other][key] for key in shared],
+            subjects(shared),
+            class_count,
+        )
+        pairs.append({"readers": [one, other], **asdict(kappa)})
+    if len(names) < 3:
+        return {"cohen": pairs, "fleiss": None}
+    shared = [key for key in folder.rows if all(key in classed[name] for name in names)]
+    ratings = np.array([[classed[name][key] for name in names] for key in shared], int)
+    kappa = fleiss(ratings.reshape(-1, len(names)), subjects(shared), class_count)
+    return {"cohen": pairs, "fleiss": asdict(kappa)}
+
+
+def _classed(slices: dict[str, Reading], classes: dict[str, int]) -> dict[str, int]:
     return {
-        key: classes[word.outcome]
-        for key, word in words.items()
-        if word.own and word.outcome in classes
+        key: classes[reading.outcome]
+        for key, reading in slices.items()
+        if reading.own and reading.outcome in classes
     }

@@ -1,4 +1,4 @@
-"""What the page shows of a slice: its image, its HU, and each study's contact sheet, made once."""
+"""Makes the pictures of the page: contact sheets of studies, and slices in HU from their scans."""
 
 import sqlite3
 import threading
@@ -13,17 +13,18 @@ from data_builder.cleaning.clean_folder import walk
 from data_builder.dicom.header import Refusal
 from data_builder.dicom.read import CtSlice, read_slices
 from data_builder.errors import InputError
+from data_builder.files import write_whole
 from data_builder.pseudonyms import Pseudonyms
 from data_builder.review.folder import Folder
-from data_builder.review.suggestions import Features, Looked, features, suggest
+from data_builder.review.suggestions import Features, StackSlice, features, suggest
 
 THUMBNAIL = 128  # pixels a side
 COLUMNS = 16  # thumbnails in a row of a sheet
-_VERSION = 1  # raised when features or sheets change
+_VERSION = 1  # of features and sheets; a new number makes them again
 
 
 class Sheet(NamedTuple):
-    """A study's contact sheet on disk, and a suggested reason to drop ('' for none) by slice."""
+    """A study's contact sheet on disk; slice key -> suggested reason to drop ('' for none)."""
 
     path: Path
     suggestions: dict[str, str]
@@ -33,6 +34,7 @@ class Sheets:
     """Contact sheets and features of a folder's studies, kept in `review/cache/`."""
 
     def __init__(self, folder: Folder) -> None:
+        """Makes the cache folder. Raises OSError where it can't be written."""
         self._folder, self._cache = folder, folder.own / "cache"
         self._cache.mkdir(parents=True, exist_ok=True)
         self._locks = [threading.Lock() for _ in range(16)]
@@ -47,20 +49,20 @@ class Sheets:
         return sqlite3.connect(self._cache / "features.sqlite", timeout=60)
 
     def of(self, study: str) -> Sheet:
-        """The study's sheet, made now unless it is there; several threads may ask at once."""
+        """Returns the study's sheet, made now unless it exists; safe for many threads."""
         keys = self._folder.studies[study]
         path = self._cache / f"{study}.jpg"
         with self._locks[hash(study) % len(self._locks)]:
-            known = self._known(keys)
-            if len(known) < len(keys) or not path.is_file():
-                known = self._make(keys, path)
+            stored = self._stored(keys)
+            if len(stored) < len(keys) or not path.is_file():
+                stored = self._make(keys, path)
         rows = [self._folder.rows[key] for key in keys]
-        stack = [Looked(row["digest"], _position(row), known[row["key"]]) for row in rows]
+        stack = [StackSlice(row["digest"], _position(row), stored[row["key"]]) for row in rows]
         return Sheet(path, dict(zip(keys, suggest(stack), strict=True)))
 
-    def _known(self, keys: list[str]) -> dict[str, Features]:
-        """Features that are stored of these slices as they are now."""
-        found = {}
+    def _stored(self, keys: list[str]) -> dict[str, Features]:
+        """Stored features of those slices whose pixels have not changed since."""
+        stored = {}
         database = self._database()
         try:
             for key in keys:
@@ -70,36 +72,34 @@ class Sheets:
                     (key, self._folder.rows[key]["digest"], _VERSION),
                 ).fetchone()
                 if row:
-                    found[key] = Features(*row)
+                    stored[key] = Features(*row)
         finally:
             database.close()
-        return found
+        return stored
 
     def _make(self, keys: list[str], path: Path) -> dict[str, Features]:
-        """Reads every image of a study once; writes its sheet, then its features."""
+        """Reads every image of a study once; writes the sheet, then the features."""
         lines = -(-len(keys) // COLUMNS)
         sheet = np.zeros((lines * THUMBNAIL, COLUMNS * THUMBNAIL), np.uint8)
-        found = {}
+        measured = {}
         for index, key in enumerate(keys):
             gray = _gray(self._folder.image(key))
-            found[key] = features(gray)
-            top, left = (THUMBNAIL * part for part in divmod(index, COLUMNS))
+            measured[key] = features(gray)
+            top, left = (THUMBNAIL * cell for cell in divmod(index, COLUMNS))
             sheet[top : top + THUMBNAIL, left : left + THUMBNAIL] = _fitted(gray)
-        fine, data = cv2.imencode(".jpg", sheet, [cv2.IMWRITE_JPEG_QUALITY, 85])
-        draft = path.with_name(f".{path.name}.{threading.get_ident()}")
-        draft.write_bytes(data.tobytes() if fine else b"")
-        draft.replace(path)
+        _, data = cv2.imencode(".jpg", sheet, [cv2.IMWRITE_JPEG_QUALITY, 85])
+        write_whole(path, data.tobytes())
         database = self._database()
         with database:
             database.executemany(
                 "INSERT OR REPLACE INTO features VALUES (?, ?, ?, ?, ?, ?)",
                 [
                     (key, self._folder.rows[key]["digest"], _VERSION, *one)
-                    for key, one in found.items()
+                    for key, one in measured.items()
                 ],
             )
         database.close()
-        return found
+        return measured
 
 
 def _position(row: dict[str, str]) -> float | None:
@@ -107,13 +107,13 @@ def _position(row: dict[str, str]) -> float | None:
 
 
 def _gray(path: Path | None) -> np.ndarray:
-    """The image's pixels; one black pixel where it is missing or damaged."""
+    """Reads an image in gray; one black pixel where it is missing or damaged."""
     gray = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) if path else None
     return np.zeros((1, 1), np.uint8) if gray is None else gray
 
 
 def _fitted(gray: np.ndarray) -> np.ndarray:
-    """The slice within a square of THUMBNAIL pixels, its shape kept."""
+    """Fits a slice into a square of THUMBNAIL pixels, keeping its proportions."""
     rows, columns = gray.shape
     scale = THUMBNAIL / max(rows, columns)
     size = (max(1, round(columns * scale)), max(1, round(rows * scale)))
@@ -125,10 +125,10 @@ def _fitted(gray: np.ndarray) -> np.ndarray:
 
 
 class Scans:
-    """The DICOM behind a cleaned folder, found by the pseudonyms of its files' paths."""
+    """The DICOM files of a cleaned folder, identified by the pseudonyms of their paths."""
 
     def __init__(self, folder: Folder, source: Path, pseudonyms: Pseudonyms) -> None:
-        """Raises InputError where `source` holds none of the files that the manifest names."""
+        """Lists the files. Raises InputError where `source` has none that the manifest names."""
         if not source.is_dir():
             raise InputError(f"--dicom {source.name!r} is not a folder: give the SRC of clean")
         self._folder, self._source = folder, source
@@ -142,14 +142,14 @@ class Scans:
                 "clean was given"
             )
         self._reading = threading.Lock()  # pydicom's warnings are caught process-wide
-        # A file of many frames may hold hundreds of megabytes; the browser keeps what it was sent.
+        # Few, as a file of many frames may take hundreds of megabytes; the browser keeps slices.
         self._slices = lru_cache(maxsize=2)(self._read)
 
     def _read(self, path: Path) -> list[CtSlice]:
         return read_slices(path)
 
     def hounsfield(self, key: str) -> np.ndarray | None:
-        """The slice's HU as little-endian int16 [rows, columns]; None where it can't be read."""
+        """Reads a slice in HU, little-endian int16 [rows, columns]; None where it is unreadable."""
         row = self._folder.rows[key]
         path = self.paths.get(row["file"])
         if path is None:

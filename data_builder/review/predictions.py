@@ -1,4 +1,4 @@
-"""A trained model's probabilities, as an order of work: a `predictions.csv` of evaluation."""
+"""Reads a model's predictions.csv and orders the studies by its probabilities."""
 
 import csv
 import statistics
@@ -8,15 +8,16 @@ from data_builder.errors import InputError
 from data_builder.review.folder import Folder
 
 ORDERS = ("likely", "unsure")
-"""Likely hemorrhages first, or those first of which the model is least sure."""
+"""Most likely hemorrhages first, or those of which the model is least certain."""
 
 
 def read_predictions(path: Path, folder: Folder) -> dict[str, float]:
-    """Slice key -> the probability of a hemorrhage, for the slices of this folder.
+    """Slice key -> probability of ICH, for slices of this folder.
 
-    A slice predicted several times (in folds, say) gets the mean. Raises InputError with the line.
+    A slice with several predictions (from folds, for example) gets their mean. Raises InputError
+    with line and column.
     """
-    found: dict[str, list[float]] = {}
+    by_key: dict[str, list[float]] = {}
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
@@ -37,26 +38,30 @@ def read_predictions(path: Path, folder: Folder) -> dict[str, float]:
                         "number from 0 to 1"
                     )
                 if row["key"] in folder.rows:
-                    found.setdefault(row["key"], []).append(probability)
+                    by_key.setdefault(row["key"], []).append(probability)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(
-            f"the file {path.name!r} given with --predictions can't be read as CSV"
+            f"the file {path.name!r} given with --predictions can't be read as CSV: "
+            "give a predictions.csv that evaluation wrote"
         ) from error
-    if not found:
+    if not by_key:
         raise InputError(
-            f"{path.name} speaks of no slice of this folder: its keys are of another one, or were "
-            "made under another --key"
+            f"{path.name} has no slice of this folder: give the predictions on this folder, made "
+            "with the same --key"
         )
-    return {key: statistics.fmean(each) for key, each in found.items()}
+    return {key: statistics.fmean(values) for key, values in by_key.items()}
 
 
 def order_of(folder: Folder, probabilities: dict[str, float], by: str) -> list[str]:
-    """The studies by their likeliest slice (or the one nearest to 0.5); unknown ones last."""
+    """Orders the studies by their most likely slice, or by the one nearest to 0.5.
+
+    `by` is one of ORDERS. Studies without predictions come last.
+    """
 
     def rank(study: str) -> float:
-        known = [probabilities[key] for key in folder.studies[study] if key in probabilities]
-        if not known:
+        values = [probabilities[key] for key in folder.studies[study] if key in probabilities]
+        if not values:
             return 2.0
-        return 1 - max(known) if by == "likely" else min(abs(p - 0.5) for p in known)
+        return 1 - max(values) if by == "likely" else min(abs(p - 0.5) for p in values)
 
     return sorted(folder.studies, key=rank)

@@ -1,7 +1,7 @@
-"""What a reader's decisions come to for a slice, and what all readers' come to together. Pure.
+"""Derives a reader's reading of a slice from decisions, and the final outcome from all readings.
 
-A decision sets one field of a target, a slice or its whole study. A state holds what is in force:
-target -> field -> value, an empty value meaning nothing.
+A decision sets one field of a target, which is a slice or its whole study. A state is what is in
+force: target -> field -> value, an empty value meaning nothing. Pure functions.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,24 +10,24 @@ from typing import NamedTuple
 from data_builder.records import LOCATIONS
 
 LABELS = ("normal", "ich", *LOCATIONS)
-"""`ich` is a hemorrhage whose place was not said yet."""
+"""`ich` is a hemorrhage without a location yet."""
 
 VALUES = {"keep": ("", "0", "1"), "label": ("", *LABELS), "unsure": ("", "1")}
-"""What each field may hold; `note` is free text, beside these."""
+"""Field -> its values; the field `note`, which is free text, is not listed."""
 
 LONGEST_NOTE = 500
 FINISHED = ("dropped", "normal", *LOCATIONS)
-"""Outcomes that need nothing more from the reader."""
+"""Outcomes that need no further decision of the reader."""
 
 State = Mapping[str, Mapping[str, str]]
 
 
 class Reading(NamedTuple):
-    """One reader's word on one slice.
+    """One reader's reading of one slice.
 
-    `outcome` is 'dropped', one of LABELS, 'kept' (no label), or '' where nothing was said.
-    `level` tells where the label was said: 'slice', 'study' or ''. `own` is false where the slice
-    had been dropped before and the reader said nothing against it.
+    `outcome` is 'dropped', one of LABELS, 'kept' (no label), or '' (no decision). `level` is where
+    the label was given: 'slice', 'study' or ''. `own` is false where the reader has no decision on
+    the slice, or none against its drop before the review.
     """
 
     outcome: str
@@ -37,7 +37,7 @@ class Reading(NamedTuple):
 
 
 class Final(NamedTuple):
-    """What all readers come to. `outcome` is as in Reading.
+    """The outcome of all readings of a slice; `outcome` and `level` are as in Reading.
 
     `status` is 'settled', 'agreed' (of two readers or more), 'single', 'open' (they disagree, or
     one is unsure) or 'unread'; with 'open' the outcome is ''.
@@ -49,62 +49,62 @@ class Final(NamedTuple):
 
 
 def read(state: State, key: str, study: str, dropped: bool) -> Reading:
-    """The reading of slice `key`: its own decisions first, then its study's.
+    """Derives the reading of slice `key`: its own decisions come first, then its study's.
 
-    A slice that was `dropped` before stays so unless it was itself kept.
+    A slice that was `dropped` before the review stays dropped unless it is kept itself.
     """
-    mine, whole = state.get(key, {}), state.get(study, {})
-    label, level = mine.get("label", ""), "slice"
+    own, whole = state.get(key, {}), state.get(study, {})
+    label, level = own.get("label", ""), "slice"
     general = whole.get("label", "")
     if not label or (label == "ich" and general in LOCATIONS):
         label, level = general, "study"
-    keep = mine.get("keep", "")
+    keep = own.get("keep", "")
     before = dropped and not keep
     if not keep:
         keep = "0" if dropped else whole.get("keep", "")
-    unsure = bool(mine.get("unsure") or whole.get("unsure"))
+    unsure = bool(own.get("unsure") or whole.get("unsure"))
     outcome = "dropped" if keep == "0" else label or ("kept" if keep else "")
     return Reading(outcome, level if label else "", unsure, bool(outcome) and not before)
 
 
 def conclude(readings: Iterable[Reading], settled: Reading) -> Final:
-    """What the readers' words on one slice come to, under what was settled of it.
+    """Derives the final outcome of one slice from all readings and from what is settled.
 
-    'kept' agrees with any label, for it says nothing of one.
+    'kept' agrees with any label, because it contains none.
     """
     if settled.own and settled.outcome not in ("", "kept"):
         return Final(settled.outcome, "settled", settled.level)
-    said = [reading for reading in readings if reading.outcome]
-    spoken = [reading for reading in said if reading.own]
-    if settled.own:  # kept: whoever dropped it has no word on its label
-        labelled = [reading for reading in spoken if reading.outcome != "dropped"]
-        outcomes = {reading.outcome for reading in labelled} - {"kept"} or {"kept"}
-        spoken, status = labelled, "settled"
+    decided = [reading for reading in readings if reading.outcome]
+    own = [reading for reading in decided if reading.own]
+    if settled.own:  # settled as kept: the label is that of the readers who did not drop it
+        own = [reading for reading in own if reading.outcome != "dropped"]
+        outcomes = {reading.outcome for reading in own} - {"kept"} or {"kept"}
+        status = "settled"
     else:
-        if not spoken:
-            return Final(said[0].outcome if said else "", "unread", "")
-        outcomes = {reading.outcome for reading in spoken}
+        if not own:
+            return Final(decided[0].outcome if decided else "", "unread", "")
+        outcomes = {reading.outcome for reading in own}
         if outcomes & set(LABELS):
             outcomes -= {"kept"}
-        status = "agreed" if len(spoken) > 1 else "single"
-        if any(reading.unsure for reading in spoken):
+        status = "agreed" if len(own) > 1 else "single"
+        if any(reading.unsure for reading in own):
             return Final("", "open", "")
     if len(outcomes) > 1:
         return Final("", "open", "")
-    level = "slice" if any(reading.level == "slice" for reading in spoken) else "study"
+    level = "slice" if any(reading.level == "slice" for reading in own) else "study"
     outcome = outcomes.pop()
     return Final(outcome, status, level if outcome in LABELS else "")
 
 
 def runs(keys: Sequence[str], marks: Mapping[str, tuple]) -> list[tuple[list[str], tuple]]:
-    """Neighbours of `keys` that bear the same mark, together; keys without a mark part them."""
-    found: list[tuple[list[str], tuple]] = []
-    before: tuple | None = None
+    """Groups neighbouring `keys` with the same mark; keys without a mark separate groups."""
+    groups: list[tuple[list[str], tuple]] = []
+    previous: tuple | None = None
     for key in keys:
         mark = marks.get(key)
-        if mark is not None and mark == before:
-            found[-1][0].append(key)
+        if mark is not None and mark == previous:
+            groups[-1][0].append(key)
         elif mark is not None:
-            found.append(([key], mark))
-        before = mark
-    return found
+            groups.append(([key], mark))
+        previous = mark
+    return groups

@@ -1,7 +1,8 @@
-"""Decisions on disk: SQLite, each one appended, none ever changed or removed.
+"""Stores decisions in SQLite: each is appended, none is ever changed or removed.
 
-A decision is on disk (WAL, synchronous=FULL) before `append` returns, so what a page shows as
-saved outlives a kill. Settled decisions are everyone's: they have a state of their own.
+A decision is on disk (WAL, synchronous=FULL) before `append` returns, so a kill loses nothing that
+the page shows as saved. Decisions that settle a disagreement hold for all readers and have a state
+of their own.
 """
 
 import datetime
@@ -36,12 +37,12 @@ CREATE TRIGGER IF NOT EXISTS no_removal BEFORE DELETE ON decisions
   BEGIN SELECT RAISE(ABORT, 'decisions are only appended'); END;
 """
 _COLUMNS = "id, action, at, reader, settles, target, field, value, before, undoes"
-_SECONDS_FOR_A_LOCK = 60
+_LOCK_SECONDS = 60
 _READER = re.compile(r"[^\W_][\w .'-]{0,39}")
 
 
 class Change(NamedTuple):
-    """What to set: one field of a slice or a study (or of nothing: an event)."""
+    """A new value for one field of a slice or a study; an empty target makes it an event."""
 
     target: str
     field: str
@@ -49,7 +50,7 @@ class Change(NamedTuple):
 
 
 class Decision(NamedTuple):
-    """A row of the store: who set what, when, and what it was before."""
+    """A row of the store: reader, time, target, field, value, and the value before."""
 
     id: int
     action: str
@@ -64,12 +65,12 @@ class Decision(NamedTuple):
 
 
 def reader_name(text: str) -> str:
-    """The name without spaces around it. Raises InputError where it can't be one."""
+    """Trims a reader's name. Raises InputError where it is not valid."""
     name = " ".join(text.split())
     if not _READER.fullmatch(name):
         raise InputError(
             "a reader's name is 1 to 40 letters, digits, spaces and . ' -, and starts with a "
-            "letter or digit: initials will do"
+            "letter or digit: initials are enough"
         )
     return name
 
@@ -78,7 +79,7 @@ class Store:
     """The decisions of one folder. Safe for many threads and many processes."""
 
     def __init__(self, path: Path) -> None:
-        """Raises InputError where the file can't be made, or is something else."""
+        """Opens or makes the file. Raises InputError where it can't be made or is no database."""
         self._path, self._own = path, threading.local()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -88,40 +89,41 @@ class Store:
         except (OSError, sqlite3.Error) as error:
             raise InputError(
                 f"{path.parent.name}/{path.name} can't be opened for writing "
-                f"({type(error).__name__}): mend its rights, or move it away"
+                f"({type(error).__name__}): correct its permissions, or move it away"
             ) from error
 
     def _database(self) -> sqlite3.Connection:
         """This thread's connection."""
-        found: sqlite3.Connection | None = getattr(self._own, "database", None)
-        if found is None:
-            found = sqlite3.connect(self._path, timeout=_SECONDS_FOR_A_LOCK, isolation_level=None)
-            found.execute("PRAGMA synchronous=FULL")
-            self._own.database = found
-        return found
+        database: sqlite3.Connection | None = getattr(self._own, "database", None)
+        if database is None:
+            database = sqlite3.connect(self._path, timeout=_LOCK_SECONDS, isolation_level=None)
+            database.execute("PRAGMA synchronous=FULL")
+            self._own.database = database
+        return database
 
     def append(
         self, reader: str, action: str, changes: Sequence[Change], settles: bool = False
     ) -> list[Decision]:
-        """Puts one action's changes on disk, all or none; those that change nothing are left out.
+        """Stores one action's changes, all or none, except those that change nothing.
 
-        An action that is there already is not done twice: its decisions are returned.
+        Returns the decisions. An action that is stored already is not stored twice.
         """
         with _Transaction(self._database()) as database:
-            if self._known(action):
-                return self._of_action(reader, action)
+            if self._has(action):
+                return self._decisions(reader, action)
             for change in dict.fromkeys(changes):
                 self._insert(database, reader, action, change, settles, None)
-            return self._of_action(reader, action)
+            return self._decisions(reader, action)
 
     def undo(self, reader: str, action: str, settles: bool = False) -> list[Decision]:
-        """Takes back the reader's last action that stands, by appending what was before.
+        """Undoes the reader's last action that is not undone, by appending the values before.
 
-        A field that someone else has set since is left as it is. Empty where there is nothing.
+        A field that another reader has settled since keeps its value. Returns the decisions; empty
+        where there is nothing to undo.
         """
         with _Transaction(self._database()) as database:
-            if self._known(action):
-                return self._of_action(reader, action)
+            if self._has(action):
+                return self._decisions(reader, action)
             last = database.execute(
                 "SELECT action FROM decisions WHERE reader = ? AND settles = ? AND undoes IS NULL "
                 "AND target != '' AND action NOT IN (SELECT undoes FROM decisions WHERE "
@@ -130,15 +132,15 @@ class Store:
             ).fetchone()
             if last is None:
                 return []
-            for row in self._of_action(reader, last[0]):
-                if self._now(database, reader, row, settles) == row.value:
+            for row in self._decisions(reader, last[0]):
+                if self._current(database, reader, row, settles) == row.value:
                     change = Change(row.target, row.field, row.before)
                     self._insert(database, reader, action, change, settles, last[0])
-            done = self._of_action(reader, action)
-            if not done:  # all of it was overruled: the record still says that it was undone
+            decisions = self._decisions(reader, action)
+            if not decisions:  # no field still had its value: an event records the undo
                 event = Change("", "undo", "1")
                 self._insert(database, reader, action, event, settles, last[0])
-            return done
+            return decisions
 
     def _insert(
         self,
@@ -149,7 +151,7 @@ class Store:
         settles: bool,
         undoes: str | None,
     ) -> None:
-        before = self._now(database, reader, change, settles)
+        before = self._current(database, reader, change, settles)
         if before != change.value or not change.target:
             at = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
             row = (action, at, reader, int(settles), *change, before, undoes)
@@ -160,10 +162,10 @@ class Store:
             )
 
     @staticmethod
-    def _now(
+    def _current(
         database: sqlite3.Connection, reader: str, change: Change | Decision, settles: bool
     ) -> str:
-        """The value in force: the reader's own, or the one settled by whomever."""
+        """The value in force: the reader's own, or the one that any reader has settled."""
         whose = "" if settles else "AND reader = ? "
         row = database.execute(
             f"SELECT value FROM decisions WHERE settles = ? {whose}AND target = ? AND field = ? "
@@ -172,11 +174,11 @@ class Store:
         ).fetchone()
         return row[0] if row else ""
 
-    def _known(self, action: str) -> bool:
+    def _has(self, action: str) -> bool:
         rows = self._database().execute("SELECT 1 FROM decisions WHERE action = ?", (action,))
         return rows.fetchone() is not None
 
-    def _of_action(self, reader: str, action: str) -> list[Decision]:
+    def _decisions(self, reader: str, action: str) -> list[Decision]:
         rows = self._database().execute(
             f"SELECT {_COLUMNS} FROM decisions WHERE action = ? AND reader = ? AND target != '' "
             "ORDER BY id",
@@ -191,10 +193,10 @@ class Store:
         until: int | None = None,
         targets: Sequence[str] | None = None,
     ) -> dict[str, dict[str, str]]:
-        """What is in force: target -> field -> value; of some `targets`, or of all.
+        """Returns what is in force: target -> field -> value; for some `targets`, or for all.
 
-        With `settles` it is what was settled, by any reader. `until`: as it was before that
-        decision.
+        With `settles` it is what any reader has settled. `until`: the state before the decision
+        with that id.
         """
         where, bound = ["settles = ?"], list[object]([int(settles)])
         if not settles:
@@ -211,26 +213,26 @@ class Store:
             f"WHERE {' AND '.join(where)} AND target != '' GROUP BY target, field",
             bound,
         )
-        found: dict[str, dict[str, str]] = {}
+        state: dict[str, dict[str, str]] = {}
         for target, field, value, _ in rows:
             if value:
-                found.setdefault(target, {})[field] = value
-        return found
+                state.setdefault(target, {})[field] = value
+        return state
 
     def changed(self, reader: str, since: int) -> tuple[int, set[str]]:
-        """The reader's last decision, and the targets of those after decision `since`."""
+        """The id of the reader's last decision, and the targets of those after `since`."""
         rows = self._database().execute(
             "SELECT id, target FROM decisions WHERE id > ? AND settles = 0 AND reader = ?",
             (since, reader),
         )
-        latest, found = since, set()
+        latest, targets = since, set()
         for number, target in rows:
             latest = max(latest, number)
-            found.add(target)
-        return latest, found
+            targets.add(target)
+        return latest, targets
 
     def readers(self) -> list[str]:
-        """Everyone who decided something, in order of their first decision."""
+        """All readers with decisions, in the order of their first decision."""
         rows = self._database().execute(
             "SELECT reader FROM decisions WHERE settles = 0 AND target != '' "
             "GROUP BY reader ORDER BY MIN(id)"
@@ -238,12 +240,12 @@ class Store:
         return [reader for (reader,) in rows]
 
     def note_event(self, reader: str, field: str, value: str, action: str) -> None:
-        """Records that the reader was shown something; once for each thing and value."""
-        known = self._database().execute(
+        """Records what the reader is shown; each event and value once."""
+        rows = self._database().execute(
             "SELECT 1 FROM decisions WHERE target = '' AND reader = ? AND field = ? AND value = ?",
             (reader, field, value),
         )
-        if known.fetchone() is None:
+        if rows.fetchone() is None:
             self.append(reader, action, [Change("", field, value)])
 
     def events(self, field: str) -> dict[str, Decision]:
@@ -255,7 +257,7 @@ class Store:
         return {decision.reader: decision for decision in (Decision(*row) for row in rows)}
 
     def history(self, targets: Iterable[str] | None = None) -> list[Decision]:
-        """All decisions on some targets, oldest first; without `targets`, everything."""
+        """All decisions on `targets`, oldest first; None: on everything, with events."""
         if targets is None:
             rows = self._database().execute(f"SELECT {_COLUMNS} FROM decisions ORDER BY id")
             return [Decision(*row) for row in rows]
@@ -268,7 +270,7 @@ class Store:
 
 
 class _Transaction:
-    """All or nothing; waits its turn where another process is writing."""
+    """A transaction: all or nothing; it waits while another process is writing."""
 
     def __init__(self, database: sqlite3.Connection) -> None:
         self._database = database

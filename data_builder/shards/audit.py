@@ -1,17 +1,51 @@
-"""Leaks between the sides of a split, slices under two labels, and what tells the classes apart."""
+"""Audits a division: counts, leaks between sides, slices with two labels, confounds."""
 
 import dataclasses
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from typing import TypedDict
 
-from data_builder.records import FACTS, Record
+from data_builder.records import CLASSES, FACTS, Record
+from data_builder.shards.groups import by_subject, stratum
 from data_builder.shards.growth import ASIDE
-from data_builder.shards.near_duplicates import NEAR, Likeness
+from data_builder.shards.near_duplicates import NEAR, NearDuplicates
+from data_builder.shards.splits import SPLITS
+
+
+class AuditSummary(TypedDict):
+    """Counts of an audit, as metadata.json has them."""
+
+    near_gray_levels: float
+    subjects_on_two_sides: int
+    identical_across_sides: int
+    near_pairs_across_sides: int
+    slices_under_two_labels: int
+    identical_across_subjects: int
+    near_pairs_across_subjects: int
+    slices_with_too_little_tissue: int
+
+
+class Leak(TypedDict):
+    """How many test slices there are, and how many of them have a sibling in training."""
+
+    test_slices: int
+    with_sibling_in_training: int
+
+
+class ClassCounts(TypedDict):
+    """Slices and subjects of each class of CLASSES."""
+
+    slices: dict[str, int]
+    subjects: dict[str, int]
 
 
 @dataclasses.dataclass(frozen=True)
 class Findings:
-    """Keys of what an audit found; `near` pairs come with their distance in gray levels."""
+    """The result of an audit: keys of subjects and slices, and counts.
+
+    Near pairs come with their distance in gray levels. A slice 'across' sides, or subjects, is
+    there several times; `shared_identical` counts contents, `shared_near` pairs.
+    """
 
     both_sides: list[str]
     identical_across: list[list[str]]
@@ -23,28 +57,28 @@ class Findings:
 
     @property
     def leaks(self) -> list[str]:
-        """Sentences, one a kind of leak; none where the sides have nothing in common."""
-        found = []
+        """One message for each kind of leak; empty where the sides share nothing."""
+        messages = []
         if self.both_sides:
-            found.append(
-                f"{len(self.both_sides)} subject(s) stand on more than one side: "
+            messages.append(
+                f"{len(self.both_sides)} subject(s) are on more than one side: "
                 + _some(self.both_sides)
             )
         if self.identical_across:
-            found.append(
-                f"{len(self.identical_across)} slice(s) stand on more than one side, "
+            messages.append(
+                f"{len(self.identical_across)} slice(s) are on more than one side, "
                 f"byte for byte: {_some([' = '.join(keys) for keys in self.identical_across])}"
             )
         if self.near_across:
-            told = [f"{one} ~ {other} ({d:.1f})" for one, other, d in self.near_across]
-            found.append(
-                f"{len(told)} pair(s) of near slices (within {NEAR:g} gray levels) stand on two "
-                f"sides: {_some(told)}"
+            pairs = [f"{one} ~ {other} ({d:.1f})" for one, other, d in self.near_across]
+            messages.append(
+                f"{len(pairs)} pair(s) of near slices (within {NEAR:g} gray levels) are on two "
+                f"sides: {_some(pairs)}"
             )
-        return found
+        return messages
 
-    def summary(self) -> dict:
-        """Counts, for a data set's metadata."""
+    def summary(self) -> AuditSummary:
+        """The counts, for a data set's metadata."""
         return {
             "near_gray_levels": NEAR,
             "subjects_on_two_sides": len(self.both_sides),
@@ -57,30 +91,34 @@ class Findings:
         }
 
 
-def audit(records: Sequence[Record], side_of: Mapping[str, str], alike: Likeness) -> Findings:
-    """What `records` share across sides and labels, slices that are set aside left out.
+def audit(
+    records: Sequence[Record], side_of: Mapping[str, str], duplicates: NearDuplicates
+) -> Findings:
+    """Finds what `records` share across sides and labels; ignores slices that are set aside.
 
-    Slices with too little tissue count for subjects, not as copies.
+    Slices with too little tissue count for subjects, but are never copies.
     """
-    sides = defaultdict(set)
+    sides_of = defaultdict(set)
     same = defaultdict(list)
-    for record, counts in zip(records, alike.counts, strict=True):
+    for record, comparable in zip(records, duplicates.comparable, strict=True):
         if side_of[record.key] == ASIDE:
             continue
-        sides[record.subject].add(side_of[record.key])
-        if counts:
+        sides_of[record.subject].add(side_of[record.key])
+        if comparable:
             same[record.digest].append(record)
-    copies = [found for _, found in sorted(same.items()) if len(found) > 1]
+    copies = [slices for _, slices in sorted(same.items()) if len(slices) > 1]
     near = [
         (records[i], records[j], float(distance))
-        for (i, j), distance in zip(alike.pairs, alike.distances, strict=True)
+        for (i, j), distance in zip(duplicates.pairs, duplicates.distances, strict=True)
         if records[i].digest != records[j].digest
         and ASIDE not in (side_of[records[i].key], side_of[records[j].key])
     ]
     return Findings(
-        both_sides=sorted(subject for subject, found in sides.items() if len(found) > 1),
+        both_sides=sorted(subject for subject, sides in sides_of.items() if len(sides) > 1),
         identical_across=[
-            [r.key for r in found] for found in copies if len({side_of[r.key] for r in found}) > 1
+            [r.key for r in slices]
+            for slices in copies
+            if len({side_of[r.key] for r in slices}) > 1
         ],
         near_across=[
             (one.key, other.key, distance)
@@ -88,41 +126,72 @@ def audit(records: Sequence[Record], side_of: Mapping[str, str], alike: Likeness
             if side_of[one.key] != side_of[other.key]
         ],
         two_labels=[
-            [r.key for r in found] for found in copies if len({r.stratum for r in found}) > 1
+            [r.key for r in slices] for slices in copies if len({r.stratum for r in slices}) > 1
         ]
         + [[one.key, other.key] for one, other, _ in near if one.stratum != other.stratum],
-        shared_identical=sum(len({r.subject for r in found}) > 1 for found in copies),
+        shared_identical=sum(len({r.subject for r in slices}) > 1 for slices in copies),
         shared_near=len(near),
-        too_empty=int((~alike.counts).sum()),
+        too_empty=int((~duplicates.comparable).sum()),
     )
 
 
-def facts_by_label(records: Sequence[Record]) -> dict[str, dict[str, dict[str, int]]]:
-    """Column of FACTS -> value ('' where unknown) -> slices that are ICH, and that are not."""
-    table: dict[str, dict[str, dict[str, int]]] = {}
+def leak(records: Sequence[Record], side_of: Mapping[str, str]) -> Leak:
+    """Counts the test slices, and those with a sibling (a slice of their subject) in training."""
+    trained = {r.subject for r in records if side_of[r.key] == "train"}
+    test = [r for r in records if side_of[r.key] == "test"]
+    return {
+        "test_slices": len(test),
+        "with_sibling_in_training": sum(r.subject in trained for r in test),
+    }
+
+
+def counts(records: Sequence[Record], side_of: Mapping[str, str]) -> dict[str, ClassCounts]:
+    """Counts slices and subjects by class on each side. A subject is ICH if any slice of it is."""
+    table: dict[str, ClassCounts] = {}
+    for side in SPLITS:
+        subset = [record for record in records if side_of[record.key] == side]
+        slices = Counter(record.stratum for record in subset)
+        subjects = Counter(stratum(group) for group in by_subject(subset).values())
+        table[side] = {
+            "slices": {name: slices[name] for name in CLASSES},
+            "subjects": {name: subjects[name] for name in CLASSES},
+        }
+    return table
+
+
+LabelCounts = dict[str, int]
+"""'ICH' and 'normal' -> number of slices."""
+
+
+def facts_by_label(records: Sequence[Record]) -> dict[str, dict[str, LabelCounts]]:
+    """Column of FACTS -> value ('' where unknown) -> its ICH and normal slices.
+
+    A column without any known value is left out.
+    """
+    table: dict[str, dict[str, LabelCounts]] = {}
     for name in FACTS:
-        found: Counter = Counter()
+        count: Counter = Counter()
         for record in records:
-            found[dict(record.facts).get(name, ""), record.hemorrhage] += 1
-        values = sorted({value for value, _ in found})
+            count[dict(record.facts).get(name, ""), record.hemorrhage] += 1
+        values = sorted({value for value, _ in count})
         if values != [""]:
-            table[name] = {v: {"ICH": found[v, 1], "normal": found[v, 0]} for v in values}
+            table[name] = {v: {"ICH": count[v, 1], "normal": count[v, 0]} for v in values}
     return table
 
 
 def confounds(records: Sequence[Record]) -> list[str]:
-    """Facts (year, scanner, ...) that alone tell ICH from normal slices, in words."""
-    found = []
+    """One message for each fact (year, scanner, ...) that alone separates ICH and normal slices."""
+    messages = []
     for name, values in sorted(facts_by_label(records).items()):
-        known = [{label for label, n in of.items() if n} for v, of in values.items() if v]
-        classes = set().union(*known)
+        labels = [{label for label, n in of.items() if n} for v, of in values.items() if v]
+        classes = set().union(*labels)
         if len(classes) == 1:
-            found.append(f"'{name}' is known for {classes.pop()} slices only: a total confound")
-        elif all(len(labels) == 1 for labels in known):
-            found.append(f"no '{name}' is shared by ICH and normal slices: a total confound")
-    return found
+            messages.append(f"'{name}' is known for {classes.pop()} slices only: a total confound")
+        elif all(len(one) == 1 for one in labels):
+            messages.append(f"no '{name}' is shared by ICH and normal slices: a total confound")
+    return messages
 
 
-def _some(words: list[str], most: int = 10) -> str:
-    left = len(words) - most
-    return ", ".join(words[:most]) + (f" and {left} more" if left > 0 else "")
+def _some(items: list[str], most: int = 10) -> str:
+    left = len(items) - most
+    return ", ".join(items[:most]) + (f" and {left} more" if left > 0 else "")

@@ -1,69 +1,83 @@
-"""The audit of a source or of a built data set, in words and tables."""
+"""Prints the audit of a source folder or of built data sets as text and tables."""
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import tensorflow_datasets as tfds
+from jaxtyping import UInt8
 
 from data_builder.errors import InputError
 from data_builder.parallel.threads import in_order
 from data_builder.pseudonyms import Pseudonyms, load_key
 from data_builder.records import CLASSES, FACTS, LOCATIONS, Record
-from data_builder.shards.audit import Findings, audit, confounds, facts_by_label
+from data_builder.shards.audit import (
+    ClassCounts,
+    Findings,
+    LabelCounts,
+    audit,
+    confounds,
+    counts,
+    facts_by_label,
+    leak,
+)
 from data_builder.shards.files import damaged_shards, data_sets, is_data_set, open_data_set
 from data_builder.shards.groups import by_subject, shown_contents
 from data_builder.shards.growth import ASIDE
+from data_builder.shards.metadata import subjects_aside
 from data_builder.shards.near_duplicates import (
     NEAR,
     Contents,
-    Likeness,
+    NearDuplicates,
+    compare,
     contents_of,
-    likeness,
-    read_likeness,
+    read_near_duplicates,
 )
 from data_builder.shards.sources import open_source
 from data_builder.shards.split_file import read_splits
-from data_builder.shards.splits import SPLITS, SplitPlan, counts, divide, leak
+from data_builder.shards.splits import SPLITS, SplitPlan, divide
 
-_MOST_VALUES = 15
+_MOST_VALUES = 15  # rows of a fact's table; the rarer values share one more row
 
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What to print, and the exit status: 1 where there is a leak or a damaged shard."""
+    """Text to print, and the exit status: 1 where there is a leak or a damaged shard."""
 
     text: str
     status: int
 
 
 def audit_path(path: Path, plan: SplitPlan, key: str | None, splits: Path | None) -> Report:
-    """Audits a source as `plan` (or the file `splits`) divides it, or the data sets in a folder.
+    """Audits the data set `path`, the data sets in it, or a source folder.
 
-    Raises InputError where there is nothing to audit.
+    A source is audited as `plan` would divide it, or as the file `splits` does. Raises InputError
+    where there is nothing to audit.
     """
     folders = [path] if is_data_set(path) else data_sets(path)
     if folders:
-        reports = [_data_set(folder) for folder in folders]
+        reports = [_data_set_report(folder) for folder in folders]
         text = "\n\n".join(report.text for report in reports)
         return Report(text, max(report.status for report in reports))
     source = open_source(path, Pseudonyms(load_key(key)))
-    alike = read_likeness(source.records)
+    duplicates = read_near_duplicates(source.records)
     if splits is None:
-        side_of = divide(source.records, plan, shown_contents(source.records, alike)).side_of
+        side_of = divide(source.records, plan, shown_contents(source.records, duplicates)).side_of
         title = f"{source.kind} folder, as it would be split ({plan.name})"
     else:
-        side_of = _sides_in(splits, source.records)
+        side_of = _read_sides(splits, source.records)
         title = f"{source.kind} folder, as {splits.name} splits it"
-    return _report(title, source.records, side_of, alike, confounds(source.records))
+    return _report(title, source.records, side_of, duplicates)
 
 
-def _sides_in(path: Path, records: Sequence[Record]) -> dict[str, str]:
+def _read_sides(path: Path, records: Sequence[Record]) -> dict[str, str]:
     side_of = {row["key"]: row["split"] for row in read_splits(path)}
     wrong = sorted(set(side_of.values()) - {*SPLITS, ASIDE})
     if wrong:
-        raise InputError(f"{path}: split is {wrong[0]!r}: it is one of {', '.join(SPLITS)}")
+        raise InputError(f"{path}: split is {wrong[0]!r}: give one of {', '.join(SPLITS)}")
     missing = [record.key for record in records if record.key not in side_of]
     if missing:
         raise InputError(
@@ -73,10 +87,10 @@ def _sides_in(path: Path, records: Sequence[Record]) -> dict[str, str]:
     return side_of
 
 
-def _data_set(folder: Path) -> Report:
+def _data_set_report(folder: Path) -> Report:
     damaged = damaged_shards(folder)
     if damaged:
-        return Report("\n".join([f"{folder}", *(f"damaged: {words}" for words in damaged)]), 1)
+        return Report("\n".join([f"{folder}", *(f"damaged: {message}" for message in damaged)]), 1)
     builder = open_data_set(folder)
     facts = {
         row["key"]: tuple((name, row[name]) for name in FACTS if row.get(name))
@@ -84,135 +98,137 @@ def _data_set(folder: Path) -> Report:
     }
     records: list[Record] = []
     side_of: dict[str, str] = {}
-    pictures = []
+    contents = []
     for side in SPLITS:
-        stored = builder.as_data_source(side)
-        rows = in_order(stored.__getitem__, range(len(stored)), f"reading {side}")
-        part = contents_of(_images(rows, side, records, side_of, facts), len(stored))
-        pictures.append(part)
-    return _report(
-        str(folder), records, side_of, likeness(_joined(pictures), records), confounds(records)
+        stored, contents_of_side = _read_side(builder, side, facts)
+        records += stored
+        side_of |= {record.key: side for record in stored}
+        contents.append(contents_of_side)
+    return _report(str(folder), records, side_of, compare(_joined(contents), records))
+
+
+def _read_side(
+    builder: tfds.core.DatasetBuilder, side: str, facts: Mapping[str, tuple]
+) -> tuple[list[Record], Contents]:
+    """Reads the records of one side and the contents of their images, one image at a time."""
+    stored = builder.as_data_source(side)
+    records: list[Record] = []
+
+    def images() -> Iterator[UInt8[np.ndarray, "rows columns"]]:
+        for row in in_order(stored.__getitem__, range(len(stored)), f"reading {side}"):
+            records.append(_record(row, facts))
+            yield row["image"][..., 0]
+
+    contents = contents_of(images(), len(stored))
+    return records, contents
+
+
+def _record(row: Mapping[str, Any], facts: Mapping[str, tuple]) -> Record:
+    key = row["key"].decode()
+    return Record(
+        key=key,
+        image="",
+        hemorrhage=int(row["hemorrhage"]),
+        location=LOCATIONS[row["location"]] if row["hemorrhage"] else "",
+        subject=row["subject"].decode(),
+        study=row["study"].decode(),
+        position_mm=float(row["position_mm"]),
+        digest=row["digest"].decode(),
+        facts=facts.get(key, ()),
     )
 
 
-def _images(
-    rows: Iterable[dict],
-    side: str,
-    records: list[Record],
-    side_of: dict[str, str],
-    facts: Mapping[str, tuple],
-) -> Iterator[np.ndarray]:
-    """Yields the images of stored rows, and notes what else they say."""
-    for row in rows:
-        key = row["key"].decode()
-        record = Record(
-            key=key,
-            image="",
-            hemorrhage=int(row["hemorrhage"]),
-            location=LOCATIONS[row["location"]] if row["hemorrhage"] else "",
-            subject=row["subject"].decode(),
-            study=row["study"].decode(),
-            position_mm=float(row["position_mm"]),
-            digest=row["digest"].decode(),
-            facts=facts.get(key, ()),
-        )
-        records.append(record)
-        side_of[key] = side
-        yield row["image"][..., 0]
-
-
-def _joined(parts: Sequence[Contents]) -> Contents:
+def _joined(contents: Sequence[Contents]) -> Contents:
     return Contents(
-        np.concatenate([part.tissue for part in parts]),
-        np.concatenate([part.picture for part in parts]),
+        np.concatenate([one.tissue for one in contents]),
+        np.concatenate([one.picture for one in contents]),
     )
 
 
 def _report(
-    title: str,
-    records: Sequence[Record],
-    side_of: dict[str, str],
-    alike: Likeness,
-    confounded: Sequence[str],
+    title: str, records: Sequence[Record], side_of: dict[str, str], duplicates: NearDuplicates
 ) -> Report:
-    found = audit(records, side_of, alike)
+    findings = audit(records, side_of, duplicates)
     test = leak(records, side_of)
-    aside = {r.subject for r in records if side_of[r.key] == ASIDE}
     lines = [
         title,
         f"{len(records)} slices of {len({r.subject for r in records})} subjects",
         "",
         *table_1(records),
         "",
-        *_sides(counts(records, side_of)),
-        *[line for name, values in facts_by_label(records).items() for line in _fact(name, values)],
-        *[f"confound: {words}" for words in confounded],
+        *_side_table(counts(records, side_of)),
+        *[
+            line
+            for name, values in facts_by_label(records).items()
+            for line in _fact_table(name, values)
+        ],
+        *[f"confound: {message}" for message in confounds(records)],
         "",
-        *_copies(found),
+        *_copies(findings),
         f"test slices with a sibling in training: {test['with_sibling_in_training']} of "
         f"{test['test_slices']}",
-        *[f"set aside, would join two sides: {subject}" for subject in sorted(aside)],
-        *[f"leak: {words}" for words in found.leaks],
+        *[f"set aside, would join two sides: {s}" for s in subjects_aside(records, side_of)],
+        *[f"leak: {message}" for message in findings.leaks],
     ]
-    if not found.leaks:
+    if not findings.leaks:
         lines.append("no leak: the sides share no subject and no slice")
-    return Report("\n".join(lines), 1 if found.leaks else 0)
+    return Report("\n".join(lines), 1 if findings.leaks else 0)
 
 
 def table_1(records: Sequence[Record]) -> list[str]:
     """The paper's Table 1 for any data set: sex over subjects, ICH and location over slices."""
     sexes = [_sex(slices) for slices in by_subject(records).values()]
-    known = [(name, sexes.count(code)) for name, code in (("Male", "M"), ("Female", "F"))]
     ich = sum(record.hemorrhage for record in records)
-    where = Counter(record.location for record in records if record.hemorrhage)
+    locations = Counter(record.location for record in records if record.hemorrhage)
     rows: list[Sequence] = [("Attribute", "Total", "Value", "Number", "Percentage")]
     for name, values in (
-        ("Sex (subjects)", known),
+        ("Sex (subjects)", [("Male", sexes.count("M")), ("Female", sexes.count("F"))]),
         ("ICH (slices)", [("Yes", ich), ("No", len(records) - ich)]),
-        ("Location (slices)", [(place.capitalize(), where[place]) for place in LOCATIONS]),
+        ("Location (slices)", [(name.capitalize(), locations[name]) for name in LOCATIONS]),
     ):
         total = sum(number for _, number in values)
         for value, number in values:
-            part = f"{number / total:.2%}" if total else "-"
-            rows.append((name, total, value, number, part))
+            percentage = f"{number / total:.2%}" if total else "-"
+            rows.append((name, total, value, number, percentage))
     return _aligned(rows)
 
 
 def _sex(slices: Sequence[Record]) -> str:
-    known = Counter(sex for record in slices if (sex := dict(record.facts).get("sex")))
-    return known.most_common(1)[0][0] if known else ""
+    """The commonest sex in a subject's slices; '' where none is known."""
+    sexes = Counter(sex for record in slices if (sex := dict(record.facts).get("sex")))
+    return sexes.most_common(1)[0][0] if sexes else ""
 
 
-def _sides(table: Mapping[str, Mapping]) -> list[str]:
+def _side_table(table: Mapping[str, ClassCounts]) -> list[str]:
     rows: list[Sequence] = [("Side", *CLASSES, "(slices / subjects)")]
-    for side, of in table.items():
-        cells = [f"{of['slices'][name]} / {of['subjects'][name]}" for name in CLASSES]
+    for side, count in table.items():
+        cells = [f"{count['slices'][name]} / {count['subjects'][name]}" for name in CLASSES]
         rows.append((side, *cells, ""))
     return _aligned(rows)
 
 
-def _fact(name: str, values: Mapping[str, Mapping[str, int]]) -> list[str]:
+def _fact_table(name: str, values: Mapping[str, LabelCounts]) -> list[str]:
     rows: list[Sequence] = [(name, "ICH", "normal")]
-    most = sorted(values, key=lambda value: -sum(values[value].values()))
+    commonest = sorted(values, key=lambda value: -sum(values[value].values()))
     rows += [
         (value or "unknown", values[value]["ICH"], values[value]["normal"])
-        for value in sorted(most[:_MOST_VALUES])
+        for value in sorted(commonest[:_MOST_VALUES])
     ]
-    rest = [values[value] for value in most[_MOST_VALUES:]]
-    if rest:
-        told = [sum(of[label] for of in rest) for label in ("ICH", "normal")]
-        rows.append((f"{len(rest)} other values", *told))
+    rare = [values[value] for value in commonest[_MOST_VALUES:]]
+    if rare:
+        sums = [sum(count[label] for count in rare) for label in ("ICH", "normal")]
+        rows.append((f"{len(rare)} other values", *sums))
     return ["", *_aligned(rows)]
 
 
-def _copies(found: Findings) -> list[str]:
-    lines = [
-        f"slices of several subjects, byte for byte: {found.shared_identical}",
-        f"pairs of near slices of two subjects (within {NEAR:g} gray levels): {found.shared_near}",
-        f"slices with too little tissue to be compared: {found.too_empty}",
+def _copies(findings: Findings) -> list[str]:
+    return [
+        f"slices of several subjects, byte for byte: {findings.shared_identical}",
+        f"pairs of near slices of two subjects (within {NEAR:g} gray levels): "
+        f"{findings.shared_near}",
+        f"slices with too little tissue to be compared: {findings.too_empty}",
+        *[f"one slice under two labels: {' = '.join(keys)}" for keys in findings.two_labels],
     ]
-    lines += [f"one slice under two labels: {' = '.join(keys)}" for keys in found.two_labels]
-    return lines
 
 
 def _aligned(rows: Sequence[Sequence]) -> list[str]:

@@ -1,15 +1,31 @@
-"""From any source to shards in one call: the DICOM tree is cleaned first, into the data folder."""
+"""Builds shards from any source: cleans DICOM first, divides the slices, writes the data set."""
 
+import contextlib
+import io
+import shutil
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
+
+import tensorflow_datasets as tfds
 
 from data_builder.cleaning.clean_folder import clean_folder
+from data_builder.errors import InputError
+from data_builder.files import lock
 from data_builder.pseudonyms import Lookup, Pseudonyms, load_key, lookup_path
-from data_builder.shards import ich_ct
-from data_builder.shards.files import metadata
-from data_builder.shards.sources import kind_of, open_source, published_meanings
-from data_builder.shards.splits import SplitPlan
+from data_builder.shards.audit import Leak
+from data_builder.shards.beam import download_options
+from data_builder.shards.files import UNFINISHED, VERSION, earlier_division
+from data_builder.shards.groups import shown_contents
+from data_builder.shards.ich_ct import IchCt
+from data_builder.shards.metadata import Metadata, describe, read_metadata
+from data_builder.shards.near_duplicates import read_near_duplicates
+from data_builder.shards.sources import Source, kind_of, open_source, published_meanings
+from data_builder.shards.splits import SplitPlan, divide
+
+DEFAULT_SIZE = 256
 
 
 def prepare(
@@ -20,10 +36,11 @@ def prepare(
     key: str | None,
     beam_options: Sequence[str] | None = None,
 ) -> Path:
-    """Shards of `source`, built unless they are there; returns their folder.
+    """Builds the shards of a source folder unless they exist; returns their folder.
 
-    `key` names the site's key for pseudonyms (`subjects.load_key`). A folder of DICOM is cleaned
-    (robust mode) into `data_dir/cleaned/<pseudonym of its path>`. Raises InputError.
+    A folder of DICOM is cleaned (robust mode) into `data_dir/cleaned/<pseudonym of its path>`
+    first. `key` is the file with the site's key for pseudonyms (`pseudonyms.load_key`); `size` and
+    `beam_options` are as in `build`. Raises InputError.
     """
     pseudonyms = Pseudonyms(load_key(key))
     if kind_of(source) == "dicom":
@@ -37,15 +54,98 @@ def prepare(
         database = Lookup(lookup)
         database.add(published_meanings(opened))
         database.close()
-    folder = ich_ct.build(opened, data_dir, plan, size, beam_options)
+    folder = build(opened, data_dir, plan, size, beam_options)
     if plan.by == "slice":
-        _warn_of_leak(metadata(folder)["leak"])
+        _warn_of_leak(read_metadata(folder)["leak"])
     return folder
 
 
-def _warn_of_leak(size: dict[str, int]) -> None:
+def build(
+    source: Source,
+    data_dir: Path,
+    plan: SplitPlan,
+    size: int = DEFAULT_SIZE,
+    beam_options: Sequence[str] | None = None,
+) -> Path:
+    """Builds the shards of `source`, `size` pixels a side, unless they exist; returns their folder.
+
+    The folder's name contains size, split and the source's fingerprint, so a changed source or
+    option gives a new data set next to the old one. `beam_options`: Apache Beam builds, with these
+    pipeline options; None: this process builds.
+
+    Raises:
+      InputError: an unreadable image, a class that cannot be split, a split by subject that leaks,
+        an unwritable `data_dir`, no Beam.
+    """
+    if not 16 <= size <= 1024:
+        raise InputError(f"size is {size}: give 16 to 1024 pixels")
+    name = name_of(source, plan, size)
+    folder = data_dir / "ich_ct" / name / VERSION
+    if folder.is_dir():
+        return folder
+    options = {} if beam_options is None else download_options(beam_options)
+    divide(source.records, plan)  # fails, if it must, before images are read or folders made
+    duplicates = read_near_duplicates(source.records)
+    earlier = earlier_division(data_dir, plan, source.records)
+    division = divide(source.records, plan, shown_contents(source.records, duplicates), earlier)
+    metadata = describe(source, plan, size, division, duplicates)
+    _report_growth(metadata, earlier is not None)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with _one_at_a_time(folder.parent / ".lock"):
+            if not folder.is_dir():
+                for stale in folder.parent.glob(f"{UNFINISHED}*"):
+                    shutil.rmtree(stale)
+                builder = IchCt(
+                    records=source.records,
+                    division=division,
+                    comparable=duplicates.comparable.tolist(),
+                    metadata=metadata,
+                    name=name,
+                    data_dir=data_dir,
+                )
+                _write(builder, options)
+    except OSError as error:
+        raise InputError(
+            f"cannot write the shards to {data_dir}: {error.strerror}: give another --data_dir"
+        ) from error
+    return folder
+
+
+def name_of(source: Source, plan: SplitPlan, size: int) -> str:
+    """A data set's name, which changes with everything that changes its records."""
+    return f"size{size}_{plan.name}_{source.fingerprint}"
+
+
+def _write(builder: IchCt, options: dict[str, Any]) -> None:
+    tfds.disable_progress_bar()
+    config = tfds.download.DownloadConfig(**options)
+    quiet = contextlib.redirect_stdout(io.StringIO())  # threads.in_order shows the progress
+    with quiet, tempfile.TemporaryDirectory() as no_downloads:
+        builder.download_and_prepare(download_dir=no_downloads, download_config=config)
+
+
+@contextlib.contextmanager
+def _one_at_a_time(path: Path) -> Iterator[None]:
+    """Waits for another process that builds the same data set; a killed one frees its lock."""
+    with path.open("w") as file:
+        if not lock(file, wait=True):
+            raise InputError(f"{path} cannot be locked: give a --data_dir on a disk with locks")
+        yield
+
+
+def _report_growth(metadata: Metadata, grown: bool) -> None:
+    if grown:
+        print(
+            "subjects of an earlier data set in this --data_dir keep their sides", file=sys.stderr
+        )
+    for subject in metadata["set_aside"]:
+        print(f"set aside: {subject}: it shares slices with subjects of two sides", file=sys.stderr)
+
+
+def _warn_of_leak(leak: Leak) -> None:
     print(
-        f"warning: split by slice: {size['with_sibling_in_training']} of {size['test_slices']} "
-        "test slices have a sibling of the same subject in training; the figures will flatter",
+        f"warning: split by slice: {leak['with_sibling_in_training']} of {leak['test_slices']} "
+        "test slices have a sibling of the same subject in training; the metrics are too good",
         file=sys.stderr,
     )

@@ -1,75 +1,82 @@
-"""The files of a built data set: which there are, whether they are whole, what stands in them."""
+"""Lists, checks and opens the data sets in a data folder, and reads their earlier divisions."""
 
 import concurrent.futures
-import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import tensorflow_datasets as tfds
 
 from data_builder.errors import InputError
+from data_builder.files import sha256_of, write_json
 from data_builder.records import Record
-from data_builder.shards.growth import ASIDE, Earlier
+from data_builder.shards.growth import ASIDE, EarlierDivision
+from data_builder.shards.metadata import read_metadata
 from data_builder.shards.split_file import read_splits
 from data_builder.shards.splits import SplitPlan
 
 VERSION = "1.2.0"
-_DIVIDED_ALIKE = ("1.1.0", VERSION)
-"""Versions whose splits.csv is as today's: those data sets bind their subjects to their sides."""
+"""Of the shards' format. `earlier_division` also takes data sets of version 1.1.0."""
 
 UNFINISHED = "incomplete."
-"""How the name of a folder begins that TFDS has not finished writing; it is renamed at the end."""
+"""Prefix of a folder that TFDS has not finished writing; it is renamed at the end."""
 
 CHECKSUMS = "checksums.json"
 _INFO = "dataset_info.json"
+
+
+class _Checksum(TypedDict):
+    bytes: int
+    sha256: str
 
 
 def write_checksums(folder: Path) -> None:
     """Writes checksums.json: size and SHA-256 of every shard in `folder`."""
     shards = sorted(folder.glob("*.array_record*"))
     with concurrent.futures.ThreadPoolExecutor() as pool:
-        sums = pool.map(_checksum, shards)
-    table = {path.name: told for path, told in zip(shards, sums, strict=True)}
-    (folder / CHECKSUMS).write_text(json.dumps(table, indent=1) + "\n")
+        checksums = pool.map(_checksum, shards)
+    table = {path.name: checksum for path, checksum in zip(shards, checksums, strict=True)}
+    write_json(folder / CHECKSUMS, table)
 
 
 def damaged_shards(folder: Path) -> list[str]:
-    """What is wrong with the shards of `folder`, in words, a line a shard; empty: nothing.
+    """Compares the shards of `folder` with checksums.json; returns one line per damaged shard.
 
-    Every byte is read: a second or so for a gigabyte. Raises InputError without checksums.json.
+    Reads every byte: about a second for a gigabyte. Raises InputError without checksums.json.
     """
     try:
         table = json.loads((folder / CHECKSUMS).read_text())
-        expected = {name: (int(told["bytes"]), str(told["sha256"])) for name, told in table.items()}
+        expected: dict[str, _Checksum] = {
+            name: {"bytes": int(row["bytes"]), "sha256": str(row["sha256"])}
+            for name, row in table.items()
+        }
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise InputError(
             f"{folder / CHECKSUMS} is missing or damaged: remove the folder and build it again"
         ) from error
 
     def fault(name: str) -> str:
-        size, digest = expected[name]
         path = folder / name
         if not path.is_file():
             return f"{path} is missing"
-        found = path.stat().st_size
-        if found != size:
-            return f"{path} has {found} bytes instead of {size}: cut short or overwritten"
-        return "" if _checksum(path)["sha256"] == digest else f"{path} has changed: bits are wrong"
+        size, expected_size = path.stat().st_size, expected[name]["bytes"]
+        if size != expected_size:
+            return f"{path} has {size} bytes instead of {expected_size}: cut short or overwritten"
+        if sha256_of(path) != expected[name]["sha256"]:
+            return f"{path} has changed: its SHA-256 is not that of checksums.json"
+        return ""
 
     with concurrent.futures.ThreadPoolExecutor() as pool:
-        return [words for words in pool.map(fault, expected) if words]
+        return [message for message in pool.map(fault, expected) if message]
 
 
-def _checksum(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"bytes": path.stat().st_size, "sha256": digest}
+def _checksum(path: Path) -> _Checksum:
+    return {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
 
 
-def open_data_set(folder: Path) -> Any:
-    """TFDS's builder of the data set in `folder`, every shard checked first.
+def open_data_set(folder: Path) -> tfds.core.DatasetBuilder:
+    """Opens the data set in `folder` with TFDS, after checking every shard.
 
     Raises:
       InputError: no data set, one of another version, or a damaged shard, which is named.
@@ -77,7 +84,7 @@ def open_data_set(folder: Path) -> Any:
     try:
         builder = tfds.builder_from_directory(str(folder))
         version = str(builder.info.version)
-    except Exception as error:  # whatever TFDS meets in a folder that is not its own
+    except Exception as error:  # TFDS raises many kinds for a folder without a data set
         raise InputError(
             f"{folder} holds no readable data set: run python -m data_builder build again"
         ) from error
@@ -95,12 +102,12 @@ def open_data_set(folder: Path) -> Any:
 
 
 def data_sets(data_dir: Path, name: str = "*") -> list[Path]:
-    """Folders of the whole data sets in `data_dir` whose configuration is `name`, sorted.
+    """Folders of the complete data sets in `data_dir` with configuration `name`, sorted.
 
-    What a killed build leaves is none, and is left out.
+    The remains of a killed build are not complete.
     """
-    found = data_dir.glob(f"ich_ct/{name}/*/{_INFO}")
-    return sorted(path.parent for path in found if not path.parent.name.startswith(UNFINISHED))
+    folders = (path.parent for path in data_dir.glob(f"ich_ct/{name}/*/{_INFO}"))
+    return sorted(folder for folder in folders if not folder.name.startswith(UNFINISHED))
 
 
 def is_data_set(folder: Path) -> bool:
@@ -108,37 +115,39 @@ def is_data_set(folder: Path) -> bool:
     return (folder / _INFO).is_file()
 
 
-def metadata(folder: Path) -> dict[str, Any]:
-    """A data set's metadata, without opening it; empty where it cannot be read."""
-    try:
-        return json.loads((folder / "metadata.json").read_text())
-    except (OSError, ValueError):
-        return {}
+def earlier_division(
+    data_dir: Path, plan: SplitPlan, records: Sequence[Record]
+) -> EarlierDivision | None:
+    """Joins the divisions of these slices in the data sets of the same seed and folds.
 
-
-def earlier_division(data_dir: Path, plan: SplitPlan, records: Sequence[Record]) -> Earlier | None:
-    """What the data sets in `data_dir` of the same seed and folds say of these slices' digests.
-
-    Where two of them disagree, the one with more of these slices is right. None: nothing.
+    Where two data sets disagree, the one with more of these slices is used. None where no data set
+    in `data_dir` contains any of them, and for a split by slice.
     """
     if plan.by != "subject":
         return None
     digests = {record.digest for record in records}
-    found = []
+    divisions = []
     for folder in data_sets(data_dir):
-        told = metadata(folder)
-        same = (told.get("split"), told.get("seed"), told.get("folds"))
-        if same == (plan.by, plan.seed, plan.folds) and folder.name in _DIVIDED_ALIKE:
-            rows = [row for row in read_splits(folder / "splits.csv") if row["split"] != ASIDE]
-            known = [row for row in rows if row["digest"] in digests]
-            found.append((len(known), folder.parent.name, told["fold"], known))
+        try:
+            metadata = read_metadata(folder)
+        except InputError:
+            continue
+        settings = (metadata.get("split"), metadata.get("seed"), metadata.get("folds"))
+        if settings == (plan.by, plan.seed, plan.folds):
+            # Data sets older than version 1.1.0 have no column digest.
+            rows = [
+                row
+                for row in read_splits(folder / "splits.csv")
+                if row["split"] != ASIDE and row.get("digest") in digests
+            ]
+            divisions.append((len(rows), folder.parent.name, metadata["fold"], rows))
     owner_of: dict[str, str] = {}
     side_of: dict[str, str] = {}
     fold_of: dict[str, int] = {}
-    for _, _, fold, rows in sorted(found, key=lambda each: each[:2]):
+    for _, _, fold, rows in sorted(divisions, key=lambda division: division[:2]):
         owner_of |= {row["digest"]: row["subject"] for row in rows}
         if plan.folds:
             fold_of |= {row["digest"]: int(row["fold"]) for row in rows}
         if fold == plan.fold:
             side_of |= {row["digest"]: row["split"] for row in rows}
-    return Earlier(owner_of, side_of, fold_of) if owner_of else None
+    return EarlierDivision(owner_of, side_of, fold_of) if owner_of else None

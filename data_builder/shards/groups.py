@@ -1,4 +1,4 @@
-"""Subjects that show the same slice are one group: a split must not part them."""
+"""Groups subjects that show the same slice, because a split must keep them on one side."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -6,23 +6,24 @@ from collections.abc import Iterable, Mapping, Sequence
 from scipy.cluster.hierarchy import DisjointSet
 
 from data_builder.records import LOCATIONS, Record
-from data_builder.shards.near_duplicates import Likeness
+from data_builder.shards.near_duplicates import NearDuplicates
 
 Shown = dict[str, set[str]]
-"""Subject -> names of what its slices show: their digests, and a name for each near pair."""
+"""Subject -> its contents: the digests of its slices, and one name for each pair of near slices."""
 
 
-def shown_contents(records: Sequence[Record], alike: Likeness | None = None) -> Shown:
-    """What each subject shows; slices with too little tissue show nothing (content.LEAST_TISSUE).
+def shown_contents(records: Sequence[Record], duplicates: NearDuplicates | None = None) -> Shown:
+    """The contents of each subject.
 
-    Without `alike` every slice counts, and only equal digests are the same.
+    With `duplicates`, slices with too little tissue have no content (near_duplicates.LEAST_TISSUE).
+    Without it every slice has one, and only equal digests are the same content.
     """
     shown: Shown = {record.subject: set() for record in records}
     for i, record in enumerate(records):
-        if alike is None or alike.counts[i]:
+        if duplicates is None or duplicates.comparable[i]:
             shown[record.subject].add(record.digest)
-    if alike is not None:
-        for pair in alike.pairs:
+    if duplicates is not None:
+        for pair in duplicates.pairs:
             name = " ~ ".join(records[i].digest for i in pair)
             for i in pair:
                 shown[records[i].subject].add(name)
@@ -30,11 +31,11 @@ def shown_contents(records: Sequence[Record], alike: Likeness | None = None) -> 
 
 
 def subject_groups(shown: Shown) -> dict[str, str]:
-    """Subject -> the first (by name) of all the subjects that it shares a slice's content with."""
+    """Subject -> the alphabetically first of all subjects that it is connected with by content."""
     sets = DisjointSet(shown)
     first_with: dict[str, str] = {}
-    for subject, names in shown.items():
-        for name in names:
+    for subject, contents in shown.items():
+        for name in contents:
             sets.merge(subject, first_with.setdefault(name, subject))
     first: dict[str, str] = {}
     for subject in sorted(shown):
@@ -43,15 +44,18 @@ def subject_groups(shown: Shown) -> dict[str, str]:
 
 
 def stratum(slices: Iterable[Record]) -> str:
-    """A subject's (or group's) class: ICH if any slice is; the location of most ICH slices."""
-    places = Counter(record.location for record in slices if record.hemorrhage)
-    if not places:
+    """The class of a subject or group: the commonest location of its ICH slices, else 'normal'.
+
+    Of two locations with as many slices the later one in LOCATIONS counts.
+    """
+    locations = Counter(record.location for record in slices if record.hemorrhage)
+    if not locations:
         return "normal"
-    return max(LOCATIONS, key=lambda name: (places[name], LOCATIONS.index(name)))
+    return max(LOCATIONS, key=lambda name: (locations[name], LOCATIONS.index(name)))
 
 
 def by_subject(records: Sequence[Record]) -> Mapping[str, list[Record]]:
-    """Each subject's slices."""
+    """Subject -> its slices."""
     slices = defaultdict(list)
     for record in records:
         slices[record.subject].append(record)

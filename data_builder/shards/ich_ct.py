@@ -1,18 +1,8 @@
-"""The shards: a TFDS data set `ich_ct` in ArrayRecord, written and read without TensorFlow.
+"""Writes the data set `ich_ct` through TFDS: ArrayRecord shards, without TensorFlow."""
 
-Building on many machines: Apache Beam's runner, from pipeline options.
-"""
-
-import contextlib
-import fcntl
 import functools
 import hashlib
-import importlib.util
-import io
 import math
-import shutil
-import sys
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,28 +11,19 @@ import numpy as np
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core.split_builder import SplitBuilder
 
-from data_builder.errors import InputError
 from data_builder.records import Record
-from data_builder.shards.audit import audit, confounds
-from data_builder.shards.files import UNFINISHED, VERSION, earlier_division, write_checksums
-from data_builder.shards.groups import shown_contents
-from data_builder.shards.growth import ASIDE
-from data_builder.shards.images import examples
-from data_builder.shards.near_duplicates import Likeness, read_likeness
-from data_builder.shards.sources import Source
+from data_builder.shards.examples import Example, examples
+from data_builder.shards.files import VERSION, write_checksums
+from data_builder.shards.metadata import Metadata
 from data_builder.shards.split_file import write_splits
-from data_builder.shards.splits import SPLITS, Division, SplitPlan, counts, divide, leak
+from data_builder.shards.splits import SPLITS, Division
 
-DEFAULT_SIZE = 256
 SHARD_BYTES = 64 << 20
-"""About what a shard holds at most; a build keeps one shard's examples in memory."""
+"""The largest size of a shard, roughly; a build keeps the examples of one shard in memory."""
 
-NAMES = {
-    "phantom": "made-up heads",
-    "published": "slices in the published layout",
-    "cleaned": "slices cleaned from DICOM",
-}
-_BYTES_OF_A_PIXEL = 0.5  # of a head, compressed, on the safe side
+_BYTES_OF_A_PIXEL = 0.5  # of a head slice, compressed; an upper estimate
+
+_Shard = Callable[[], Iterator[tuple[str, Example]]]
 
 
 class IchCt(tfds.core.GeneratorBasedBuilder):
@@ -51,7 +32,7 @@ class IchCt(tfds.core.GeneratorBasedBuilder):
     A record holds `key`, `subject`, `study` (pseudonyms), `image` (uint8 [size, size, 1]),
     `hemorrhage` (0 or 1), `location` (index into records.LOCATIONS, -1 for a normal slice),
     `position_mm` (along the scan's normal; nan where unknown) and `digest` (of the source slice).
-    """
+    """  # TFDS writes this text into dataset_info.json
 
     VERSION = tfds.core.Version(VERSION)
 
@@ -60,13 +41,14 @@ class IchCt(tfds.core.GeneratorBasedBuilder):
         *,
         records: Sequence[Record],
         division: Division,
-        shown: Sequence[bool],
-        metadata: dict,
+        comparable: Sequence[bool],
+        metadata: Metadata,
         name: str,
         data_dir: Path,
     ) -> None:
-        # TFDS logs its configuration, so the records, which know paths, are not a part of that.
-        self._records, self._division, self._shown = records, division, shown
+        """Prepares to write `records`; `comparable` is which of them show enough tissue."""
+        # TFDS logs its configuration; records, which contain paths, must not be a part of it.
+        self._records, self._division, self._comparable = records, division, comparable
         self._metadata = metadata
         config = tfds.core.BuilderConfig(name=name, version=VERSION)
         super().__init__(data_dir=str(data_dir), config=config, file_format="array_record")
@@ -97,12 +79,12 @@ class IchCt(tfds.core.GeneratorBasedBuilder):
             metadata=tfds.core.MetadataDict(self._metadata),
         )
 
-    def _split_generators(self, dl_manager) -> dict[str, list[Callable[[], Iterator]]]:
-        """Of each side, what gives each shard's examples; the order is that of hashed keys."""
+    def _split_generators(self, dl_manager: Any) -> dict[str, list[_Shard]]:
+        """Side -> the examples of each of its shards, in the order of hashed keys."""
         del dl_manager
         return {side: self._shards(side) for side in SPLITS}
 
-    def _shards(self, side: str) -> list[Callable[[], Iterator]]:
+    def _shards(self, side: str) -> list[_Shard]:
         side_of, size = self._division.side_of, self._metadata["size"]
         records = [record for record in self._records if side_of[record.key] == side]
         records.sort(key=lambda record: hashlib.sha256(record.key.encode()).digest())
@@ -116,11 +98,12 @@ class IchCt(tfds.core.GeneratorBasedBuilder):
         ]
 
     def _generate_examples(self, records: Sequence[Record], what: str) -> Iterator:
+        """Abstract in TFDS, so it must be there; `_generate_splits` does not use it."""
         yield from examples(records, self._metadata["size"], what)
 
-    def _generate_splits(self, dl_manager, download_config) -> list:
-        # TFDS's own way holds a split in memory, and needs TensorFlow from a gigabyte on. Shard by
-        # shard neither happens, and Beam's workers write the same files as this process.
+    def _generate_splits(self, dl_manager: Any, download_config: Any) -> list:
+        # TFDS's own method holds a whole split in memory, and from a gigabyte on needs TensorFlow.
+        # Shard by shard it does neither, and Beam's workers write the same files as this process.
         infos = []
         for side, shards in self._split_generators(dl_manager).items():
             writer = SplitBuilder(
@@ -136,147 +119,11 @@ class IchCt(tfds.core.GeneratorBasedBuilder):
             infos.append(writer.submit_shard_based_generation(side, template, shards).result())
         return infos
 
-    def _download_and_prepare(self, dl_manager, download_config=None) -> None:
-        # All of it in TFDS's unfinished folder, which gets its name when it is whole.
+    def _download_and_prepare(self, dl_manager: Any, download_config: Any = None) -> None:
+        # TFDS calls this in its unfinished folder, which it renames at the end: all files at once.
         super()._download_and_prepare(dl_manager, download_config)
         folder = Path(self.data_dir)
         for left_by_beam in folder.glob("*.shard_infos.json"):
             left_by_beam.unlink()
-        write_splits(folder / "splits.csv", self._records, self._division, self._shown)
+        write_splits(folder / "splits.csv", self._records, self._division, self._comparable)
         write_checksums(folder)
-
-
-def name_of(source: Source, plan: SplitPlan, size: int) -> str:
-    """A data set's name: whatever changes its records changes it."""
-    return f"size{size}_{plan.name}_{source.fingerprint}"
-
-
-def build(
-    source: Source,
-    data_dir: Path,
-    plan: SplitPlan,
-    size: int = DEFAULT_SIZE,
-    beam_options: Sequence[str] | None = None,
-) -> Path:
-    """Builds the shards of `source` once and returns their folder; returns at once if they exist.
-
-    The folder's name tells size, split and the source's fingerprint, so that a changed source or
-    option makes a new data set beside the old one. `beam_options`: build through Apache Beam with
-    these pipeline options; None: here.
-
-    Raises:
-      InputError: an unreadable image, a class that cannot be split, a split by subject that leaks,
-        an unwritable `data_dir`, no Beam.
-    """
-    if not 16 <= size <= 1024:
-        raise InputError(f"size is {size}: give 16 to 1024 pixels")
-    name = name_of(source, plan, size)
-    folder = data_dir / "ich_ct" / name / VERSION
-    if folder.is_dir():
-        return folder
-    through = {} if beam_options is None else settings(beam_options)
-    divide(source.records, plan)  # its refusals come before anything is read or made
-    alike = read_likeness(source.records)
-    earlier = earlier_division(data_dir, plan, source.records)
-    shown = shown_contents(source.records, alike)
-    division = divide(source.records, plan, shown, earlier)
-    metadata = describe(source, plan, size, division, alike)
-    _tell_of_growth(metadata, earlier is not None)
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with _one_at_a_time(folder.parent / ".lock"):
-            if folder.is_dir():
-                return folder
-            for stale in folder.parent.glob(f"{UNFINISHED}*"):
-                shutil.rmtree(stale)
-            tfds.disable_progress_bar()
-            builder = IchCt(
-                records=source.records,
-                division=division,
-                shown=alike.counts.tolist(),
-                metadata=metadata,
-                name=name,
-                data_dir=data_dir,
-            )
-            config = tfds.download.DownloadConfig(**through)
-            quiet = contextlib.redirect_stdout(io.StringIO())  # in_order shows the progress
-            with quiet, tempfile.TemporaryDirectory() as nothing_is_downloaded:
-                builder.download_and_prepare(
-                    download_dir=nothing_is_downloaded, download_config=config
-                )
-    except OSError as error:
-        raise InputError(f"cannot write the shards to {data_dir}: {error.strerror}") from error
-    return folder
-
-
-def describe(
-    source: Source, plan: SplitPlan, size: int, division: Division, alike: Likeness
-) -> dict:
-    """What every later report says of the data: counts, leaks, confounds, settings.
-
-    Raises InputError where a split by subject leaks.
-    """
-    records, side_of = source.records, division.side_of
-    found = audit(records, side_of, alike)
-    if plan.by == "subject" and found.leaks:
-        raise InputError(
-            f"this split by subject leaks: {'; '.join(found.leaks)}: build into a new --data_dir, "
-            "where no earlier data set binds the sides"
-        )
-    kind = "phantom" if source.phantom else source.kind
-    return {
-        "name": NAMES[kind],
-        "source_kind": kind,
-        "phantom": source.phantom,
-        "split": plan.by,
-        "folds": plan.folds,
-        "fold": plan.fold,
-        "seed": plan.seed,
-        "size": size,
-        "digest": source.fingerprint,
-        "cleaning": source.cleaning,
-        "counts": counts(records, side_of),
-        "set_aside": sorted({r.subject for r in records if side_of[r.key] == ASIDE}),
-        "leak": leak(records, side_of),
-        "audit": found.summary(),
-        "confounds": confounds(records),
-    }
-
-
-def _tell_of_growth(metadata: dict, grown: bool) -> None:
-    if grown:
-        print("an earlier data set here binds its subjects to their sides", file=sys.stderr)
-    for subject in metadata["set_aside"]:
-        print(
-            f"set aside: {subject}: its slices are copies from subjects of two sides",
-            file=sys.stderr,
-        )
-
-
-@contextlib.contextmanager
-def _one_at_a_time(path: Path) -> Iterator[None]:
-    """Waits for another process that builds the same; a killed one lets go by itself."""
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def settings(options: Sequence[str]) -> dict[str, Any]:
-    """`beam_runner` and `beam_options` for TFDS, from options such as --runner=FlinkRunner.
-
-    Without a runner it is Beam's DirectRunner, on this machine. Raises InputError without Beam, or
-    for options that it does not take.
-    """
-    if importlib.util.find_spec("apache_beam") is None:
-        raise InputError(
-            "--runner beam needs Apache Beam: install the extra 'beam' in an environment of its "
-            "own (docs/data.md says how)"
-        )
-    from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
-
-    try:
-        parsed = PipelineOptions(list(options))
-        runner = parsed.view_as(StandardOptions).runner or "DirectRunner"
-    except SystemExit as error:  # of its argument parser, which has said why
-        raise InputError(f"Beam does not take the options {' '.join(options)!r}") from error
-    return {"beam_runner": runner, "beam_options": parsed}

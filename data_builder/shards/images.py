@@ -1,23 +1,15 @@
-"""Slices as files and arrays: reading one in gray, padding it to a square, resizing it.
-
-Records to the examples of a data set: the slice resized, with its labels.
-"""
-
-import functools
-from collections.abc import Iterator, Sequence
-from typing import Any
+"""Reads slice images in gray, pads them to squares and resizes them."""
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, UnidentifiedImageError
 
 from data_builder.errors import InputError
-from data_builder.parallel.threads import in_order
-from data_builder.records import LOCATIONS, Record
+from data_builder.records import Record
 
 
 def open_gray(record: Record) -> Image.Image:
-    """The slice's 8-bit pixels. Raises InputError, by key, where its file is no readable image."""
+    """Reads a slice as 8-bit gray. Raises InputError, with its key, for an unreadable image."""
     try:
         with Image.open(record.image) as image:
             return image.convert("L")
@@ -29,12 +21,12 @@ def open_gray(record: Record) -> Image.Image:
 
 
 def read_gray(record: Record) -> UInt8[np.ndarray, "rows columns"]:
-    """`open_gray` as an array."""
+    """Reads a slice as an array of 8-bit gray levels. Raises InputError as `open_gray`."""
     return np.asarray(open_gray(record))
 
 
 def to_square(image: UInt8[np.ndarray, "rows columns"]) -> UInt8[np.ndarray, "side side"]:
-    """Padded with 0 around to its longest side."""
+    """Pads with 0 on both sides, to the longest side."""
     rows, columns = image.shape
     side = max(rows, columns)
     if rows == columns:
@@ -44,31 +36,12 @@ def to_square(image: UInt8[np.ndarray, "rows columns"]) -> UInt8[np.ndarray, "si
 
 
 def resize(image: Image.Image, size: int) -> Image.Image:
-    """Bilinear and antialiased to size x size; a slice that is not square is padded with 0."""
+    """Resizes to size x size, bilinear with antialiasing; pads to a square with 0 before."""
     if image.width != image.height:
         image = Image.fromarray(to_square(np.asarray(image)))
     return image.resize((size, size), Image.Resampling.BILINEAR)
 
 
-def examples(records: Sequence[Record], size: int, what: str) -> Iterator[tuple[str, dict]]:
-    """Keys and features of `records`, in order; `what` names them in the progress."""
-    for example in in_order(functools.partial(_example, size=size), records, what):
-        yield example["key"], example
-
-
-def _example(record: Record, size: int) -> dict[str, Any]:
-    return {
-        "key": record.key,
-        "image": pixels(record, size),
-        "hemorrhage": record.hemorrhage,
-        "location": LOCATIONS.index(record.location) if record.hemorrhage else -1,
-        "subject": record.subject,
-        "study": record.study,
-        "position_mm": record.position_mm,
-        "digest": record.digest,
-    }
-
-
 def pixels(record: Record, size: int) -> UInt8[np.ndarray, "size size 1"]:
-    """The slice at size x size: gray, longest side fitted, black around (the air of CT)."""
+    """Reads a slice in gray, padded to a square with 0 (air) and resized to size x size."""
     return np.asarray(resize(open_gray(record), size))[..., None]

@@ -1,4 +1,4 @@
-"""One stream of labelled 8-bit slices out of each kind of folder that people have."""
+"""Reads the labelled 8-bit slices of a folder: cleaned slices, or the published layout."""
 
 import csv
 import dataclasses
@@ -10,6 +10,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from data_builder.errors import InputError
 from data_builder.pseudonyms import Pseudonyms
@@ -22,16 +23,19 @@ _ADMISSION = re.compile(r"[-,\uff0c\s](\d{3,})\s*$")
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """The labelled slices of one folder, sorted by key."""
+    """The labelled slices of one folder, sorted by key.
+
+    `kind` is 'cleaned' or 'published'; `cleaning` is cleaning.json of a cleaned folder.
+    """
 
     kind: str
     records: tuple[Record, ...]
     phantom: bool = False
-    cleaning: dict = dataclasses.field(default_factory=dict)
+    cleaning: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 over what the shards depend on, as 16 hex digits: new when the data is."""
+        """SHA-256 of everything that the shards depend on, as 16 hex digits."""
         digest = hashlib.sha256(self.kind.encode())
         for record in self.records:
             values = dataclasses.astuple(dataclasses.replace(record, image=""))
@@ -40,7 +44,7 @@ class Source:
 
 
 def kind_of(folder: Path) -> str:
-    """'cleaned' (a manifest.csv), 'published' (yes/ and no/), or 'dicom' for any other folder.
+    """The kind of a folder: 'cleaned' (a manifest.csv), 'published' (yes/ or no/), else 'dicom'.
 
     Raises InputError where the folder is missing or empty.
     """
@@ -48,14 +52,17 @@ def kind_of(folder: Path) -> str:
         raise InputError("the source SRC is not a folder: give one that exists")
     if (folder / "manifest.csv").is_file():
         return "cleaned"
-    inside = {child.name.lower() for child in folder.iterdir()}
-    if not inside:
+    names = {child.name.lower() for child in folder.iterdir()}
+    if not names:
         raise InputError("the source SRC is empty: give a folder with slices or DICOM")
-    return "published" if {"yes", "no"} & inside else "dicom"
+    return "published" if {"yes", "no"} & names else "dicom"
 
 
 def open_source(folder: Path, pseudonyms: Pseudonyms) -> Source:
-    """Reads the labels of a published or a cleaned folder; images are read later, by path."""
+    """Reads the labels of a published or a cleaned folder, and no images.
+
+    Raises InputError for DICOM, and for a folder with damaged tables or without labelled slices.
+    """
     kind = kind_of(folder)
     if kind == "dicom":
         raise InputError(
@@ -76,17 +83,17 @@ def open_source(folder: Path, pseudonyms: Pseudonyms) -> Source:
 
 
 def _sorted(records: Iterable[Record]) -> tuple[Record, ...]:
-    found = tuple(sorted(records, key=lambda record: record.key))
-    if not found:
-        raise InputError("the source holds no labelled slice: check its layout and labels.csv")
-    for one, other in itertools.pairwise(found):
+    ordered = tuple(sorted(records, key=lambda record: record.key))
+    if not ordered:
+        raise InputError("the source has no labelled slice: check its layout and labels.csv")
+    for one, other in itertools.pairwise(ordered):
         if one.key == other.key:
-            raise InputError(f"two slices have the key {one.key}: every key must be its own")
-    return found
+            raise InputError(f"two slices have the key {one.key}: give each slice its own key")
+    return ordered
 
 
 def _published(folder: Path, pseudonyms: Pseudonyms) -> Iterable[Record]:
-    """The layout published with the paper: no/*, yes/Deep/*, yes/Lobar/*, yes/Subtentorial/*."""
+    """Reads the paper's published layout: no/*, yes/Deep/*, yes/Lobar/*, yes/Subtentorial/*."""
     for path in sorted(folder.rglob("*")):
         if path.suffix.lower() not in IMAGE_SUFFIXES or not path.is_file():
             continue
@@ -94,7 +101,7 @@ def _published(folder: Path, pseudonyms: Pseudonyms) -> Iterable[Record]:
         location = parts[1] if len(parts) == 2 and parts[0] == "yes" else ""
         if parts != ["no"] and location not in LOCATIONS:
             raise InputError(
-                "an image lies outside no/, yes/Deep/, yes/Lobar/ and yes/Subtentorial/ "
+                "an image is outside no/, yes/Deep/, yes/Lobar/ and yes/Subtentorial/ "
                 f"(slice {pseudonyms.file(str(path.relative_to(folder)))}): move it into its class"
             )
         subject = pseudonyms.subject(published_identity(path.stem, bool(location)))
@@ -113,10 +120,10 @@ def _published(folder: Path, pseudonyms: Pseudonyms) -> Iterable[Record]:
 
 
 def published_identity(stem: str, hemorrhage: bool) -> str:
-    """What tells a subject from another in a published file name (without its suffix).
+    """The identity of the subject in a published file name (without its suffix).
 
     ICH: the admission number at the end. Normal, or an ICH name without such a number: all after
-    the first '-'. Letters are folded (NFKC, case, spaces), so that one person stays one.
+    the first '-'. Letters are folded (NFKC, case, spaces), so that spellings of a name are equal.
     """
     if hemorrhage and (number := _ADMISSION.search(stem)):
         return number.group(1)
@@ -125,7 +132,7 @@ def published_identity(stem: str, hemorrhage: bool) -> str:
 
 
 def published_meanings(source: Source) -> Iterable[tuple[str, str]]:
-    """Pairs for the private lookup: each slice's key and path, each subject's key and identity."""
+    """Yields pairs for the private lookup: slice key and path, subject key and identity."""
     for record in source.records:
         identity = published_identity(Path(record.image).stem, bool(record.hemorrhage))
         yield record.key, record.image
@@ -133,7 +140,7 @@ def published_meanings(source: Source) -> Iterable[tuple[str, str]]:
 
 
 def manifest_rows(folder: Path) -> Iterator[tuple[int, dict[str, str]]]:
-    """Line number and cells of each row of `folder`'s manifest.csv.
+    """Yields line number and cells of each row of manifest.csv in `folder`.
 
     Raises InputError where a column is missing.
     """
@@ -149,7 +156,7 @@ def manifest_rows(folder: Path) -> Iterator[tuple[int, dict[str, str]]]:
 
 
 def _manifest(folder: Path) -> Iterable[Record]:
-    """The rows of manifest.csv that are kept and labelled."""
+    """Reads the rows of manifest.csv that are kept and labelled."""
     for line, row in manifest_rows(folder):
         if row["keep"] != "0" and row["hemorrhage"] != "":
             yield _manifest_record(folder, row, line)

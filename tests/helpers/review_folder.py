@@ -1,4 +1,4 @@
-"""A small cleaned folder for the tests of the review, and a server on it."""
+"""A small cleaned folder, and a server of its review page."""
 
 import contextlib
 import csv
@@ -16,20 +16,34 @@ import numpy as np
 from data_builder.records import MANIFEST_COLUMNS, pixel_digest
 from tests.helpers import ROOT
 
+A, B = "sli-0000-0000", "sli-0000-0001"
+"""Keys of the first two slices of the folder."""
+
+
+def new_action() -> str:
+    """A new identifier for an action."""
+    return uuid.uuid4().hex
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV file."""
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
 
 def write_folder(path: Path, studies: int = 3, slices: int = 6, **changes: str) -> Path:
-    """What `clean` leaves: a disc a slice, growing; `changes` go into every row."""
+    """Writes a folder as `clean` does, with a disc in each slice; `changes` go into every row."""
     rng = np.random.default_rng(0)
     y, x = np.mgrid[:48, :48]
     rows = []
     for study in range(studies):
-        place = path / "images" / f"stu-{study:04d}"
-        place.mkdir(parents=True)
+        images = path / "images" / f"stu-{study:04d}"
+        images.mkdir(parents=True)
         for index in range(slices):
             head = (x - 24) ** 2 + (y - 24) ** 2 < (10 + index) ** 2
             image = (head * rng.integers(90, 130, head.shape)).astype(np.uint8)
             key = f"sli-{study:04d}-{index:04d}"
-            cv2.imwrite(str(place / f"{key}.png"), image)
+            cv2.imwrite(str(images / f"{key}.png"), image)
             row = dict.fromkeys(MANIFEST_COLUMNS, "") | {
                 "key": key,
                 "file": f"fil-{study:04d}-{index:04d}",
@@ -73,35 +87,35 @@ class Served:
         self.port = int(port_text)
 
     def kill(self) -> None:
-        """As `kill -9` does."""
+        """Kills the process, as `kill -9` does."""
         self.process.kill()
         self.process.wait()
         self.process.stdout.close()
 
     def ask(self, path: str, body: object = None, **headers: str) -> tuple[int, bytes]:
-        """One request as a browser of this page sends it; headers with _ for -, '' for none."""
+        """Sends a request as the page does; `headers` are named with _ for -, '' removes one."""
         connection = http.client.HTTPConnection(self.host, self.port, timeout=30)
         with contextlib.closing(connection):
-            sent = {"host": f"{self.host}:{self.port}"}
+            fields = {"host": f"{self.host}:{self.port}"}
             data = None
             if body is not None:
                 data = body if isinstance(body, bytes) else json.dumps(body).encode()
-                sent |= {"origin": self.url.rstrip("/"), "content-type": "application/json"}
-            sent |= {name.replace("_", "-"): value for name, value in headers.items()}
-            sent = {name: value for name, value in sent.items() if value}
-            connection.request("POST" if body is not None else "GET", path, data, sent)
-            answer = connection.getresponse()
-            return answer.status, answer.read()
+                fields |= {"origin": self.url.rstrip("/"), "content-type": "application/json"}
+            fields |= {name.replace("_", "-"): value for name, value in headers.items()}
+            fields = {name: value for name, value in fields.items() if value}
+            connection.request("POST" if body is not None else "GET", path, data, fields)
+            response = connection.getresponse()
+            return response.status, response.read()
 
     def json(self, path: str, body: object = None) -> dict:
-        """The answer to a request that must be taken."""
+        """Sends a request that must succeed; returns its answer."""
         status, data = self.ask(path, body)
         assert status == 200, (path, data)
         return json.loads(data)
 
-    def say(self, reader: str, *changes: tuple[str, str, str], way: str = "decide") -> dict:
-        """Decides (or settles) several changes as one action."""
-        told = [dict(zip(("target", "field", "value"), each, strict=True)) for each in changes]
+    def decide(self, reader: str, *changes: tuple[str, str, str], request: str = "decide") -> dict:
+        """Sends changes (target, field, value) as one action; `request` may be 'settle'."""
+        rows = [dict(zip(("target", "field", "value"), row, strict=True)) for row in changes]
         return self.json(
-            f"/api/{way}", {"reader": reader, "action": uuid.uuid4().hex, "changes": told}
+            f"/api/{request}", {"reader": reader, "action": new_action(), "changes": rows}
         )

@@ -1,9 +1,9 @@
-// Speaks with the server: questions, and writes that are kept until they are on disk.
+// Requests to the server; writes are kept and repeated until the server has them on disk.
 
-/** The server answered, and refused. */
+/** The server has refused a request. */
 export class Refused extends Error {}
 
-/** The server did not answer. */
+/** The server does not answer. */
 export class Away extends Error {}
 
 function send(path, options) {
@@ -12,7 +12,7 @@ function send(path, options) {
   });
 }
 
-async function answer(response) {
+async function accepted(response) {
   if (response.ok) return response;
   const type = response.headers.get("content-type") ?? "";
   const text = type.includes("json") ? (await response.json()).error : await response.text();
@@ -20,14 +20,14 @@ async function answer(response) {
 }
 
 export async function ask(path, query = {}) {
-  return (await answer(await send(`/api/${path}?${new URLSearchParams(query)}`))).json();
+  return (await accepted(await send(`/api/${path}?${new URLSearchParams(query)}`))).json();
 }
 
 export async function fetchBytes(path) {
-  return answer(await send(`/api/${path}`));
+  return accepted(await send(`/api/${path}`));
 }
 
-/** A new name for an action: if it must be sent twice it is done once. */
+/** A new identifier for an action: the server does an action that it gets twice only once. */
 export function actionName() {
   const bytes = crypto.getRandomValues(new Uint8Array(16));
   return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
@@ -39,17 +39,17 @@ export async function post(name, body) {
     headers: { "content-type": "application/json" },
     body: JSON.stringify({ action: actionName(), ...body }),
   });
-  return (await answer(response)).json();
+  return (await accepted(response)).json();
 }
 
-/** Sends writes one after the other, in order, each until the server has it on disk. */
+/** Sends writes one after the other, each until the server has it on disk. */
 export class Outbox {
   #waiting = [];
   #sending = false;
 
-  /** `tell(state, text)`: state is "saved", "waiting" or "failed". */
-  constructor(tell) {
-    this.tell = tell;
+  /** `report(status, text)` is called with "saved", "waiting" or "failed". */
+  constructor(report) {
+    this.report = report;
     addEventListener("beforeunload", (event) => {
       if (this.#waiting.length) event.preventDefault();
     });
@@ -59,16 +59,16 @@ export class Outbox {
     return this.#waiting.length === 0;
   }
 
-  /** Changes that are not known to be on disk, oldest first. */
+  /** Changes that the server has not confirmed, oldest first. */
   changes() {
     return this.#waiting.flatMap(({ body }) => body.changes ?? []);
   }
 
-  /** Resolves with the server's answer; rejects where the server refused. */
+  /** Resolves with the server's answer; rejects where the server refuses. */
   send(name, body) {
     return new Promise((resolve, reject) => {
-      const whole = { action: actionName(), ...body };
-      this.#waiting.push({ name, body: whole, resolve, reject });
+      const request = { action: actionName(), ...body };
+      this.#waiting.push({ name, body: request, resolve, reject });
       this.#run();
     });
   }
@@ -78,19 +78,19 @@ export class Outbox {
     this.#sending = true;
     while (this.#waiting.length) {
       const { name, body, resolve, reject } = this.#waiting[0];
-      this.tell("waiting", "Saving");
+      this.report("waiting", "Saving");
       try {
-        const told = await post(name, body);
+        const answer = await post(name, body);
         this.#waiting.shift();
-        resolve(told);
-        if (this.empty) this.tell("saved", "Saved");
+        resolve(answer);
+        if (this.empty) this.report("saved", "Saved");
       } catch (error) {
         if (error instanceof Refused) {
           this.#waiting.shift();
-          this.tell("failed", `Not saved: ${error.message}`);
+          this.report("failed", `Not saved: ${error.message}`);
           reject(error);
         } else {
-          this.tell("failed", "NOT SAVED: the server does not answer; trying again");
+          this.report("failed", "NOT SAVED: the server does not answer; trying again");
           await new Promise((wake) => setTimeout(wake, 1000));
         }
       }

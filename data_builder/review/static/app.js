@@ -1,15 +1,15 @@
-// The page: how it starts, and what its keys and buttons do.
+// Starts the page, and connects keys, buttons and panes with what they do.
 
 import { Away, Refused, ask } from "./api.js";
-import { clear, decide, dropSuggested, undo } from "./deciding.js";
+import { clear, decide, dropSuggested, note, undo } from "./decisions.js";
+import { showHistory, showState, showTotal, showView } from "./display.js";
 import { describe, listen } from "./keys.js";
 import { cycleOrder, reorder, toggleModel } from "./model.js";
 import { byId, open, outbox } from "./page.js";
-import { list, sheet, viewer } from "./parts.js";
+import { labels, list, sheet, viewer } from "./panes.js";
 import { Pixels } from "./pixels.js";
-import { showHistory, showState, showTotal } from "./showing.js";
+import { exportAll, setSettling, showReaders, unblind } from "./readers.js";
 import { goTo, nextStudy, nextSuggested, nextUnfinished, openItem, showSlice } from "./stack.js";
-import { exportAll, setSettling, showReaders, unblind } from "./together.js";
 import { PRESETS } from "./viewer.js";
 
 // Starting
@@ -22,15 +22,15 @@ async function start(name) {
   sessionStorage.setItem("reader", open.info.reader);
   byId("reader").textContent = open.info.reader;
   byId("hu").hidden = !open.info.dicom;
-  byId("ordering").hidden = byId("model").hidden = !open.info.predictions;
+  byId("order-label").hidden = byId("model").hidden = !open.info.predictions;
   if (open.info.phantom)
-    byId("notice").textContent = "For research. Made-up heads, no patients";
+    byId("notice").textContent = "For research. Synthetic heads, not patients";
   if (!open.info.dicom && open.info.mode === "paper") viewer.setWindow(255, 128);
   list.showStudies(open.studies);
   showTotal();
-  const place = list.positionOf(sessionStorage.getItem("study") ?? "");
-  const index = place < 0 ? 0 : Number(sessionStorage.getItem("index") ?? 0);
-  await openItem(Math.max(0, place), index);
+  const position = list.positionOf(sessionStorage.getItem("study") ?? "");
+  const index = position < 0 ? 0 : Number(sessionStorage.getItem("index") ?? 0);
+  await openItem(Math.max(0, position), index);
 }
 
 function askName() {
@@ -70,21 +70,20 @@ function leave() {
   else if (sheet.shown) toggleSheet();
 }
 
-const saying = (scope) => {
+const decisionKeys = (scope) => {
   const shift = scope === "study" ? "Shift+" : "";
-  const whom = scope === "study" ? "study" : "slice or range";
-  const row = (key, what, field, value) => [[shift + key], what, () => decide(scope, field, value)];
+  const row = (key, text, field, value) => [[shift + key], text, () => decide(scope, field, value)];
   return [
-    `Whole ${whom}`.replace("Whole slice", "Slice"),
+    scope === "study" ? "Whole study" : "Slice or range",
     [
       row("k", "keep", "keep", "1"),
       row("d", "drop", "keep", "0"),
       row("n", "normal", "label", "normal"),
-      row("i", "ICH, no place yet", "label", "ich"),
+      row("i", "ICH, no location yet", "label", "ich"),
       row("1", "deep", "label", "deep"),
       row("2", "lobar", "label", "lobar"),
       row("3", "subtentorial", "label", "subtentorial"),
-      row("x", "unsure, or not any more", "unsure", "1"),
+      row("x", "unsure (again: sure)", "unsure", "1"),
       [[`${shift}Backspace`, `${shift}Delete`], "clear", () => clear(scope)],
       [[`${shift}m`], "write a note", () => byId(`${scope}-note`).focus()],
     ],
@@ -97,27 +96,27 @@ const keys = [
     "Stack",
     [
       [["ArrowDown", "ArrowRight"], "next slice", () => goTo(open.index + 1)],
-      [["ArrowUp", "ArrowLeft"], "slice before", () => goTo(open.index - 1)],
+      [["ArrowUp", "ArrowLeft"], "previous slice", () => goTo(open.index - 1)],
       [["Home"], "first slice", () => goTo(0)],
       [["End"], "last slice", () => goTo(open.slices.length - 1)],
-      [["Shift+ArrowDown", "Shift+ArrowRight"], "range on", () => goTo(open.index + 1, true)],
-      [["Shift+ArrowUp", "Shift+ArrowLeft"], "range back", () => goTo(open.index - 1, true)],
-      [["Shift+Home"], "range to the first", () => goTo(0, true)],
-      [["Shift+End"], "range to the last", () => goTo(open.slices.length - 1, true)],
-      [["Escape"], "leave range or sheet", leave],
+      [["Shift+ArrowDown", "Shift+ArrowRight"], "extend the range down", () => goTo(open.index + 1, true)],
+      [["Shift+ArrowUp", "Shift+ArrowLeft"], "extend the range up", () => goTo(open.index - 1, true)],
+      [["Shift+Home"], "range to the first slice", () => goTo(0, true)],
+      [["Shift+End"], "range to the last slice", () => goTo(open.slices.length - 1, true)],
+      [["Escape"], "leave the range or the sheet", leave],
       [["PageDown"], "next study", () => nextStudy(1)],
-      [["PageUp"], "study before", () => nextStudy(-1)],
+      [["PageUp"], "previous study", () => nextStudy(-1)],
       [["Enter"], "next unfinished study", nextUnfinished],
       [["c"], "contact sheet", toggleSheet],
     ],
   ],
-  saying("slice"),
-  saying("study"),
+  decisionKeys("slice"),
+  decisionKeys("study"),
   [
     "Suggested drops",
     [
-      [["g"], "next one", nextSuggested],
-      [["Shift+g"], "drop all of this study", dropSuggested],
+      [["g"], "next suggestion", nextSuggested],
+      [["Shift+g"], "drop all suggested in this study", dropSuggested],
     ],
   ],
   [
@@ -127,37 +126,44 @@ const keys = [
       [["w"], "subdural window", preset("subdural")],
       [["e"], "stroke window", preset("stroke")],
       [["r"], "bone window", preset("bone")],
-      [["h"], "HU, or cleaned slice", toggleHounsfield],
+      [["h"], "HU or cleaned slice", toggleHounsfield],
       [["+", "="], "zoom in", () => viewer.zoomBy(1.25)],
       [["-"], "zoom out", () => viewer.zoomBy(0.8)],
-      [["f"], "fit", () => viewer.fit()],
-      [["Alt+ArrowLeft"], "look left", pan(1, 0)],
-      [["Alt+ArrowRight"], "look right", pan(-1, 0)],
-      [["Alt+ArrowUp"], "look up", pan(0, 1)],
-      [["Alt+ArrowDown"], "look down", pan(0, -1)],
+      [["f"], "fit the slice", () => viewer.fit()],
+      [["Alt+ArrowLeft"], "move the view left", pan(1, 0)],
+      [["Alt+ArrowRight"], "move the view right", pan(-1, 0)],
+      [["Alt+ArrowUp"], "move the view up", pan(0, 1)],
+      [["Alt+ArrowDown"], "move the view down", pan(0, -1)],
     ],
   ],
   [
     "Work",
     [
       [["z", "Ctrl+z"], "undo", undo],
-      [["s"], "readers: agreement, settling", showReaders],
-      [["o"], "show or hide the model's word", toggleModel],
-      [["Shift+o"], "another order of studies", cycleOrder],
+      [["s"], "readers: agreement and settling", showReaders],
+      [["o"], "show or hide the model's probabilities", toggleModel],
+      [["Shift+o"], "next order of studies", cycleOrder],
       [["Shift+e"], "export", exportAll],
-      [["?"], "these keys", () => byId("help").showModal()],
+      [["?"], "this list", () => byId("help").showModal()],
     ],
   ],
 ];
 
-function listenToAll() {
+function connectPanes() {
+  viewer.onChange = showView;
+  list.onChoose = (position) => openItem(position);
+  sheet.onChoose = goTo;
+  Object.assign(labels, { onDecide: decide, onClear: clear, onNote: note });
+}
+
+function connectControls() {
   listen(keys);
   describe(byId("keys"), keys);
   const clicks = {
-    undo, settling: showReaders, export: exportAll, hu: toggleHounsfield, unblind,
-    fit: () => viewer.fit(), sheeting: toggleSheet, showing: toggleModel,
+    undo, "show-readers": showReaders, export: exportAll, hu: toggleHounsfield, unblind,
+    fit: () => viewer.fit(), "toggle-sheet": toggleSheet, "toggle-model": toggleModel,
     "next-suggested": nextSuggested, "drop-suggested": dropSuggested,
-    "read-again": () => setSettling(false), helping: () => byId("help").showModal(),
+    "read-again": () => setSettling(false), "show-help": () => byId("help").showModal(),
   };
   for (const [id, run] of Object.entries(clicks)) byId(id).addEventListener("click", () => run());
   for (const button of document.querySelectorAll("[data-preset]"))
@@ -192,14 +198,15 @@ function listenToAll() {
   );
 }
 
-// What could not be asked is told where "Saved" stands; writes are the outbox's own.
+// A failed request is reported where "Saved" is shown; the outbox reports failed writes itself.
 addEventListener("unhandledrejection", (event) => {
   if (!(event.reason instanceof Away || event.reason instanceof Refused)) return;
   event.preventDefault();
-  if (outbox.empty) outbox.tell("failed", event.reason.message);
+  if (outbox.empty) outbox.report("failed", event.reason.message);
 });
 
-listenToAll();
-const before = sessionStorage.getItem("reader");
-if (before) start(before).catch(askName);
+connectPanes();
+connectControls();
+const previous = sessionStorage.getItem("reader");
+if (previous) start(previous).catch(askName);
 else askName();

@@ -1,103 +1,101 @@
-// The left pane: studies with progress, or what is left to settle.
+// The left pane: studies with their progress, or disagreements to settle.
 
-import { SAID, brief } from "./words.js";
+import { NAMES, brief, span } from "./readings.js";
 
 export class List {
   #items = []; // {name, element}
-  #at = -1;
+  #position = -1;
 
-  /** `choose(position)` is called when an item is taken. */
-  constructor(place, choose) {
-    this.place = place;
-    this.choose = choose;
-    place.addEventListener("click", (event) => {
-      const item = event.target.closest(".study");
-      if (item) choose(this.#items.findIndex((each) => each.element === item));
+  /** Called when an item is chosen: choose(position). */
+  onChoose = () => {};
+
+  constructor(element) {
+    this.element = element;
+    element.addEventListener("click", (event) => {
+      const chosen = event.target.closest(".study");
+      if (chosen) this.onChoose(this.#items.findIndex((item) => item.element === chosen));
     });
-    place.addEventListener("keydown", (event) => {
+    element.addEventListener("keydown", (event) => {
       const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
       if (!step || event.shiftKey || event.ctrlKey) return;
       event.preventDefault();
       event.stopPropagation();
-      const next = this.#at + step;
-      if (next >= 0 && next < this.#items.length) choose(next);
+      const next = this.#position + step;
+      if (next >= 0 && next < this.#items.length) this.onChoose(next);
     });
   }
 
-  get size() {
-    return this.#items.length;
-  }
-
+  /** The position of the item that is open. */
   get position() {
-    return this.#at;
+    return this.#position;
   }
 
-  /** Studies, each {study, slices, done, unsure}, in the order given. */
+  /** Shows studies, each {study, subject, slices, done, unsure}, in the order given. */
   showStudies(studies) {
     this.#fill(
-      studies.map((each) => {
-        const element = item(brief(each.study), "");
+      studies.map((entry) => {
+        const element = makeItem(brief(entry.study), "");
         const bar = document.createElement("div");
         bar.className = "bar";
         bar.append(document.createElement("i"));
         element.append(bar);
-        element.title = `${each.study} of ${each.subject}`;
-        element.progress = () => {
-          element.querySelector("i").style.width = `${(100 * each.done) / each.slices}%`;
-          element.classList.toggle("finished", each.done === each.slices);
-          const words = `${each.done}/${each.slices}${each.unsure ? " ?" : ""}`;
-          element.querySelector("small").textContent = words;
+        element.title = `study ${entry.study}, subject ${entry.subject}`;
+        element.showProgress = () => {
+          const { study, slices, done, unsure } = entry;
+          element.querySelector("i").style.width = `${(100 * done) / slices}%`;
+          element.classList.toggle("finished", done === slices);
+          element.querySelector("small").textContent = `${done}/${slices}${unsure ? " ?" : ""}`;
           element.setAttribute(
             "aria-label",
-            `Study ${brief(each.study)}, ${each.done} of ${each.slices} slices done` +
-              (each.unsure ? `, ${each.unsure} unsure` : ""),
+            `Study ${brief(study)}, ${done} of ${slices} slices done` +
+              (unsure ? `, ${unsure} unsure` : ""),
           );
         };
-        element.progress();
-        return { name: each.study, element };
+        element.showProgress();
+        return { name: entry.study, element };
       }),
     );
   }
 
-  /** Disagreements, each {study, first, last, said: [{reader, outcome, unsure}]}. */
+  /** Shows disagreements, each {study, first, last, readings: [{reader, outcome, unsure}]}. */
   showDisputes(disputes) {
     this.#fill(
-      disputes.map((each) => {
-        const element = item(brief(each.study), span(each.first, each.last));
-        for (const { reader, outcome, unsure } of each.said) {
+      disputes.map(({ study, first, last, readings }) => {
+        const element = makeItem(brief(study), span(first, last));
+        for (const { reader, outcome, unsure } of readings) {
           const line = document.createElement("small");
-          line.textContent = `${reader}: ${SAID[outcome]}${unsure ? ", unsure" : ""}`;
+          line.textContent = `${reader}: ${NAMES[outcome]}${unsure ? ", unsure" : ""}`;
           element.append(line, document.createElement("br"));
         }
         element.setAttribute("aria-label", element.textContent);
-        return { name: each.study, element };
+        return { name: study, element };
       }),
     );
   }
 
   #fill(items) {
     this.#items = items;
-    this.#at = -1;
+    this.#position = -1;
     items.forEach(({ element }, position) => {
       element.id = `item-${position}`;
     });
-    this.place.replaceChildren(...items.map(({ element }) => element));
+    this.element.replaceChildren(...items.map(({ element }) => element));
   }
 
   /** Marks an item as the one that is open. */
   select(position) {
-    this.#items[this.#at]?.element.setAttribute("aria-selected", "false");
-    this.#at = position;
+    this.#items[this.#position]?.element.setAttribute("aria-selected", "false");
+    this.#position = position;
     const element = this.#items[position]?.element;
     if (!element) return;
     element.setAttribute("aria-selected", "true");
-    this.place.setAttribute("aria-activedescendant", element.id);
+    this.element.setAttribute("aria-activedescendant", element.id);
     element.scrollIntoView({ block: "nearest" });
   }
 
-  /** Tells of the disagreement that is open whether it is settled. */
-  settled(on) {
-    const element = this.#items[this.#at]?.element;
+  /** Marks the open disagreement as settled, or as not. */
+  markSettled(on) {
+    const element = this.#items[this.#position]?.element;
     if (!element) return;
     element.note ??= element.querySelector("small").textContent;
     element.classList.toggle("settled", on);
@@ -105,9 +103,9 @@ export class List {
     element.setAttribute("aria-label", element.textContent);
   }
 
-  /** Shows anew how far a study is. */
+  /** Updates the progress of a study. */
   refresh(study) {
-    this.#items.find(({ name }) => name === study)?.element.progress?.();
+    this.#items.find(({ name }) => name === study)?.element.showProgress?.();
   }
 
   positionOf(study) {
@@ -115,22 +113,18 @@ export class List {
   }
 }
 
-export function span(first, last) {
-  return first === last ? `slice ${first + 1}` : `slices ${first + 1}–${last + 1}`;
-}
-
-function item(name, note) {
+function makeItem(name, note) {
   const element = document.createElement("div");
   element.className = "study";
   element.setAttribute("role", "option");
   element.setAttribute("aria-selected", "false");
   const line = document.createElement("div");
   line.className = "name";
-  const words = document.createElement("span");
-  words.textContent = name;
+  const label = document.createElement("span");
+  label.textContent = name;
   const small = document.createElement("small");
   small.textContent = note;
-  line.append(words, small);
+  line.append(label, small);
   element.append(line);
   return element;
 }

@@ -1,4 +1,4 @@
-// What is open in this window, and where it is said whether it is saved.
+// The state of this page: what is open, which slices are chosen, and what is saved.
 
 import { Outbox } from "./api.js";
 
@@ -6,28 +6,46 @@ export const byId = (id) => document.getElementById(id);
 export const escape = encodeURIComponent;
 
 export const open = {
-  info: null, // what /api/start told
-  pixels: null, // slices as numbers, kept
+  info: null, // the answer of /api/start
+  pixels: null, // Pixels: slices as numbers
   studies: [], // in the order shown
   study: "",
   slices: [],
-  state: {}, // target -> field -> value: the reader's, or what is settled
-  suggested: {},
+  state: {}, // target -> field -> value: of this reader, or what is settled
+  suggested: {}, // slice key -> reason to drop it
   index: 0,
   anchor: null, // the other end of a range
   hounsfield: false,
   settling: false,
   disputes: [],
-  said: {},
+  readings: {}, // slice key -> the readings of all readers, while settling
   probabilities: null,
 };
 
-export const outbox = new Outbox((state, text) => {
-  const place = byId("saved");
-  place.className = state;
-  place.textContent = state === "saved" ? `Saved ${new Date().toTimeString().slice(0, 8)}` : text;
+/** First and last index of the slices chosen. */
+export function chosenRange() {
+  const end = open.anchor ?? open.index;
+  return [Math.min(end, open.index), Math.max(end, open.index)];
+}
+
+/** Changes the state in this page. */
+export function setState(changes) {
+  for (const { target, field, value } of changes) {
+    open.state[target] ??= {};
+    if (value) open.state[target][field] = value;
+    else delete open.state[target][field];
+  }
+}
+
+/** Writes that are on their way to the server; the header shows whether all are saved. */
+export const outbox = new Outbox((status, text) => {
+  const element = byId("saved");
+  element.className = status;
+  const time = new Date().toTimeString().slice(0, 8);
+  element.textContent = status === "saved" ? `Saved ${time}` : text;
 });
 
+/** Reads a text out in screen readers, unless another one follows at once. */
 export function announce(text) {
   clearTimeout(announce.later);
   announce.later = setTimeout(() => (byId("live").textContent = text), 250);

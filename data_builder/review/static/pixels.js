@@ -1,13 +1,13 @@
-// Slices as numbers, fetched ahead of the reader and kept in memory.
+// Fetches slices as numbers, and keeps the latest in memory.
 
 import { fetchBytes } from "./api.js";
 
 const KEPT = 160; // slices of half a megabyte
 
 export class Pixels {
-  #known = new Map(); // name -> promise of a slice
+  #slices = new Map(); // name -> promise of a slice; the one used last comes last
 
-  /** `mode` and `windowHu` tell what a cleaned slice's grays mean. */
+  /** `mode` and `windowHu` of the cleaning define the unit of a cleaned slice's grays. */
   constructor(mode, windowHu) {
     this.scale =
       mode === "paper"
@@ -15,18 +15,18 @@ export class Pixels {
         : { slope: (windowHu[1] - windowHu[0]) / 255, intercept: windowHu[0], unit: "HU" };
   }
 
-  /** {rows, columns, values (Int16Array), slope, intercept, unit}. */
+  /** Promises {rows, columns, values (Int16Array), slope, intercept, unit}. */
   get(key, hounsfield) {
     const name = `${hounsfield ? "hu" : "image"}/${encodeURIComponent(key)}`;
-    let found = this.#known.get(name);
-    if (found) this.#known.delete(name); // and back in, as the newest
+    let slice = this.#slices.get(name);
+    if (slice) this.#slices.delete(name); // set again below, as the latest
     else {
-      found = hounsfield ? fetchHounsfield(name) : this.#fetchImage(name);
-      found.catch(() => this.#known.delete(name));
+      slice = hounsfield ? fetchHounsfield(name) : this.#fetchImage(name);
+      slice.catch(() => this.#slices.delete(name));
     }
-    this.#known.set(name, found);
-    if (this.#known.size > KEPT) this.#known.delete(this.#known.keys().next().value);
-    return found;
+    this.#slices.set(name, slice);
+    if (this.#slices.size > KEPT) this.#slices.delete(this.#slices.keys().next().value);
+    return slice;
   }
 
   async #fetchImage(name) {

@@ -1,82 +1,63 @@
-// The dialogs on all readers together: agreement, what is left to settle, and the export.
+// The dialogs on all readers: agreement, the settling of disagreements, the export.
 
-import { LOCATIONS } from "./words.js";
+import { ask, post } from "./api.js";
+import { showTotal } from "./display.js";
+import { announce, byId, open, outbox } from "./page.js";
+import { list } from "./panes.js";
+import { openItem } from "./stack.js";
+import { agreementTables, exportSummary } from "./tables.js";
 
-const TASKS = { keep: "Keep or drop", hemorrhage: "ICH or normal", location: "Place of the ICH" };
+export async function showReaders() {
+  const dialog = byId("readers");
+  if (!dialog.open) dialog.showModal();
+  byId("blind").hidden = open.info.unblinded;
+  byId("agreement").hidden = !open.info.unblinded;
+  if (!open.info.unblinded) return;
+  open.disputes = await ask("disputes", { reader: open.info.reader });
+  const tables = agreementTables(await ask("agreement", { reader: open.info.reader }));
+  const count = open.disputes.length;
+  const line = document.createElement("p");
+  line.textContent = count
+    ? `Readers disagree, or one is unsure, on ${count} ${count === 1 ? "range" : "ranges"} of slices.`
+    : "There is nothing to settle.";
+  const button = document.createElement("button");
+  button.type = "button";
+  button.id = "settle";
+  button.textContent = "Settle them";
+  button.hidden = !count;
+  button.addEventListener("click", () => {
+    dialog.close();
+    setSettling(true);
+  });
+  byId("agreement").replaceChildren(...tables, line, button);
+}
 
-/** The agreement as tables. */
-export function agreementTables({ readers, tasks }) {
-  const people = table(
-    ["Reader", "Slices", "Blind until", "Model's probabilities"],
-    readers.map((each) => [
-      each.name,
-      each.slices,
-      each.unblinded ? each.unblinded.slice(0, 16).replace("T", " ") : "still blind",
-      each.probabilities ? "seen" : each.ordered_by_model ? "gave the order" : "not seen",
-    ]),
-  );
-  const rows = [];
-  for (const [task, { cohen, fleiss }] of Object.entries(tasks)) {
-    for (const pair of cohen) rows.push([TASKS[task], pair.readers.join(", "), ...figures(pair)]);
-    if (fleiss) rows.push([TASKS[task], "all (Fleiss)", ...figures(fleiss)]);
+export async function setSettling(on) {
+  if (!outbox.empty) return announce("Some decisions are not saved yet");
+  open.settling = on;
+  document.body.classList.toggle("settling", on);
+  byId("settle-bar").hidden = !on;
+  if (on) list.showDisputes(open.disputes);
+  else list.showStudies(open.studies);
+  showTotal();
+  const position = on ? 0 : Math.max(0, list.positionOf(open.study));
+  await openItem(position, on ? 0 : open.index);
+}
+
+export async function unblind() {
+  await post("unblind", { reader: open.info.reader });
+  open.info.unblinded = true;
+  await showReaders();
+}
+
+export async function exportAll() {
+  byId("counts").textContent = "Writing";
+  byId("exported").showModal();
+  try {
+    if (!outbox.empty) throw new Error("Some decisions are not saved yet: try again in a moment");
+    const counts = await post("export", { reader: open.info.reader });
+    byId("counts").replaceChildren(...exportSummary(counts));
+  } catch (error) {
+    byId("counts").textContent = error.message;
   }
-  const found = [people];
-  if (rows.length)
-    found.push(
-      table(["Question", "Readers", "Slices", "Subjects", "Alike", "Kappa (95% over subjects)"], rows),
-    );
-  const note = document.createElement("p");
-  note.className = "quiet";
-  note.textContent = rows.length
-    ? "Cohen's kappa for two readers, Fleiss' for all. Only what was decided blind counts."
-    : "Agreement needs two readers.";
-  found.push(note);
-  return found;
-}
-
-function figures(kappa) {
-  const two = (value) => (value === null ? "–" : value.toFixed(2));
-  const interval = kappa.low === null ? "" : ` (${two(kappa.low)} to ${two(kappa.high)})`;
-  const alike = kappa.observed === null ? "–" : `${(100 * kappa.observed).toFixed(1)}%`;
-  return [kappa.slices, kappa.subjects, alike, two(kappa.value) + interval];
-}
-
-/** What an export wrote, and the command that goes on from it. */
-export function exportWords(counts) {
-  const lines = [
-    ["Slices with a label", counts.labelled],
-    ["Normal", counts.classes.normal],
-    ...LOCATIONS.map((name) => [name[0].toUpperCase() + name.slice(1), counts.classes[name]]),
-    ["Dropped", counts.dropped],
-    ["Left out: readers disagree, or one is unsure", counts.open],
-    ["Left out: ICH without a place", counts.without_place],
-    ["Read by nobody, as they were", counts.unread],
-  ];
-  const where = document.createElement("p");
-  where.append("Written to ", code(`${counts.inside}/${counts.folder}`), ". Build shards from it:");
-  const command = document.createElement("p");
-  const given = `${counts.inside}/${counts.folder}`;
-  command.append(code(`python -m data_builder build ${given} --data_dir data`));
-  return [table(["", "Slices"], lines), where, command];
-}
-
-function code(text) {
-  const element = document.createElement("code");
-  element.textContent = text;
-  return element;
-}
-
-export function table(heads, rows) {
-  const element = document.createElement("table");
-  const line = (cells, kind) => {
-    const row = document.createElement("tr");
-    for (const cell of cells) {
-      const each = document.createElement(kind);
-      each.textContent = cell;
-      row.append(each);
-    }
-    return row;
-  };
-  element.append(line(heads, "th"), ...rows.map((row) => line(row, "td")));
-  return element;
 }

@@ -1,38 +1,40 @@
-// The contact sheet of a study: one picture of all its thumbnails, cut up by the buttons.
+// The contact sheet of a study: one picture of all thumbnails, of which each button shows a part.
 
-import { SAID } from "./words.js";
+import { NAMES } from "./readings.js";
 
-const SIDE = 128;
-const COLUMNS = 16;
+const SIDE = 128; // pictures.THUMBNAIL
+const COLUMNS = 16; // pictures.COLUMNS
 
 export class Sheet {
-  /** `choose(index, extend)` is called when a thumbnail is taken. */
-  constructor(place, choose) {
-    this.place = place;
-    place.addEventListener("click", (event) => {
+  /** Called when a thumbnail is chosen: choose(index, extend). */
+  onChoose = () => {};
+
+  constructor(element) {
+    this.element = element;
+    element.addEventListener("click", (event) => {
       const button = event.target.closest("button");
-      if (button) choose(Number(button.dataset.index), event.shiftKey);
+      if (button) this.onChoose(Number(button.dataset.index), event.shiftKey);
     });
-    place.addEventListener("dblclick", (event) => {
+    element.addEventListener("dblclick", (event) => {
       const button = event.target.closest("button");
       if (!button) return;
       this.hide();
-      choose(Number(button.dataset.index), false);
+      this.onChoose(Number(button.dataset.index), false);
     });
   }
 
   get shown() {
-    return !this.place.hidden;
+    return !this.element.hidden;
   }
 
   hide() {
-    this.place.hidden = true;
+    this.element.hidden = true;
   }
 
-  /** Builds the sheet of a study. */
+  /** Shows the sheet of a study. */
   show(study, slices) {
     const address = `url("/api/sheet/${encodeURIComponent(study)}")`;
-    this.place.replaceChildren(
+    this.element.replaceChildren(
       ...slices.map((slice, index) => {
         const button = document.createElement("button");
         button.type = "button";
@@ -48,33 +50,32 @@ export class Sheet {
         return button;
       }),
     );
-    this.place.hidden = false;
+    this.element.hidden = false;
   }
 
-  /** Marks what was said: `words` are readings, `suggested` reasons by key. */
-  mark(slices, words, suggested, here, low, high) {
+  /** Marks each slice with its reading, or with the reason of a suggested drop. */
+  mark(slices, readings, suggested, current, first, last) {
     if (!this.shown) return;
     slices.forEach((slice, index) => {
-      const button = this.place.children[index];
-      const word = words[index];
-      const ranged = low !== high && index >= low && index <= high;
+      const button = this.element.children[index];
+      const { outcome, unsure } = readings[index];
       button.className = [
-        word.outcome && `said-${word.outcome} ${word.outcome}`,
-        ranged && "ranged",
-        index === here && "here",
+        outcome && `outcome-${outcome} ${outcome}`,
+        first !== last && index >= first && index <= last && "ranged",
+        index === current && "current",
       ]
         .filter(Boolean)
         .join(" ");
-      const reason = word.outcome ? "" : suggested[slice.key] ?? "";
+      const reason = outcome ? "" : suggested[slice.key] ?? "";
       button.querySelector("em").textContent = reason;
       button.querySelector("span").textContent = index + 1;
       button.querySelector("b").textContent =
-        (word.outcome ? SAID[word.outcome].split(",")[0] : "") + (word.unsure ? " ?" : "");
+        (outcome ? NAMES[outcome].split(",")[0] : "") + (unsure ? " ?" : "");
       button.setAttribute(
         "aria-label",
-        `Slice ${index + 1}, ${SAID[word.outcome]}${reason && `, suggested drop: ${reason}`}`,
+        `Slice ${index + 1}, ${NAMES[outcome]}${reason && `, suggested drop: ${reason}`}`,
       );
     });
-    this.place.children[here]?.scrollIntoView({ block: "nearest" });
+    this.element.children[current]?.scrollIntoView({ block: "nearest" });
   }
 }

@@ -1,59 +1,55 @@
-// Opening a study or a disagreement, and moving through its slices.
+// Opens a study or a disagreement, and moves through its slices.
 
 import { Refused, ask } from "./api.js";
-import { set } from "./deciding.js";
-import { showProbabilities } from "./model.js";
-import { announce, byId, escape, open, outbox } from "./page.js";
-import { list, sheet, viewer } from "./parts.js";
-import { makeStrip, showHistory, showState, showView, wordOf } from "./showing.js";
-import { brief } from "./words.js";
+import { makeStrip, readingOf, showHistory, showState, showView } from "./display.js";
+import { modelShown, showProbabilities } from "./model.js";
+import { announce, byId, escape, open, outbox, setState } from "./page.js";
+import { list, sheet, viewer } from "./panes.js";
+import { brief } from "./readings.js";
 
-const AHEAD = [1, 2, 3, -1, 4, 5, -2, 6]; // slices fetched before they are asked for
+const AHEAD = [1, 2, 3, -1, 4, 5, -2, 6]; // slices fetched before the reader goes to them
 
-let ticket = 0; // of the slice asked for last
-let visit = 0; // of the study asked for last
-
-const askSaid = (study) => ask(`said/${escape(study)}`, { reader: open.info.reader });
+// Numbers of the latest requests: an answer to an earlier one comes too late and is ignored.
+let slicesShown = 0;
+let studiesOpened = 0;
 
 export async function openItem(position, index = 0) {
   const dispute = open.settling ? open.disputes[position] : null;
   const study = dispute?.study ?? open.studies[position]?.study;
   if (!study) return;
-  const before = list.position;
+  const previous = list.position;
   list.select(position);
-  const asked = ++visit;
-  const unsent = outbox.changes(); // the server may answer from before these
-  let told, others;
+  const number = ++studiesOpened;
+  const unsent = outbox.changes(); // the server may answer without these
+  let answer, others;
   try {
-    told = await ask(`study/${escape(study)}`, { reader: open.info.reader });
-    others = open.settling ? await askSaid(study) : null;
+    const reader = open.info.reader;
+    answer = await ask(`study/${escape(study)}`, { reader });
+    others = open.settling ? await ask(`readings/${escape(study)}`, { reader }) : null;
   } catch (error) {
-    if (asked === visit) list.select(before);
+    if (number === studiesOpened) list.select(previous);
     throw error;
   }
-  if (asked !== visit) return;
-  if (sheet.shown) sheet.show(study, told.slices);
+  if (number !== studiesOpened) return;
+  if (sheet.shown) sheet.show(study, answer.slices);
   open.study = study;
-  open.slices = told.slices;
-  open.said = others?.said ?? {};
-  open.state = others?.state ?? told.state;
-  set([...unsent, ...outbox.changes()]);
+  open.slices = answer.slices;
+  open.readings = others?.readings ?? {};
+  open.state = others?.state ?? answer.state;
+  setState([...unsent, ...outbox.changes()]);
   open.suggested = {};
   open.probabilities = null;
-  open.anchor = null;
+  open.anchor = dispute && dispute.last > dispute.first ? dispute.last : null;
   open.index = Math.min(dispute?.first ?? index, open.slices.length - 1);
-  if (dispute && dispute.last > dispute.first) {
-    open.anchor = dispute.last;
-  }
   byId("study-legend").firstChild.textContent = `Study ${brief(study)} `;
   makeStrip();
   viewer.fit();
   showSlice(0);
-  if (byId("showing").ariaPressed === "true") showProbabilities();
-  const found = await ask(`suggestions/${escape(study)}`).catch(() => ({}));
-  if (asked !== visit) return;
-  open.suggested = found;
-  byId("strip").dataset.study = study; // suggestions are there
+  if (modelShown()) showProbabilities();
+  const suggested = await ask(`suggestions/${escape(study)}`).catch(() => ({}));
+  if (number !== studiesOpened) return;
+  open.suggested = suggested;
+  byId("strip").dataset.study = study; // now the suggestions are complete
   showState();
 }
 
@@ -72,9 +68,9 @@ export function nextUnfinished() {
   announce("All studies are done");
 }
 
+/** Goes to a slice; with `extend` the slices from here to there are chosen. */
 export function goTo(index, extend = false) {
-  const last = open.slices.length - 1;
-  const next = Math.max(0, Math.min(last, index));
+  const next = Math.max(0, Math.min(open.slices.length - 1, index));
   if (extend) open.anchor ??= open.index;
   else open.anchor = null;
   const direction = Math.sign(next - open.index) || 1;
@@ -82,40 +78,36 @@ export function goTo(index, extend = false) {
   showSlice(direction);
 }
 
-export function range() {
-  const other = open.anchor ?? open.index;
-  return [Math.min(other, open.index), Math.max(other, open.index)];
-}
-
 export function nextSuggested() {
   const count = open.slices.length;
   for (let step = 1; step <= count; step++) {
     const index = (open.index + step) % count;
     const slice = open.slices[index];
-    if (open.suggested[slice.key] && !wordOf(slice).outcome) return goTo(index);
+    if (open.suggested[slice.key] && !readingOf(slice).outcome) return goTo(index);
   }
   announce("No suggested drop is left in this study");
 }
 
 /** `direction`: where the reader is going, 1 or -1; 0 where that is not known. */
 export async function showSlice(direction) {
-  const asked = ++ticket;
+  const number = ++slicesShown;
   const slice = open.slices[open.index];
   showState();
-  let shown;
+  let pixels;
   try {
-    shown = await open.pixels.get(slice.key, open.hounsfield);
+    pixels = await open.pixels.get(slice.key, open.hounsfield);
   } catch (error) {
-    if (asked !== ticket) return;
+    if (number !== slicesShown) return;
     if (!open.hounsfield || !(error instanceof Refused)) return announce(error.message);
-    shown = await open.pixels.get(slice.key, false);
+    pixels = await open.pixels.get(slice.key, false);
   }
-  if (asked !== ticket) return;
-  viewer.show(shown);
+  if (number !== slicesShown) return;
+  viewer.show(pixels);
   viewer.canvas.dataset.key = slice.key;
-  viewer.canvas.dataset.unit = `${shown.unit}${open.hounsfield && shown.slope !== 1 ? " (cleaned)" : ""}`;
+  const cleaned = open.hounsfield && pixels.slope !== 1;
+  viewer.canvas.dataset.unit = `${pixels.unit}${cleaned ? " (cleaned)" : ""}`;
   showView();
-  // A study just opened leaves the reader time to jump before slices are fetched ahead.
+  // In a study just opened the reader may jump, so slices are fetched ahead a little later.
   clearTimeout(fetchAhead.later);
   if (direction) fetchAhead(direction);
   else fetchAhead.later = setTimeout(fetchAhead, 60, 1);
@@ -125,7 +117,7 @@ export async function showSlice(direction) {
   showHistory.later = setTimeout(showHistory, 200);
 }
 
-export function fetchAhead(direction) {
+function fetchAhead(direction) {
   for (const step of AHEAD) {
     const next = open.slices[open.index + step * direction];
     if (next) open.pixels.get(next.key, open.hounsfield).catch(() => {});

@@ -12,10 +12,11 @@ export class Viewer {
   #picture = new OffscreenCanvas(1, 1);
   #table = new Uint32Array(65536);
 
-  /** `changed()` is called when window, level or zoom change. */
-  constructor(canvas, changed) {
+  /** Called when window, level or zoom have changed. */
+  onChange = () => {};
+
+  constructor(canvas) {
     this.canvas = canvas;
-    this.changed = changed;
     this.window = { ...PRESETS.brain };
     this.zoom = 1;
     this.pan = { x: 0, y: 0 };
@@ -23,7 +24,7 @@ export class Viewer {
     this.#listen();
   }
 
-  /** Shows a slice of Pixels, at once. */
+  /** Draws a slice of Pixels. */
   show(slice) {
     this.#slice = slice;
     this.#paint();
@@ -35,10 +36,10 @@ export class Viewer {
       level: Math.min(3100, Math.max(-1100, Math.round(level))),
     };
     this.#paint();
-    this.changed();
+    this.onChange();
   }
 
-  /** Zooms about a point of the canvas (its middle unless told). */
+  /** Zooms about a point of the canvas, by default its middle. */
   zoomBy(factor, x = this.canvas.width / 2, y = this.canvas.height / 2) {
     const before = this.zoom;
     this.zoom = Math.min(16, Math.max(1, before * factor));
@@ -48,7 +49,7 @@ export class Viewer {
     this.pan.y = (this.pan.y - (y - middleY)) * ratio + (y - middleY);
     if (this.zoom === 1) this.pan = { x: 0, y: 0 };
     this.#draw();
-    this.changed();
+    this.onChange();
   }
 
   panBy(x, y) {
@@ -61,10 +62,10 @@ export class Viewer {
     this.zoom = 1;
     this.pan = { x: 0, y: 0 };
     this.#draw();
-    this.changed();
+    this.onChange();
   }
 
-  /** Values to grays, through a table: a change of window costs one pass over the slice. */
+  /** Maps values to grays through a table, so that a new window costs one pass over the slice. */
   #paint() {
     const slice = this.#slice;
     if (!slice) return;

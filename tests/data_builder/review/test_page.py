@@ -1,7 +1,7 @@
-"""The review page in a real browser: from made-up scans to shards by keys alone.
+"""The review page in a real browser: from synthetic scans to shards by keyboard alone.
 
-Skips where Debian's Chromium or playwright is missing. The tests share one folder and go on from
-one another, as a person's hour does.
+Skips where Debian's Chromium or playwright is missing. The tests share one folder, and each goes on
+from the one before, as a reader does.
 """
 
 import csv
@@ -32,7 +32,7 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: apt-get i
 
 
 class Desk:
-    """A folder of made-up studies without labels, the command on it, and a browser."""
+    """A folder of synthetic studies without labels, its review server, and a browser."""
 
     def __init__(self, scans, folder, browser):
         self.folder, self.browser, self.problems = folder, browser, []
@@ -43,19 +43,19 @@ class Desk:
         self.options = ("--dicom", str(scans), "--key", "public", "--predictions", str(predictions))
         self.server = Served(folder, *self.options)
 
-    def sit(self, reader):
-        """A reader's own window, in which they said who they are by keyboard."""
+    def window(self, reader):
+        """Opens a window in which `reader` has entered a name by keyboard."""
         page = self.browser.new_context(viewport={"width": 1280, "height": 800}).new_page()
         page.on("pageerror", lambda error: self.problems.append(str(error)))
-        page.on("request", self.watch)
+        page.on("request", self.record_foreign)
         page.goto(self.server.url)
         page.locator("#name").wait_for()
         press(page, *reader, "Enter")
         ready(page)
         return page
 
-    def watch(self, request):
-        """Notes a request to anyone else than the server."""
+    def record_foreign(self, request):
+        """Records requests to any other host than the server."""
         if not request.url.startswith((self.server.url, "blob:", "data:")):
             self.problems.append(request.url)
 
@@ -69,7 +69,7 @@ def press(page, *keys):
 
 
 def ready(page):
-    """The first slice is drawn and the suggestions are there."""
+    """Waits until the first slice is drawn and the suggestions are complete."""
     page.locator("#slice[data-key]").wait_for()
     page.locator("#strip[data-study]").wait_for(state="attached")
 
@@ -92,13 +92,13 @@ def desk(phantoms, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def ann(desk):
-    return desk.sit("ann")
+    return desk.window("ann")
 
 
 def test_a_study_is_labelled_by_keyboard_alone(desk, ann):
     folder = Folder(desk.folder)
     study, keys = next(iter(folder.studies.items()))
-    expect(ann.locator("#at")).to_contain_text(f"1 / {len(keys)}")
+    expect(ann.locator("#position")).to_contain_text(f"1 / {len(keys)}")
     press(ann, "ArrowDown", "ArrowDown")
     expect(ann.locator("#slice")).to_have_attribute("data-key", keys[2])
     expect(ann.locator("#suggested")).to_contain_text("above the brain")
@@ -119,7 +119,7 @@ def test_a_study_is_labelled_by_keyboard_alone(desk, ann):
     expect(ann.locator(".study").first).not_to_contain_text("?")
 
 
-def test_a_range_is_dropped_undone_and_found_after_reload(desk, ann):
+def test_a_range_is_dropped_undone_and_shown_after_a_reload(desk, ann):
     press(ann, "Home", "Shift+ArrowDown", "Shift+ArrowDown", "Shift+ArrowDown")
     expect(ann.locator("#slice-legend")).to_have_text("Slices 1\N{EN DASH}4")
     press(ann, "d")
@@ -135,7 +135,7 @@ def test_a_range_is_dropped_undone_and_found_after_reload(desk, ann):
     assert (
         ann.locator("#strip").inner_text() == marks and marks.count("\N{MULTIPLICATION SIGN}") >= 5
     )
-    expect(ann.locator("#at")).to_contain_text("4 /")
+    expect(ann.locator("#position")).to_contain_text("4 /")
     ann.locator("#history summary").click()
     expect(ann.locator("#events")).to_contain_text("ann by undo")
     ann.locator("#slice").focus()
@@ -162,10 +162,10 @@ def test_window_zoom_and_scroll_by_mouse(desk, ann):
     ann.mouse.down()
     ann.mouse.move(middle[0] + 50, middle[1] + 30)
     ann.mouse.up()
-    found = re.fullmatch(r"W (\d+) L (-?\d+) HU", ann.locator("#values").inner_text())
-    assert int(found[1]) > 80 and int(found[2]) < 40
+    values = re.fullmatch(r"W (\d+) L (-?\d+) HU", ann.locator("#values").inner_text())
+    assert int(values[1]) > 80 and int(values[2]) < 40
     ann.mouse.wheel(0, 120)
-    expect(ann.locator("#at")).to_contain_text("5 /")
+    expect(ann.locator("#position")).to_contain_text("5 /")
     press(ann, "q", "h")
     expect(ann.locator("#values")).to_have_text("W 80 L 40 HU")
     press(ann, "h", "+", "+")
@@ -177,14 +177,14 @@ def test_window_zoom_and_scroll_by_mouse(desk, ann):
     expect(ann.locator("#slice-legend")).to_have_text("Slices 10\N{EN DASH}12")
     ann.locator("#sheet button").nth(3).dblclick()
     expect(ann.locator("#sheet")).to_be_hidden()
-    expect(ann.locator("#sheeting")).to_have_attribute("aria-pressed", "false")
-    expect(ann.locator("#at")).to_contain_text("4 /")
+    expect(ann.locator("#toggle-sheet")).to_have_attribute("aria-pressed", "false")
+    expect(ann.locator("#position")).to_contain_text("4 /")
     press(ann, "?")
     expect(ann.locator("#keys")).to_contain_text("contact sheet")
     press(ann, "Escape")
 
 
-def test_all_that_can_be_pressed_has_a_name_and_can_be_reached(desk, ann):
+def test_every_control_has_a_name_and_is_reached_by_keyboard(desk, ann):
     nameless = ann.evaluate(
         "() => [...document.querySelectorAll('button, input, select, [role]')].filter(e =>"
         "!(e.getAttribute('aria-label') || e.textContent.trim() || e.closest('label')"
@@ -196,7 +196,7 @@ def test_all_that_can_be_pressed_has_a_name_and_can_be_reached(desk, ann):
     for _ in range(60):
         press(ann, "Tab")
         seen.add(ann.evaluate("document.activeElement.id || document.activeElement.textContent"))
-    assert {"studies", "slice", "undo", "settling", "export", "width", "slice-note"} <= seen
+    assert {"studies", "slice", "undo", "show-readers", "export", "width", "slice-note"} <= seen
     ann.locator("#studies").focus()
     press(ann, "ArrowDown")
     expect(ann.locator(".study").nth(1)).to_have_attribute("aria-selected", "true")
@@ -204,28 +204,28 @@ def test_all_that_can_be_pressed_has_a_name_and_can_be_reached(desk, ann):
     ann.locator("#slice").focus()
 
 
-def test_a_kill_loses_nothing_that_was_shown_as_saved(desk, ann):
+def test_a_kill_loses_nothing_that_is_shown_as_saved(desk, ann):
     second = list(Folder(desk.folder).studies)[1]
     ready(ann)
     press(ann, "Shift+N")
     saved(ann)
     desk.server.kill()
-    press(ann, "Shift+X")  # nobody is there to save it
+    press(ann, "Shift+X")  # no server to save it
     expect(ann.locator("#saved")).to_contain_text("NOT SAVED")
     assert desk.state("ann")[second] == {"label": "normal"}
-    press(ann, "PageDown")  # nor can another study be opened: the page stays where it is
+    press(ann, "PageDown")  # no other study opens: the page stays where it is
     expect(ann.locator("#study-legend")).to_contain_text(second[:10])
     desk.server = Served(desk.folder, *desk.options, port=desk.server.port)
-    saved(ann)  # it was kept, and is sent when the server is back
+    saved(ann)  # the page has kept it and sends it to the new server
     assert desk.state("ann")[second] == {"label": "normal", "unsure": "1"}
     press(ann, "Shift+X")
     saved(ann)
 
 
-def test_the_models_word_is_hidden_and_looking_is_recorded(desk):
+def test_probabilities_are_hidden_and_showing_them_is_recorded(desk):
     folder = Folder(desk.folder)
     store = Store(desk.folder / "review" / "decisions.sqlite")
-    eve = desk.sit("eve")
+    eve = desk.window("eve")
     expect(eve.locator("#probability")).to_contain_text("Hidden")
     expect(eve.locator("#study-legend")).to_contain_text(next(iter(folder.studies))[:10])
     press(eve, "Shift+O")
@@ -239,23 +239,23 @@ def test_the_models_word_is_hidden_and_looking_is_recorded(desk):
 
 def test_two_readers_disagree_and_settle(desk, ann):
     study = next(iter(Folder(desk.folder).studies))
-    bob = desk.sit("bob")
-    expect(bob.locator("#verdict")).to_have_text("not read")  # blind to ann
+    bob = desk.window("bob")
+    expect(bob.locator("#verdict")).to_have_text("not read")  # blinded to ann
     press(bob, "Shift+2")
     saved(bob)
     press(ann, "s")
     expect(ann.locator("#blind")).to_be_visible()
-    press(ann, "Enter")  # the first thing at hand is to go back
+    press(ann, "Enter")  # the focus is on Close
     expect(ann.locator("#readers")).to_be_hidden()
     press(ann, "s")
     ann.locator("#unblind").focus()
     press(ann, "Enter")
-    expect(ann.locator("#open")).to_contain_text("ICH or normal")
+    expect(ann.locator("#agreement")).to_contain_text("ICH or normal")
     ann.locator("#settle").focus()
     press(ann, "Enter")
     expect(ann.locator("body")).to_have_class("settling")
     expect(ann.locator(".study").first).to_contain_text("bob: Lobar")
-    expect(ann.locator("#said")).to_contain_text("ann: Dropped")
+    expect(ann.locator("#readings")).to_contain_text("ann: Dropped")
     press(ann, "Shift+N")
     saved(ann)
     assert desk.state("", settles=True) == {study: {"label": "normal"}}
@@ -267,8 +267,8 @@ def test_two_readers_disagree_and_settle(desk, ann):
     bob.context.close()
 
 
-def truth(desk, labels):
-    """Study -> whether it bleeds, by the phantoms' own labels.csv."""
+def bleeds_of_studies(desk, labels):
+    """Study -> whether it has a hemorrhage, from the labels.csv of the phantoms."""
     names, folder = Pseudonyms(PUBLIC_KEY), Folder(desk.folder)
     bleeds = {}
     with labels.open() as file:
@@ -279,7 +279,7 @@ def truth(desk, labels):
 
 
 def test_export_and_shards(desk, ann, phantoms, tmp_path):
-    bleeds = truth(desk, phantoms[2])
+    bleeds = bleeds_of_studies(desk, phantoms[2])
     studies = list(Folder(desk.folder).studies)
     for position, study in enumerate(studies):
         press(ann, "PageDown" if position else "PageUp")

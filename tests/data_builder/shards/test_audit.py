@@ -1,4 +1,4 @@
-"""The audit finds what is planted, and says nothing of what is clean."""
+"""The audit reports planted copies and confounds, and nothing in a clean data set."""
 
 import re
 import shutil
@@ -13,33 +13,33 @@ from data_builder.pseudonyms import PUBLIC_KEY, Pseudonyms
 from data_builder.records import Record
 from data_builder.shards.audit import audit, confounds
 from data_builder.shards.audit_report import table_1
-from data_builder.shards.ich_ct import build
-from data_builder.shards.near_duplicates import read_likeness
+from data_builder.shards.build import build
+from data_builder.shards.near_duplicates import read_near_duplicates
 from data_builder.shards.sources import open_source
 from data_builder.shards.splits import SplitPlan
 from tests.helpers.published import write_published
 
 
 def published_with(folder, plant) -> None:
-    """The usual folder, after `plant(an ICH slice's path, a normal slice's folder)`."""
+    """Writes the published folder, then calls `plant(ICH slice, folder of normal slices)`."""
     write_published(folder)
     plant(sorted((folder / "yes" / "Deep").iterdir())[0], folder / "no")
 
 
-def copy_bytes(source, place):
-    (place / "0999-1Other Person d.png").write_bytes(source.read_bytes())
+def copy_bytes(source, folder):
+    (folder / "0999-1Other Person d.png").write_bytes(source.read_bytes())
 
 
-def copy_resized(source, place):
+def copy_resized(source, folder):
     Image.open(source).resize((72, 72), Image.Resampling.BILINEAR).save(
-        place / "0999-1Other Person d.jpg", quality=90
+        folder / "0999-1Other Person d.jpg", quality=90
     )
 
 
-def copy_shifted(source, place):
+def copy_shifted(source, folder):
     image = np.asarray(Image.open(source))
     lighter = Image.fromarray(np.minimum(image, 254) + np.uint8(1))
-    lighter.save(place / "0999-1Other Person d.png")
+    lighter.save(folder / "0999-1Other Person d.png")
 
 
 @pytest.fixture(params=[copy_bytes, copy_resized, copy_shifted])
@@ -49,7 +49,7 @@ def planted(request, tmp_path):
 
 
 def halves(source, tmp_path):
-    """A splits.csv with ICH slices in training and the normal ones in the test."""
+    """A splits.csv with ICH slices in training and normal ones in test."""
     rows = [f"{r.key},{'train' if r.hemorrhage else 'test'}\n" for r in source.records]
     path = tmp_path / "mine.csv"
     path.write_text("key,split\n" + "".join(rows))
@@ -60,12 +60,12 @@ def test_a_copy_across_sides_is_a_leak_and_two_labels(planted, tmp_path, capsys)
     source = open_source(planted, Pseudonyms(PUBLIC_KEY))
     mine = halves(source, tmp_path)
     assert main(["audit", str(planted), "--key", "public", "--splits", str(mine)]) == 1
-    told = capsys.readouterr().out
-    # Near: the three slices of the one it was copied from are alike but for noise.
-    assert re.search(r"leak: (1 slice|[123] pair)\(s\)", told)
-    assert "more than one side: sub-" not in told
-    assert "one slice under two labels: sli-" in told
-    assert "Person" not in told and "Jane" not in told and "John" not in told
+    printed = capsys.readouterr().out
+    # Near: the three slices of the copied subject differ by noise alone.
+    assert re.search(r"leak: (1 slice|[123] pair)\(s\)", printed)
+    assert "more than one side: sub-" not in printed
+    assert "one slice under two labels: sli-" in printed
+    assert "Person" not in printed and "Jane" not in printed and "John" not in printed
 
 
 def test_the_builders_own_split_keeps_copies_together(planted, tmp_path, capsys):
@@ -75,33 +75,33 @@ def test_the_builders_own_split_keeps_copies_together(planted, tmp_path, capsys)
     assert main(["build", str(planted), "--data_dir", str(data), "--size=48", "--key=public"]) == 0
     capsys.readouterr()
     assert main(["audit", str(data), "--key", "public"]) == 0
-    told = capsys.readouterr().out
-    assert "one slice under two labels: sli-" in told and "no leak" in told
+    printed = capsys.readouterr().out
+    assert "one slice under two labels: sli-" in printed and "no leak" in printed
 
 
 def test_a_clean_split_of_a_clean_source_is_clean(published, tmp_path, capsys):
     source = open_source(published, Pseudonyms(PUBLIC_KEY))
     mine = halves(source, tmp_path)
     assert main(["audit", str(published), "--key", "public", "--splits", str(mine)]) == 0
-    told = capsys.readouterr().out
-    assert "confound: 'year' is known for ICH slices only: a total confound" in told
-    assert "2020     36   0" in told and "unknown  0    24" in told
-    assert "under two labels" not in told and "no leak" in told
+    printed = capsys.readouterr().out
+    assert "confound: 'year' is known for ICH slices only: a total confound" in printed
+    assert "2020     36   0" in printed and "unknown  0    24" in printed
+    assert "under two labels" not in printed and "no leak" in printed
 
 
-def test_the_papers_split_is_told_for_what_it_is(published, tmp_path, capsys):
+def test_the_split_of_the_paper_is_reported_as_a_leak(published, tmp_path, capsys):
     assert main(["audit", str(published), "--key", "public", "--split", "slice"]) == 1
-    told = capsys.readouterr()
-    assert "subject(s) stand on more than one side" in told.out
+    printed = capsys.readouterr().out
+    assert "subject(s) are on more than one side" in printed
     source = open_source(published, Pseudonyms(PUBLIC_KEY))
     folder = build(source, tmp_path, SplitPlan("slice"), 36)
     capsys.readouterr()
     assert main(["audit", str(folder)]) == 1
-    assert "subject(s) stand on more than one side" in capsys.readouterr().out
+    assert "subject(s) are on more than one side" in capsys.readouterr().out
 
 
 def test_a_subject_split_that_leaks_is_not_built(tmp_path):
-    """Old subjects on two sides get a slice in common: neither can move, so nothing is built."""
+    """Known subjects on two sides get a shared slice: neither can move, so nothing is built."""
     folder = write_published(tmp_path / "source")
     source = open_source(folder, Pseudonyms(PUBLIC_KEY))
     first = build(source, tmp_path / "data", SplitPlan(), 36)
@@ -110,8 +110,8 @@ def test_a_subject_split_that_leaks_is_not_built(tmp_path):
     trained = next(r for r in source.records if side_of[r.key] == "train" and r.hemorrhage)
     tested = next(r for r in source.records if side_of[r.key] == "test" and r.hemorrhage)
     name = tested.image.rsplit("/", 1)[1].split("-", 1)[1]
-    place = tested.image.rsplit("/", 1)[0]
-    shutil.copy(trained.image, f"{place}/0888-{name}")
+    parent = tested.image.rsplit("/", 1)[0]
+    shutil.copy(trained.image, f"{parent}/0888-{name}")
     with pytest.raises(InputError, match=r"by subject leaks: 1 slice.*sli-\w+ = sli-\w+"):
         build(open_source(folder, Pseudonyms(PUBLIC_KEY)), tmp_path / "data", SplitPlan(), 36)
     assert len(list((tmp_path / "data").rglob("splits.csv"))) == 1
@@ -119,17 +119,17 @@ def test_a_subject_split_that_leaks_is_not_built(tmp_path):
     assert main(["audit", str(fresh)]) == 0
 
 
-def test_slices_with_little_tissue_are_no_copies(tmp_path):
+def test_slices_with_little_tissue_are_not_copies(tmp_path):
     folder = write_published(tmp_path / "source")
-    for place, name in (("no", "0990-1Roe A d"), ("yes/Deep", "0990-2020_filtered-1Doe-777")):
-        Image.new("L", (96, 96)).save(folder / place / f"{name}.png")
+    for subfolder, name in (("no", "0990-1Roe A d"), ("yes/Deep", "0990-2020_filtered-1Doe-777")):
+        Image.new("L", (96, 96)).save(folder / subfolder / f"{name}.png")
     source = open_source(folder, Pseudonyms(PUBLIC_KEY))
     sides = {r.key: "train" if r.hemorrhage else "test" for r in source.records}
-    found = audit(source.records, sides, read_likeness(source.records))
-    assert found.too_empty == 2 and found.leaks == [] and found.two_labels == []
+    findings = audit(source.records, sides, read_near_duplicates(source.records))
+    assert findings.too_empty == 2 and findings.leaks == [] and findings.two_labels == []
 
 
-def test_bad_splits_files(published, tmp_path, capsys):
+def test_a_bad_splits_file_is_refused(published, tmp_path, capsys):
     mine = tmp_path / "mine.csv"
     mine.write_text("key,split\nsli-a,train\n")
     command = ["audit", str(published), "--key", "public", "--splits", str(mine)]
@@ -146,26 +146,26 @@ def with_facts(key: str, hemorrhage: int, **facts: str) -> Record:
     return Record(key, "", hemorrhage, "", key, "", 0.0, key, tuple(facts.items()))
 
 
-def test_confounds_are_called_by_name():
+def test_confounds_are_named():
     one_sided = [with_facts("a", 0), with_facts("b", 1, year="2020")]
     assert confounds(one_sided) == ["'year' is known for ICH slices only: a total confound"]
-    apart = [with_facts("a", 0, scanner="A"), with_facts("b", 1, scanner="B")]
-    assert "no 'scanner' is shared" in confounds(apart)[0]
+    separated = [with_facts("a", 0, scanner="A"), with_facts("b", 1, scanner="B")]
+    assert "no 'scanner' is shared" in confounds(separated)[0]
     assert confounds([with_facts("a", 0, sex="F"), with_facts("b", 1, sex="F")]) == []
 
 
-def test_table_1_has_the_papers_figures():
+def test_table_1_has_the_numbers_of_the_paper():
     """Table 1 of arXiv 2405.06814, on as many slices; its 221 patients are those with an ICH."""
-    made = [(0, "", 4407), (1, "deep", 6093), (1, "lobar", 1656), (1, "subtentorial", 495)]
+    slices = [(0, "", 4407), (1, "deep", 6093), (1, "lobar", 1656), (1, "subtentorial", 495)]
     records = []
-    for hemorrhage, location, n in made:
+    for hemorrhage, location, n in slices:
         for i in range(n):
             subject = f"{'ich' if hemorrhage else 'no'}{i % 221}"
             facts = (("sex", "M" if i % 221 < 117 else "F"),) if hemorrhage else ()
             key = f"{location}{i}"
             records.append(Record(key, "", hemorrhage, location, subject, "", 0.0, key, facts))
-    told = [line.split() for line in table_1(records)[1:]]
-    assert [row[2:] for row in told] == [
+    rows = [line.split() for line in table_1(records)[1:]]
+    assert [row[2:] for row in rows] == [
         ["221", "Male", "117", "52.94%"],
         ["221", "Female", "104", "47.06%"],
         ["12651", "Yes", "8244", "65.16%"],

@@ -1,4 +1,4 @@
-"""Apache Beam builds what this process builds. Skipped where the extra 'beam' is not installed."""
+"""Apache Beam builds the same files as one process. Skips without the extra 'beam'."""
 
 import importlib.util
 
@@ -9,7 +9,8 @@ from data_builder.__main__ import main
 from data_builder.errors import InputError
 from data_builder.pseudonyms import PUBLIC_KEY, Pseudonyms
 from data_builder.shards import ich_ct, images
-from data_builder.shards import ich_ct as beam
+from data_builder.shards.beam import download_options
+from data_builder.shards.build import build
 from data_builder.shards.files import damaged_shards, data_sets
 from data_builder.shards.sources import open_source
 from data_builder.shards.splits import SplitPlan
@@ -24,8 +25,8 @@ needs_beam = pytest.mark.skipif(
 def test_beam_builds_the_same_records(published, tmp_path, monkeypatch):
     monkeypatch.setattr(ich_ct, "SHARD_BYTES", 9000)  # several shards a side
     source = open_source(published, Pseudonyms(PUBLIC_KEY))
-    here = ich_ct.build(source, tmp_path / "here", SplitPlan(), 36)
-    there = ich_ct.build(source, tmp_path / "there", SplitPlan(), 36, [])
+    here = build(source, tmp_path / "here", SplitPlan(), 36)
+    there = build(source, tmp_path / "there", SplitPlan(), 36, [])
 
     def records(folder):
         builder = tfds.builder_from_directory(folder)
@@ -45,7 +46,7 @@ def test_beam_builds_the_same_records(published, tmp_path, monkeypatch):
 
 
 @needs_beam
-def test_a_slice_that_breaks_in_a_worker_leaves_nothing_whole(published, tmp_path, monkeypatch):
+def test_an_unreadable_slice_in_a_worker_leaves_no_data_set(published, tmp_path, monkeypatch):
     source = open_source(published, Pseudonyms(PUBLIC_KEY))
 
     def broken(*_args, **_kwargs):
@@ -53,25 +54,25 @@ def test_a_slice_that_breaks_in_a_worker_leaves_nothing_whole(published, tmp_pat
 
     monkeypatch.setattr(images, "pixels", broken)
     with pytest.raises(Exception, match="not a readable image"):
-        ich_ct.build(source, tmp_path, SplitPlan(), 36, [])
+        build(source, tmp_path, SplitPlan(), 36, [])
     assert data_sets(tmp_path) == []
 
 
-@pytest.mark.skipif(INSTALLED, reason="for where Beam is missing")
-def test_without_beam_one_line_says_how_to_get_it(published, tmp_path, capsys):
+@pytest.mark.skipif(INSTALLED, reason="Apache Beam is installed")
+def test_without_beam_an_error_names_the_extra(published, tmp_path, capsys):
     command = ["build", str(published), "--data_dir", str(tmp_path), "--key", "public"]
     assert main([*command, "--runner", "beam"]) == 2
     assert "install the extra 'beam'" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
-def test_beam_options_without_beam(published, tmp_path, capsys):
+def test_beam_options_need_the_runner_beam(published, tmp_path, capsys):
     command = ["build", str(published), "--data_dir", str(tmp_path), "--key", "public"]
     assert main([*command, "--beam_options=--runner=FlinkRunner"]) == 2
     assert "--runner beam" in capsys.readouterr().err
 
 
 @needs_beam
-def test_the_runner_is_the_options():
-    assert beam.settings([])["beam_runner"] == "DirectRunner"
-    assert beam.settings(["--runner=FlinkRunner"])["beam_runner"] == "FlinkRunner"
+def test_the_runner_is_taken_from_the_options():
+    assert download_options([])["beam_runner"] == "DirectRunner"
+    assert download_options(["--runner=FlinkRunner"])["beam_runner"] == "FlinkRunner"

@@ -1,4 +1,4 @@
-"""Copies are found, whatever was done to them; other heads are not, however alike."""
+"""The search returns altered copies of a slice, and no slices of other heads."""
 
 import io
 
@@ -11,7 +11,7 @@ from data_builder.shards.near_duplicates import NEAR, contents_of, near_pairs
 
 
 def head(seed: int, size: int = 512) -> np.ndarray:
-    """A made-up slice: an ellipse of soft blotches with a bright rim."""
+    """A synthetic slice: an ellipse of soft blotches with a bright rim."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:size, :size] / size - 0.5
     radius = np.hypot(x / rng.uniform(0.30, 0.4), y / rng.uniform(0.35, 0.45))
@@ -62,7 +62,7 @@ def test_a_copy_is_found(how):
     assert distances[0] <= NEAR
 
 
-def test_heads_of_their_own_are_none():
+def test_different_heads_are_no_pair():
     assert search([head(seed) for seed in range(60)])[0] == []
 
 
@@ -70,7 +70,7 @@ def test_slices_of_one_subject_are_no_pair():
     assert search([head(0), head(0)], ["a", "a"])[0] == []
 
 
-def test_hardly_any_tissue_takes_no_part():
+def test_slices_with_little_tissue_are_not_compared():
     black, speck = np.zeros((2, 512, 512), np.uint8)
     speck[:60, :60] = 200  # 1.4% of the slice
     assert search([black, black, speck, speck])[0] == []
@@ -78,8 +78,8 @@ def test_hardly_any_tissue_takes_no_part():
     assert search([black, black, speck, speck])[0] == [(2, 3)]
 
 
-def test_the_search_leaves_out_no_pair():
-    """Against all pairs, one by one, on pictures that lie around the limit."""
+def test_the_search_misses_no_pair():
+    """Compares with all pairs, one by one, on pictures around the limit."""
     rng = np.random.default_rng(1)
     base = [head(seed, 64) for seed in range(8)]
     images = [

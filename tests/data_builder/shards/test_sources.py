@@ -1,3 +1,5 @@
+"""The labelled slices of published and cleaned folders."""
+
 import csv
 import json
 import shutil
@@ -27,12 +29,12 @@ def test_an_ich_subject_is_its_admission_number(one, other):
     assert published_identity(one, True) == published_identity(other, True)
 
 
-def test_a_normal_subject_is_all_after_the_first_dash():
+def test_a_normal_subject_is_the_text_after_the_first_dash():
     assert published_identity("0001-1roe d", False) == published_identity("0907-1Roe D", False)
     assert published_identity("0001-1roe-d", False) != published_identity("0001-1roe-e", False)
 
 
-def test_ich_names_without_a_number_stay_apart():
+def test_ich_names_without_a_number_are_different_subjects():
     names = ["0001-2020_filtered-1doe", "0001-2020_filtered-1roe"]
     assert len({published_identity(name, True) for name in names}) == 2
 
@@ -47,12 +49,12 @@ def test_published_layout_is_read_with_its_labels(published):
     assert all(dict(r.facts) == {"year": "2020"} for r in source.records if r.hemorrhage)
 
 
-def test_no_name_stands_in_a_record(published):
+def test_the_repr_of_records_has_no_names(published):
     text = repr(open_source(published, PSEUDONYMS))
     assert not any(word in text for word in ("Doe", "Roe", "Jane", "John", str(published)))
 
 
-def test_the_fingerprint_follows_content_not_the_clock(published, tmp_path):
+def test_the_fingerprint_depends_on_content_not_on_time(published, tmp_path):
     copy = shutil.copytree(published, tmp_path / "copy", copy_function=shutil.copyfile)
     before = open_source(published, PSEUDONYMS).fingerprint
     assert open_source(copy, PSEUDONYMS).fingerprint == before
@@ -111,7 +113,7 @@ def test_slices_dropped_or_without_a_label_are_left_out(tmp_path, change):
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("change", "message"),
     [
         ({"hemorrhage": "2"}, "hemorrhage must be 0 or 1"),
         ({"location": "elsewhere"}, "location of an ICH slice"),
@@ -119,6 +121,6 @@ def test_slices_dropped_or_without_a_label_are_left_out(tmp_path, change):
         ({"image": "../a.png"}, "image is not in the folder"),
     ],
 )
-def test_a_bad_manifest_row_is_named_by_its_line(tmp_path, change, words):
-    with pytest.raises(InputError, match=f"line 2: .*{words}"):
+def test_a_bad_manifest_row_is_named_by_its_line(tmp_path, change, message):
+    with pytest.raises(InputError, match=f"line 2: .*{message}"):
         open_source(cleaned(tmp_path, **change), PSEUDONYMS)

@@ -1,24 +1,25 @@
-// What the reader says: shown at once, sent, and undone.
+// The reader's decisions: shown at once, sent to the server, and undone.
 
-import { announce, open, outbox } from "./page.js";
-import { list } from "./parts.js";
-import { showHistory, showState, wordOf } from "./showing.js";
-import { openItem, range } from "./stack.js";
+import { readingOf, showHistory, showState } from "./display.js";
+import { announce, chosenRange, open, outbox, setState } from "./page.js";
+import { list } from "./panes.js";
+import { openItem } from "./stack.js";
 
-export function targets(scope) {
+/** The study, or the slices chosen. */
+function targets(scope) {
   if (scope === "study") return [open.study];
-  const [low, high] = range();
-  return open.slices.slice(low, high + 1).map((slice) => slice.key);
+  const [first, last] = chosenRange();
+  return open.slices.slice(first, last + 1).map((slice) => slice.key);
 }
 
+/** Sets a field of the study or of the slices chosen. */
 export function decide(scope, field, value) {
   const chosen = targets(scope);
-  let told = value;
-  if (field === "unsure" && chosen.every((each) => open.state[each]?.unsure)) told = "";
-  const changes = chosen.map((target) => ({ target, field, value: told }));
-  // A label on one slice that was dropped takes it back in.
+  const unset = field === "unsure" && chosen.every((target) => open.state[target]?.unsure);
+  const changes = chosen.map((target) => ({ target, field, value: unset ? "" : value }));
+  // A label on a single dropped slice keeps it again.
   if (field === "label" && scope === "slice" && chosen.length === 1)
-    if (wordOf(open.slices[open.index]).outcome === "dropped")
+    if (readingOf(open.slices[open.index]).outcome === "dropped")
       changes.push({ target: chosen[0], field: "keep", value: "1" });
   store(changes);
 }
@@ -34,14 +35,17 @@ export function note(scope, text) {
   store(targets(scope).map((target) => ({ target, field: "note", value: text })));
 }
 
+/** Drops the slices of this study for which a drop is suggested and nothing is decided. */
 export function dropSuggested() {
   if (open.settling) return;
-  const left = open.slices.filter((each) => open.suggested[each.key] && !wordOf(each).outcome);
-  store(left.map(({ key }) => ({ target: key, field: "keep", value: "0" })));
+  const undecided = open.slices.filter(
+    (slice) => open.suggested[slice.key] && !readingOf(slice).outcome,
+  );
+  store(undecided.map(({ key }) => ({ target: key, field: "keep", value: "0" })));
 }
 
-/** Shows changes at once and sends them; the header tells when they are on disk. */
-export function store(all) {
+/** Shows changes at once and sends them; the header shows when they are on disk. */
+function store(all) {
   const changes = all.filter(
     ({ target, field, value }) => (open.state[target]?.[field] ?? "") !== value,
   );
@@ -54,17 +58,9 @@ export function store(all) {
     .catch(() => study === open.study && openItem(list.position, open.index));
 }
 
-export function apply(changes) {
-  set(changes);
+function apply(changes) {
+  setState(changes);
   showState();
-}
-
-export function set(changes) {
-  for (const { target, field, value } of changes) {
-    open.state[target] ??= {};
-    if (value) open.state[target][field] = value;
-    else delete open.state[target][field];
-  }
 }
 
 export async function undo() {
