@@ -171,7 +171,7 @@ def _run(tasks: list[Task], jobs: int | None, seconds: float) -> Iterator[FileRe
         path = Path(task.source) / task.path
         return seconds + (path.stat().st_size / 1e6 if path.exists() else 0)
 
-    for task, result in processes.each(tasks, clean_file, jobs, patience):
+    for task, result in processes.as_completed(tasks, clean_file, jobs, patience):
         if isinstance(result, processes.Lost):
             path = Path(task.source) / task.path
             size = path.stat().st_size if path.exists() else -1

@@ -392,14 +392,14 @@ def moody(item):
 
 
 def test_an_item_that_kills_or_hangs_its_worker_costs_only_itself():
-    found = dict(processes.each(range(8), moody, 2, lambda item: 1.0 if item == 4 else 30.0))
+    found = dict(processes.as_completed(range(8), moody, 2, lambda item: 1.0 if item == 4 else 30.0))
     assert {item for item in found if isinstance(found[item], processes.Lost)} == {3, 4}
     assert (found[3].cause, found[4].cause) == ("crashed", "hung")
     assert all(found[item] == item * item for item in (0, 1, 2, 5, 6, 7))
 
 
 def test_an_item_that_wants_all_memory_does_not_get_it():
-    found = dict(processes.each([0, 1], greedy, 1, lambda _: 60.0))
+    found = dict(processes.as_completed([0, 1], greedy, 1, lambda _: 60.0))
     assert found == {0: "as much as it likes", 1: "MemoryError"}
 
 
