@@ -16,7 +16,6 @@ from pydicom.uid import generate_uid
 from data_builder.cleaning.clean_folder import clean_folder
 from data_builder.cleaning.tables import gaps_and_doubles
 from data_builder.errors import InputError
-from data_builder.parallel import processes
 from data_builder.pseudonyms import PUBLIC_KEY, Lookup, Pseudonyms, lookup_path
 from data_builder.records import MANIFEST_COLUMNS, REFUSED_COLUMNS, pixel_digest
 from tests.helpers import ROOT
@@ -380,33 +379,3 @@ def test_no_name_number_or_path_gets_out_and_the_lookup_leads_back(tmp_path, cap
         assert lookup.find(lost["file"])[0].startswith(str(src))
     lookup.close()
     assert oct((tmp_path / "site" / "key.lookup.sqlite").stat().st_mode & 0o777) == "0o600"
-
-
-def moody(item):
-    """Squares its item; dies at 3, hangs at 4."""
-    if item == 3:
-        os._exit(7)
-    if item == 4:
-        time.sleep(1000)
-    return item * item
-
-
-def test_an_item_that_kills_or_hangs_its_worker_costs_only_itself():
-    found = dict(processes.as_completed(range(8), moody, 2, lambda item: 1.0 if item == 4 else 30.0))
-    assert {item for item in found if isinstance(found[item], processes.Lost)} == {3, 4}
-    assert (found[3].cause, found[4].cause) == ("crashed", "hung")
-    assert all(found[item] == item * item for item in (0, 1, 2, 5, 6, 7))
-
-
-def test_an_item_that_wants_all_memory_does_not_get_it():
-    found = dict(processes.as_completed([0, 1], greedy, 1, lambda _: 60.0))
-    assert found == {0: "as much as it likes", 1: "MemoryError"}
-
-
-def greedy(item):
-    """Takes more memory than a file gets, where its item is 1."""
-    try:
-        np.empty(processes.MEMORY // 6 if item else 9)
-    except MemoryError as error:
-        return MemoryError.__name__ if isinstance(error, MemoryError) else ""
-    return "as much as it likes"
