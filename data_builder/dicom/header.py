@@ -1,6 +1,6 @@
-"""What a CT header says of an image: whether it may be used, whose it is, where it lies.
+"""Reads a CT header: whether the image may be used, whose it is, and its position.
 
-Nothing here reads pixels. A refusal's detail never repeats a text that stands in the file.
+Nothing here reads pixels. The detail of a refusal never repeats a text of the file.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ from pydicom.dataset import Dataset
 
 
 class Reason(StrEnum):
-    """Why a file is not used: the fixed list of `refused.csv`."""
+    """Why a file is not used: the column `reason` of refused.csv."""
 
     NOT_DICOM = "not DICOM"
     NO_PIXELS = "no pixel data"
@@ -34,9 +34,9 @@ class Reason(StrEnum):
 
 
 class Refusal(Exception):
-    """A file that can't be used: a reason of the fixed list, and a detail free of identity.
+    """A file that cannot be used: a reason, and a detail without any text of the file.
 
-    `frame` counts from 1 where one frame of several is at fault, else it is 0.
+    `frame` is the frame at fault, from 1; 0 where it is the whole file.
     """
 
     def __init__(self, reason: Reason, detail: str, frame: int = 0) -> None:
@@ -48,8 +48,10 @@ class Refusal(Exception):
 class Header:
     """One axial CT image. Texts are the file's own: private, for pseudonyms and never written.
 
-    `frame` is 0 for the only image of a file, else it counts from 1. `position_mm` grows towards
-    the head along the image's normal (0020,0032 and 0020,0037); lengths are nan where unknown.
+    `frame` is 0 for the only image of a file, else it counts from 1. `position_mm` is Image
+    Position (0020,0032) along the normal of Image Orientation (0020,0037), rising to the head;
+    `row_mm` and `column_mm` are the distances of rows and of columns (0028,0030). Lengths are nan
+    where unknown. `identity` is the Patient ID (0010,0020) with its issuer, or the study's UID.
     """
 
     sop_uid: str
@@ -71,7 +73,7 @@ class Header:
 
     @property
     def slice_identity(self) -> str:
-        """What tells this image from every other: SOP Instance UID, and the frame if several."""
+        """The image's own identity: SOP Instance UID (0008,0018), with the frame if several."""
         return f"{self.sop_uid}/{self.frame}" if self.frame else self.sop_uid
 
 
@@ -96,10 +98,13 @@ _STEEPEST_TILT = 45.0
 
 
 class Tags:
-    """Attributes of one frame by keyword: its own functional groups, the shared, the file's."""
+    """Reads attributes of a frame: of its functional groups, the shared ones, then of the file.
+
+    `frame` counts from 1; 0 reads the file alone.
+    """
 
     def __init__(self, dataset: Dataset, frame: int = 0) -> None:
-        self._places = [dataset]
+        self._datasets = [dataset]
         if frame:
             own = _items(dataset, "PerFrameFunctionalGroupsSequence")[frame - 1 : frame]
             groups = [*own, *_items(dataset, "SharedFunctionalGroupsSequence")[:1]]
@@ -110,58 +115,66 @@ class Tags:
                 if element.VR == "SQ"
                 for item in element.value[:1]
             ]
-            self._places = [*inner, dataset]
+            self._datasets = [*inner, dataset]
 
     def value(self, keyword: str) -> Any:
-        """The attribute's value; None where it is absent, empty or can't be parsed."""
-        for place in self._places:
+        """The attribute's value; None where it is absent or empty or does not parse."""
+        for dataset in self._datasets:
             try:
-                found = place.get(keyword)
+                value = dataset.get(keyword)
             except Exception:  # pydicom raises many kinds for a value that breaks its VR
                 continue
-            if found is not None and found != "":
-                return found
+            if value is not None and value != "":
+                return value
         return None
 
     def text(self, keyword: str) -> str:
-        """The value as one text without spaces around it; several are joined by a backslash."""
-        found = self.value(keyword)
-        if found is None:
+        """The value as text without spaces around it; several values joined by a backslash."""
+        value = self.value(keyword)
+        if value is None:
             return ""
-        parts = [found] if isinstance(found, str) or not hasattr(found, "__iter__") else found
-        return "\\".join(str(part) for part in parts).strip(" \0")
+        values = [value] if isinstance(value, str) or not hasattr(value, "__iter__") else value
+        return "\\".join(map(str, values)).strip(" \0")
 
     def whole(self, keyword: str) -> int | None:
-        """The value as one whole number; None where it isn't one."""
-        found = self.value(keyword)
-        return int(found) if isinstance(found, int) else None
+        """The value as an integer; None where it is not one."""
+        value = self.value(keyword)
+        return int(value) if isinstance(value, int) else None
 
     def numbers(self, keyword: str, count: int) -> tuple[float, ...] | None:
-        """The value as `count` finite numbers; None if absent, a Refusal if anything else."""
-        if not any(keyword in place for place in self._places):
+        """The value as `count` finite numbers; None where it is absent or empty.
+
+        Raises Refusal for any other value.
+        """
+        if not any(keyword in dataset for dataset in self._datasets):
             return None
-        found = self.value(keyword)
-        if found is None:
+        value = self.value(keyword)
+        if value is None:
             self._refuse_unreadable(keyword)
             return None
         try:
-            parts = [float(part) for part in (found if count > 1 else [found])]
+            numbers = [float(number) for number in (value if count > 1 else [value])]
         except (TypeError, ValueError):
-            parts = []
-        if len(parts) != count or not all(map(math.isfinite, parts)):
+            numbers = []
+        if len(numbers) != count or not all(map(math.isfinite, numbers)):
             raise Refusal(Reason.IMPOSSIBLE_HEADER, f"{keyword} is not {count} finite numbers")
-        return tuple(parts)
+        return tuple(numbers)
+
+    def number(self, keyword: str, default: float = math.nan) -> float:
+        """The value as one finite number, or the default. Raises Refusal as `numbers`."""
+        numbers = self.numbers(keyword, 1)
+        return default if numbers is None else numbers[0]
 
     def _refuse_unreadable(self, keyword: str) -> None:
-        for place in self._places:
-            element = place.get_item(keyword)
+        for dataset in self._datasets:
+            element = dataset.get_item(keyword)
             if element is not None and element.value not in (None, b"", ""):
                 raise Refusal(Reason.IMPOSSIBLE_HEADER, f"{keyword} can't be read as numbers")
 
 
 def _items(dataset: Dataset, keyword: str) -> list[Dataset]:
-    found = dataset.get(keyword)
-    return list(found) if found is not None else []
+    sequence = dataset.get(keyword)
+    return list(sequence) if sequence is not None else []
 
 
 def check_kind(dataset: Dataset) -> None:
@@ -202,7 +215,10 @@ def _regions(dataset: Dataset) -> Iterator[str]:
 
 
 def frame_header(dataset: Dataset, frame: int) -> Header:
-    """The header of one frame (0: the only image). Raises Refusal if it isn't axial, or absurd."""
+    """Reads the header of one frame (0: the only image of a file).
+
+    Raises Refusal where the plane is not axial or a value is impossible.
+    """
     try:
         return _frame_header(Tags(dataset, frame), frame)
     except Refusal as refusal:
@@ -212,15 +228,15 @@ def frame_header(dataset: Dataset, frame: int) -> Header:
 def _frame_header(tags: Tags, frame: int) -> Header:
     _check_type(tags)
     normal, tilt = _normal(tags)
-    place = tags.numbers("ImagePositionPatient", 3)
-    if place is not None and normal is not None:
-        position = math.fsum(a * b for a, b in zip(place, normal, strict=True))
+    corner = tags.numbers("ImagePositionPatient", 3)
+    if corner is not None and normal is not None:
+        position = math.fsum(a * b for a, b in zip(corner, normal, strict=True))
     else:
-        position = (tags.numbers("SliceLocation", 1) or (math.nan,))[0]
+        position = tags.number("SliceLocation")
     spacing = tags.numbers("PixelSpacing", 2) or (math.nan, math.nan)
     if min(spacing) <= 0:
         raise Refusal(Reason.IMPOSSIBLE_HEADER, "PixelSpacing is not above 0")
-    thickness = (tags.numbers("SliceThickness", 1) or (math.nan,))[0]
+    thickness = tags.number("SliceThickness")
     sop = tags.text("SOPInstanceUID")
     study = tags.text("StudyInstanceUID") or tags.text("SeriesInstanceUID") or sop
     patient, issuer = tags.text("PatientID"), tags.text("IssuerOfPatientID")
@@ -228,7 +244,7 @@ def _frame_header(tags: Tags, frame: int) -> Header:
         sop_uid=sop,
         series_uid=tags.text("SeriesInstanceUID") or study,
         study_uid=study,
-        identity=(f"{patient}^{issuer}" if issuer else patient) or study,
+        identity=identity_of(patient, issuer) or study,
         patient_id=patient,
         frame=frame,
         instance=tags.whole("InstanceNumber"),
@@ -244,8 +260,16 @@ def _frame_header(tags: Tags, frame: int) -> Header:
     )
 
 
+def identity_of(patient_id: str, issuer: str) -> str:
+    """A person's identity: Patient ID (0010,0020), with its issuer (0010,0021) where given."""
+    return f"{patient_id}^{issuer}" if issuer else patient_id
+
+
 def _normal(tags: Tags) -> tuple[tuple[float, ...] | None, float]:
-    """The image plane's unit normal, pointing to the head, and its angle to the body's axis."""
+    """The unit normal of the plane, pointing to the head, and its angle to the body's axis.
+
+    None and nan without Image Orientation (Patient).
+    """
     directions = tags.numbers("ImageOrientationPatient", 6)
     if directions is None:
         return None, math.nan
@@ -260,11 +284,11 @@ def _normal(tags: Tags) -> tuple[tuple[float, ...] | None, float]:
     if tilt > _STEEPEST_TILT:
         raise Refusal(Reason.NOT_AXIAL, f"its plane is tilted by {tilt:.0f} degrees")
     sign = math.copysign(1.0, normal[2])
-    return tuple(sign * part for part in normal), tilt
+    return tuple(sign * component for component in normal), tilt
 
 
 def _year(tags: Tags) -> str:
     for keyword in ("AcquisitionDate", "AcquisitionDateTime", "ContentDate", "StudyDate"):
-        if found := re.match(r"(19|20)\d\d", tags.text(keyword)):
-            return found.group()
+        if year := re.match(r"(19|20)\d\d", tags.text(keyword)):
+            return year.group()
     return ""
