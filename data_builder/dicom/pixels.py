@@ -5,7 +5,6 @@ from collections.abc import Iterator
 import numpy as np
 import pydicom
 from jaxtyping import Integer
-from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.encaps import generate_fragments
 from pydicom.pixels import get_decoder
@@ -61,7 +60,9 @@ def check_pixels(dataset: Dataset) -> int:
     if syntax.is_compressed and not syntax.is_deflated:
         _check_fragments(element.value, frames, syntax)
     else:
-        _check_length(element, rows * columns * allocated // 8 * frames)
+        length = len(element.value)
+        declared = getattr(element, "length", length)
+        _check_length(length, declared, rows * columns * allocated // 8 * frames)
     return frames
 
 
@@ -108,9 +109,7 @@ def _transfer_syntax(dataset: Dataset) -> UID:
     return syntax
 
 
-def _check_length(element: RawDataElement | pydicom.DataElement, expected: int) -> None:
-    length = len(element.value)
-    declared = getattr(element, "length", length)
+def _check_length(length: int, declared: int, expected: int) -> None:
     if declared == _UNDEFINED_LENGTH:
         raise Refusal(Reason.IMPOSSIBLE_HEADER, "encapsulated pixels in a native transfer syntax")
     if length < declared:

@@ -14,7 +14,7 @@ import pytest
 from pydicom.uid import generate_uid
 
 from data_builder.cleaning.clean_folder import clean_folder
-from data_builder.cleaning.tables import gaps_and_doubles
+from data_builder.cleaning.series import gaps_and_doubles
 from data_builder.errors import InputError
 from data_builder.pseudonyms import PUBLIC_KEY, Lookup, Pseudonyms, lookup_path
 from data_builder.records import MANIFEST_COLUMNS, REFUSED_COLUMNS, pixel_digest
