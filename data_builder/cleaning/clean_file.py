@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import cv2
-import numpy as np
-from jaxtyping import UInt8
 
 from data_builder.cleaning import clean
 from data_builder.cleaning.results import CleanedSlice, FileResult, refused
@@ -30,8 +28,6 @@ _MAKERS = {
     "samsung": "SAMSUNG|NEUROLOGICA",
 }
 
-Gray = UInt8[np.ndarray, "rows columns"]
-
 
 class Task(NamedTuple):
     """One file to clean.
@@ -53,7 +49,7 @@ class CleanedFile(NamedTuple):
     """A file's result, and the pixels of each of its slices before they were encoded."""
 
     result: FileResult
-    images: list[Gray]
+    images: list[clean.Gray]
 
 
 def clean_file(task: Task) -> FileResult:
@@ -66,7 +62,7 @@ def clean_file_with_images(task: Task) -> CleanedFile:
     cv2.setNumThreads(1)
     path = Path(task.source) / task.path
     size = -1
-    images: list[Gray] = []
+    images: list[clean.Gray] = []
     try:
         if not path.is_file():  # reading a pipe or a device would not end
             raise Refusal(Reason.UNREADABLE, "it is not a plain file")
@@ -90,7 +86,9 @@ def clean_file_with_images(task: Task) -> CleanedFile:
     return CleanedFile(result, images if result.rows else [])
 
 
-def _clean_slice(ct: CtSlice, task: Task, pseudonyms: Pseudonyms) -> tuple[CleanedSlice, Gray]:
+def _clean_slice(
+    ct: CtSlice, task: Task, pseudonyms: Pseudonyms
+) -> tuple[CleanedSlice, clean.Gray]:
     """Cleans one image and writes it."""
     header = ct.header
     gray = clean.clean_slice(ct.hu, task.mode, (header.row_mm, header.column_mm))
@@ -135,7 +133,7 @@ def _scanner(header: Header, pseudonyms: Pseudonyms) -> str:
     return f"{maker} {pseudonyms.scanner(f'{header.manufacturer}^{header.model}')}"
 
 
-def _encode(gray: Gray, image_format: str) -> bytes:
+def _encode(gray: clean.Gray, image_format: str) -> bytes:
     succeeded, encoded = cv2.imencode(f".{image_format}", gray, _ENCODING[image_format])
     if not succeeded:
         raise OSError("the image can't be encoded")
