@@ -198,7 +198,7 @@ def _run(tasks: list[Task], jobs: int | None, seconds: float) -> Iterator[FileRe
 
 
 def _refused_metadata(file: str) -> FileResult:
-    detail = "no scan: labels.csv and phantom.json are read as the source's own words"
+    detail = "no scan: labels.csv and phantom.json are metadata of the source"
     return refused(file, -1, Refusal(Reason.NOT_DICOM, detail))
 
 

@@ -137,8 +137,8 @@ def _labelled(
 
 def _order(row: LabelledSlice) -> tuple[Any, ...]:
     """By study, series and position; slices without a position last, by their numbers."""
-    place = (True, 0.0) if not row.position_mm else (False, row.position)
-    return (row.study, row.series, *place, row.instance or 0, row.frame or 0, row.key)
+    position = (False, row.position) if row.position_mm else (True, 0.0)
+    return (row.study, row.series, *position, row.instance or 0, row.frame or 0, row.key)
 
 
 def write_tables(out: Path, tables: Tables, settings: Mapping[str, Any]) -> None:

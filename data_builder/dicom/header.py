@@ -182,31 +182,31 @@ def check_kind(dataset: Dataset) -> None:
     tags = Tags(dataset)
     sop_class, modality = tags.text("SOPClassUID"), tags.text("Modality").upper()
     if sop_class.startswith(_SECONDARY_CAPTURE):
-        raise Refusal(Reason.SECONDARY_CAPTURE, "its SOP class is secondary capture")
+        raise Refusal(Reason.SECONDARY_CAPTURE, "its SOP Class is Secondary Capture")
     if modality not in ("CT", "") or (sop_class and sop_class not in CT_CLASSES):
-        raise Refusal(Reason.NOT_CT, "its Modality or SOP class is another")
+        raise Refusal(Reason.NOT_CT, "its Modality or SOP Class is not that of a CT image")
     if not modality and not sop_class:
-        raise Refusal(Reason.NOT_CT, "Modality and SOP class are missing")
+        raise Refusal(Reason.NOT_CT, "Modality and SOP Class are missing")
     _check_type(tags)
     if tags.text("BurnedInAnnotation").upper() == "YES" or tags.text("ConversionType"):
         raise Refusal(Reason.SECONDARY_CAPTURE, "text is burned in, or it was converted")
     samples, gray = tags.whole("SamplesPerPixel"), tags.text("PhotometricInterpretation").upper()
     if (samples or 1) > 1 or gray not in ("", "MONOCHROME1", "MONOCHROME2"):
-        raise Refusal(Reason.COLOUR, "it has several samples a pixel, or a palette")
+        raise Refusal(Reason.COLOUR, "it has several samples per pixel, or a palette")
     part = " ".join([tags.text("BodyPartExamined"), *_regions(dataset)]).upper()
     if _OTHER_PARTS.search(part) and not _HEAD.search(part):
-        raise Refusal(Reason.NOT_HEAD, "Body Part Examined or Anatomic Region is another part")
+        raise Refusal(Reason.NOT_HEAD, "Body Part Examined or Anatomic Region names another part")
     if tags.text("RescaleType").upper() in _NOT_HU:
-        raise Refusal(Reason.NOT_CT, "Rescale Type says that its values are not HU")
+        raise Refusal(Reason.NOT_CT, "its Rescale Type is not HU")
 
 
 def _check_type(tags: Tags) -> None:
     for keyword in ("ImageType", "FrameType"):
         kind = tags.text(keyword).upper()
         if _LOCALIZERS & set(re.split(r"[\\ _]", kind)):
-            raise Refusal(Reason.LOCALIZER, f"{keyword} says so")
+            raise Refusal(Reason.LOCALIZER, f"{keyword} is that of a localizer")
         if _SCREENS.search(kind):
-            raise Refusal(Reason.SECONDARY_CAPTURE, f"{keyword} says so")
+            raise Refusal(Reason.SECONDARY_CAPTURE, f"{keyword} is that of a screen or report")
 
 
 def _regions(dataset: Dataset) -> Iterator[str]:
@@ -278,7 +278,7 @@ def _normal(tags: Tags) -> tuple[tuple[float, ...] | None, float]:
     lengths = (math.hypot(a, b, c), math.hypot(d, e, f), math.hypot(*normal))
     if max(abs(length - 1) for length in lengths) > 0.02:
         raise Refusal(
-            Reason.IMPOSSIBLE_HEADER, "ImageOrientationPatient is not two unit vectors, square"
+            Reason.IMPOSSIBLE_HEADER, "ImageOrientationPatient is not two orthogonal unit vectors"
         )
     tilt = math.degrees(math.acos(min(1.0, abs(normal[2]))))
     if tilt > _STEEPEST_TILT:

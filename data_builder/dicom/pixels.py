@@ -43,7 +43,8 @@ def check_pixels(dataset: Dataset) -> int:
         for keyword in ("SamplesPerPixel", "Rows", "Columns", "BitsAllocated", "BitsStored")
     )
     if max(rows, columns) > _LARGEST_SIDE:
-        raise Refusal(Reason.IMPOSSIBLE_HEADER, f"{rows} x {columns} pixels is past belief")
+        detail = f"{rows} x {columns} pixels, the limit is {_LARGEST_SIDE} a side"
+        raise Refusal(Reason.IMPOSSIBLE_HEADER, detail)
     if allocated not in (8, 16, 32) or stored > allocated:
         detail = f"BitsAllocated {allocated} with BitsStored {stored}"
         raise Refusal(Reason.IMPOSSIBLE_HEADER, detail)
@@ -53,7 +54,7 @@ def check_pixels(dataset: Dataset) -> int:
         raise Refusal(Reason.IMPOSSIBLE_HEADER, detail)
     signed, gray = tags.whole("PixelRepresentation"), tags.text("PhotometricInterpretation")
     if signed not in (0, 1) or not gray:
-        detail = "PixelRepresentation or PhotometricInterpretation is missing or no known one"
+        detail = "PixelRepresentation or PhotometricInterpretation is missing or unknown"
         raise Refusal(Reason.IMPOSSIBLE_HEADER, detail)
     frames = _frames(dataset, tags)
     syntax = _transfer_syntax(dataset)
@@ -81,9 +82,8 @@ def _frames(dataset: Dataset, tags: Tags) -> int:
         raise Refusal(Reason.IMPOSSIBLE_HEADER, "NumberOfFrames is not above 0")
     groups = dataset.get("PerFrameFunctionalGroupsSequence")
     if frames > 1 and (groups is None or len(groups) != frames):
-        raise Refusal(
-            Reason.IMPOSSIBLE_HEADER, f"{frames} frames, with the places of another number of them"
-        )
+        detail = f"{frames} frames, but Per-Frame Functional Groups for another number"
+        raise Refusal(Reason.IMPOSSIBLE_HEADER, detail)
     return frames
 
 
@@ -99,7 +99,7 @@ def _transfer_syntax(dataset: Dataset) -> UID:
     # A UID that is not in the standard's dictionary may hold anything: it is not repeated.
     name = syntax.name
     if name == syntax:
-        name = _LATER_SYNTAXES.get(declared, "an unknown one")
+        name = _LATER_SYNTAXES.get(declared, "unknown")
     try:
         decoder = get_decoder(syntax)
     except NotImplementedError:
@@ -115,7 +115,7 @@ def _check_length(length: int, declared: int, expected: int) -> None:
     if length < declared:
         raise Refusal(Reason.TRUNCATED, f"{length} of {declared} bytes of pixels")
     if length not in (expected, expected + expected % 2):
-        raise Refusal(Reason.PIXEL_LENGTH, f"{length} bytes where its header says {expected}")
+        raise Refusal(Reason.PIXEL_LENGTH, f"{length} bytes, its header requires {expected}")
 
 
 def _check_fragments(buffer: bytes, frames: int, syntax: UID) -> None:
@@ -131,7 +131,7 @@ def _check_fragments(buffer: bytes, frames: int, syntax: UID) -> None:
     elif images and not fragments[-1].rstrip(b"\0").endswith(b"\xff\xd9"):
         raise Refusal(Reason.TRUNCATED, "its last compressed image has no end marker")
     if images != frames:
-        raise Refusal(Reason.PIXEL_LENGTH, f"{images} images where its header says {frames}")
+        raise Refusal(Reason.PIXEL_LENGTH, f"{images} images, its header states {frames}")
 
 
 def decode(dataset: Dataset) -> Iterator[Integer[np.ndarray, "rows columns"]]:

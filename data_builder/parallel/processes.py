@@ -88,8 +88,8 @@ def _wait_for(workers: list[Worker]) -> list[Any]:
 def preload(module: str) -> None:
     """Starts to load `module` into the process that workers are forked from, and returns at once.
 
-    `module` defines the functions that `as_completed` will run. Called first of all, it lets the
-    two processes load their modules at the same time.
+    `module` defines the functions that `as_completed` will run. An early call lets the two
+    processes load their modules at the same time.
     """
     if _context(module).get_start_method() == "forkserver":
         from multiprocessing import forkserver  # absent on Windows

@@ -18,8 +18,8 @@ def in_order(
 ) -> Iterator[Result]:
     """Yields `function(item)` in the order of the items and shows the progress.
 
-    At most 64 items are computed ahead of the reader. For work in Pillow and OpenCV, which release
-    Python's lock: threads cost less than processes there.
+    At most 64 items are computed ahead of the reader. Threads suffice for Pillow and OpenCV, which
+    release Python's lock.
     """
     return track(_ahead(function, items), len(items), description)
 

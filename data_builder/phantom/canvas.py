@@ -75,7 +75,7 @@ class Canvas:
         hu: float | Float32[np.ndarray, "rows columns"],
         threshold: float = 0.5,
     ) -> None:
-        """Paints `tissue` where `field` is negative; it is the class from `threshold` coverage on."""
+        """Paints `tissue` where `field` is negative, and its class where it covers `threshold`."""
         coverage = coverage_of(field)
         box = box_around(coverage > 0)
         if box is None:
