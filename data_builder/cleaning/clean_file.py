@@ -9,8 +9,9 @@ import cv2
 
 from data_builder.cleaning import clean
 from data_builder.cleaning.results import CleanedSlice, FileResult, refused
-from data_builder.dicom.header import Header, Reason, Refusal
+from data_builder.dicom.header import Header
 from data_builder.dicom.read import CtSlice, read_slices
+from data_builder.dicom.refusal import Reason, Refusal
 from data_builder.files import write_whole
 from data_builder.pseudonyms import Pseudonyms
 from data_builder.records import pixel_digest

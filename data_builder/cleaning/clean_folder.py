@@ -15,7 +15,7 @@ from data_builder.cleaning.labels import NAME as LABELS
 from data_builder.cleaning.labels import read_labels
 from data_builder.cleaning.results import FileResult, refused
 from data_builder.cleaning.tables import Tables, assemble, remove_strays, write_tables
-from data_builder.dicom.header import Reason, Refusal
+from data_builder.dicom.refusal import Reason, Refusal
 from data_builder.errors import InputError
 from data_builder.parallel import processes
 from data_builder.progress import track

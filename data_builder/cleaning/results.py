@@ -4,7 +4,7 @@ import dataclasses
 import math
 from typing import Literal, TypedDict
 
-from data_builder.dicom.header import Refusal
+from data_builder.dicom.refusal import Refusal
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,7 +17,7 @@ from typing import Any, TypedDict
 from data_builder.cleaning.labels import Labels, SliceNames
 from data_builder.cleaning.results import CleanedSlice, FileResult, LabelledSlice, RefusedRow
 from data_builder.cleaning.series import gaps_and_doubles
-from data_builder.dicom.header import Reason
+from data_builder.dicom.refusal import Reason
 from data_builder.files import DRAFT, write_whole
 from data_builder.pseudonyms import Pseudonyms
 from data_builder.records import MANIFEST_COLUMNS, REFUSED_COLUMNS

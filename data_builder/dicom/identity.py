@@ -7,8 +7,9 @@ from typing import NamedTuple
 
 import pydicom
 
-from data_builder.dicom.header import Tags, identity_of
+from data_builder.dicom.header import identity_of
 from data_builder.dicom.parse import looks_like_dicom
+from data_builder.dicom.tags import Tags
 
 _TAGS = (
     "PatientID",

@@ -18,7 +18,8 @@ from pydicom.uid import (
 )
 
 from data_builder.dicom import jpeg12
-from data_builder.dicom.header import Reason, Refusal, Tags
+from data_builder.dicom.refusal import Reason, Refusal
+from data_builder.dicom.tags import Tags
 
 _LARGEST_SIDE = 8192
 _UNDEFINED_LENGTH = 0xFFFFFFFF

@@ -14,9 +14,11 @@ from jaxtyping import Bool, Float32, Integer
 from pydicom.dataset import Dataset
 from pydicom.pixels import apply_modality_lut
 
-from data_builder.dicom.header import Header, Reason, Refusal, Tags, check_kind, frame_header
+from data_builder.dicom.header import Header, check_kind, frame_header
 from data_builder.dicom.parse import check_start, parse
 from data_builder.dicom.pixels import check_pixels, decode
+from data_builder.dicom.refusal import Reason, Refusal
+from data_builder.dicom.tags import Tags
 
 AIR = -1000.0
 """HU of air, the value of padding."""

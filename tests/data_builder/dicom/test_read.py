@@ -24,8 +24,8 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from data_builder.dicom.header import Reason, Refusal
 from data_builder.dicom.read import AIR, read_slices
+from data_builder.dicom.refusal import Reason, Refusal
 from tests.helpers import ROOT
 from tests.helpers.dicom_files import ct, encoded, enhanced, head_hu
 
