@@ -92,17 +92,19 @@ def make_folder(folder: Path, count: int, seed: int, good: list[Path], bombs: bo
     compressed = sorted((ROOT / "tests/compressed").glob("*.dcm"))
     pydicoms = sorted(p for p in Path(DATA_ROOT, "test_files").rglob("*") if p.is_file())
     folder.mkdir(parents=True)
-    places = [folder / f"{SECRET} {k}" / f"series {k % 3}" for k in range(12)]
-    for place in places:
-        place.mkdir(parents=True)
+    subfolders = [folder / f"{SECRET} {k}" / f"series {k % 3}" for k in range(12)]
+    for subfolder in subfolders:
+        subfolder.mkdir(parents=True)
     specials(folder)
     odd = not_scans(rng) | (
         {"bomb": inflating_file(1000), "larger bomb": inflating_file(12000)} if bombs else {}
     )
     for name, data in odd.items():
-        (rng.choice(places) / name).write_bytes(data)
+        (rng.choice(subfolders) / name).write_bytes(data)
     for path in rng.sample(pydicoms, min(len(pydicoms), count // 5)):
-        (rng.choice(places) / f"{rng.randrange(10**9)}{path.name}").write_bytes(path.read_bytes())
+        (rng.choice(subfolders) / f"{rng.randrange(10**9)}{path.name}").write_bytes(
+            path.read_bytes()
+        )
     kinds = sorted(MUTATIONS)
     made = sum(not path.is_dir() or path.is_symlink() for path in folder.rglob("*"))
     for number in range(count - made):
@@ -118,7 +120,9 @@ def make_folder(folder: Path, count: int, seed: int, good: list[Path], bombs: bo
         if number % 3 and len(data) > 200:
             for kind in rng.choices(kinds, k=rng.choice([1, 1, 1, 2])):
                 data = MUTATIONS[kind](data, rng) if len(data) > 200 else data
-        (rng.choice(places) / rng.choice([f"{number}", f"IM{number:05d}.dcm"])).write_bytes(data)
+        (rng.choice(subfolders) / rng.choice([f"{number}", f"IM{number:05d}.dcm"])).write_bytes(
+            data
+        )
 
 
 def entries(folder: Path) -> list[str]:

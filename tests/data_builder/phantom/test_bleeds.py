@@ -29,7 +29,7 @@ def test_deep_bleeds_sit_in_the_middle_of_the_hemispheres():
         assert share > 0.45
         assert depth.min() > 8  # millimetres under the skull: off the cortex
         assert np.abs(p.y).max() < 50 and p.z.min() > -18 and p.z.max() < 40
-        assert not ((p.z < -15) & (p.y > 35)).any()  # the cerebellum's place
+        assert not ((p.z < -15) & (p.y > 35)).any()  # where the cerebellum is
 
 
 def test_lobar_bleeds_reach_the_cortex_above_the_tentorium():
