@@ -37,8 +37,8 @@ class Worker:
     """One process, the attempt that it works on, and the time limits of that attempt.
 
     `seconds` is the item's limit, `spent` the processor time that the process had used before,
-    `deadline` the time of the next check, and `last_deadline` when the process is stopped at all
-    events.
+    `deadline` the time of the next check, and `last_deadline` the time when the process is
+    stopped in any case.
     """
 
     def __init__(self, context: Any, work: Callable[[Any], Any]) -> None:
