@@ -1,56 +1,49 @@
-"""From scanner to shards: `python -m data_builder COMMAND --help` tells each command's use."""
+"""Prepares head-CT data, from DICOM to shards: `python -m data_builder COMMAND --help`."""
 
 import argparse
 import os
 import shlex
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from data_builder.errors import InputError, run_command
 
-EXAMPLES = {
-    "phantom": "python -m data_builder phantom --out scans --subjects 40",
-    "clean": "python -m data_builder clean scans --out cleaned",
-    "review": "python -m data_builder review cleaned --dicom scans",
-    "build": "python -m data_builder build cleaned --data_dir data --folds 5 --fold 0",
-    "audit": "python -m data_builder audit cleaned --folds 5 --fold 0",
-    "lookup": "python -m data_builder lookup sli-abcdefghijklmnop",
-}
+Command = Callable[[argparse.Namespace], int]
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line; heavy modules are imported by the command that needs them."""
+    """The command line. Each command imports its own modules when it runs: --help stays fast."""
     top = argparse.ArgumentParser(prog="python -m data_builder", description=__doc__)
     commands = top.add_subparsers(dest="command", required=True)
 
-    def command(name: str, what: str) -> argparse.ArgumentParser:
-        return commands.add_parser(
-            name, help=what, description=what, epilog=f"example: {EXAMPLES[name]}"
+    def add(name: str, run: Command, purpose: str, example: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(
+            name,
+            help=purpose,
+            description=purpose,
+            epilog=f"example: python -m data_builder {name} {example}",
         )
+        command.set_defaults(run=run)
+        return command
 
-    def jobs(of: argparse.ArgumentParser) -> None:
-        of.add_argument("--jobs", type=int, help="processes (default: one a core)")
-
-    def key(of: argparse.ArgumentParser) -> None:
-        of.add_argument(
-            "--key",
-            help="file with the site's key for pseudonyms, made on first use (default: in your "
-            "config folder); 'public' for phantoms and tests",
-        )
-
-    def split(of: argparse.ArgumentParser) -> None:
-        of.add_argument("--split", choices=("subject", "slice"), default="subject")
-        of.add_argument("--folds", type=int, default=0, help="0: one 80/10/10 split (default)")
-        of.add_argument("--fold", type=int, default=0, help="the fold that tests")
-        of.add_argument("--seed", type=int, default=0, help="of the split")
-
-    phantom = command("phantom", "Make up head studies as DICOM; they say nothing about patients.")
+    phantom = add(
+        "phantom",
+        _phantom,
+        "Write synthetic head studies as DICOM; results on them say nothing about patients.",
+        "--out scans --subjects 40",
+    )
     phantom.add_argument("--out", type=Path, required=True, help="folder to write")
     phantom.add_argument("--subjects", type=int, default=120, help="how many (default 120)")
     phantom.add_argument("--seed", type=int, default=0, help="another seed, other heads")
-    jobs(phantom)
+    _add_jobs(phantom)
 
-    clean = command("clean", "DICOM to cleaned 8-bit slices, manifest.csv and refused.csv.")
+    clean = add(
+        "clean",
+        _clean,
+        "Clean DICOM into 8-bit slices, manifest.csv and refused.csv.",
+        "scans --out cleaned",
+    )
     clean.add_argument("src", type=Path, metavar="SRC", help="folder of DICOM, any layout")
     clean.add_argument("--out", type=Path, required=True, help="folder to write")
     clean.add_argument(
@@ -62,33 +55,45 @@ def parser() -> argparse.ArgumentParser:
     clean.add_argument(
         "--format", choices=("png", "jpg"), default="png", help="png (default) is lossless"
     )
-    jobs(clean)
-    key(clean)
+    _add_jobs(clean)
+    _add_key(clean)
 
-    review = command("review", "A page on which people keep, drop and label cleaned slices.")
-    review.add_argument("dir", type=Path, metavar="DIR", help="a folder that clean made")
+    review = add(
+        "review",
+        _review,
+        "Serve a page on which people keep, drop and label cleaned slices.",
+        "cleaned --dicom scans",
+    )
+    review.add_argument("dir", type=Path, metavar="DIR", help="a folder that clean wrote")
     review.add_argument("--port", type=int, default=8765, help="default 8765; 0: a free one")
     review.add_argument(
         "--host", default="127.0.0.1", help="address to listen on (default: this machine only)"
     )
-    review.add_argument("--dicom", type=Path, metavar="SRC", help="what was cleaned, to show in HU")
+    review.add_argument(
+        "--dicom", type=Path, metavar="SRC", help="the cleaned DICOM, to show slices in HU"
+    )
     review.add_argument(
         "--predictions", type=Path, metavar="FILE", help="predictions.csv, for an order of work"
     )
     review.add_argument(
-        "--labels", type=Path, metavar="FILE", help="take a labels.csv in, as --reader, and end"
+        "--labels", type=Path, metavar="FILE", help="import a labels.csv as --reader, then exit"
     )
-    review.add_argument("--reader", default="labels.csv", help="whose labels --labels are")
+    review.add_argument("--reader", default="labels.csv", help="reader of the labels in --labels")
     review.add_argument(
-        "--export", type=Path, metavar="OUT", help="write what build takes, and end"
+        "--export", type=Path, metavar="OUT", help="write a folder for build, then exit"
     )
-    key(review)
+    _add_key(review)
 
-    build = command("build", "Labelled slices to shards, split by subject.")
+    build = add(
+        "build",
+        _build,
+        "Write labelled slices to shards, split by subject.",
+        "cleaned --data_dir data --folds 5 --fold 0",
+    )
     build.add_argument("src", type=Path, metavar="SRC", help="published layout, cleaned, or DICOM")
-    build.add_argument("--data_dir", type=Path, required=True, help="where data sets lie")
+    build.add_argument("--data_dir", type=Path, required=True, help="folder of the data sets")
     build.add_argument("--size", type=int, default=256, help="pixels a side (default 256)")
-    split(build)
+    _add_split(build)
     build.add_argument("--runner", choices=("local", "beam"), default="local")
     build.add_argument(
         "--beam_options",
@@ -96,74 +101,73 @@ def parser() -> argparse.ArgumentParser:
         help="Beam's pipeline options in quotes, such as '--runner=FlinkRunner "
         "--flink_master=HOST:8081' (default: its DirectRunner)",
     )
-    key(build)
+    _add_key(build)
 
-    audit = command(
+    audit = add(
         "audit",
-        "Tells of leaks, copies, labels and confounds; status 1 on a leak or a damaged shard.",
+        _audit,
+        "Report leaks, copies, labels and confounds; status 1 on a leak or a damaged shard.",
+        "cleaned --folds 5 --fold 0",
     )
     audit.add_argument(
         "src", type=Path, metavar="SRC", help="published layout, cleaned, or a built data set"
     )
-    split(audit)
+    _add_split(audit)
     audit.add_argument("--splits", type=Path, help="a splits.csv to audit instead")
-    key(audit)
+    _add_key(audit)
 
-    lookup = command("lookup", "What a pseudonym stands for; for the person on site.")
+    lookup = add(
+        "lookup",
+        _lookup,
+        "Print the meanings of a pseudonym; for staff of the site.",
+        "sli-abcdefghijklmnop",
+    )
     lookup.add_argument("pseudonym")
-    key(lookup)
+    _add_key(lookup)
     return top
 
 
-def run(args: argparse.Namespace) -> int:
-    """Runs one command; the exit status is 0, or 1 where a part was refused or a leak found."""
-    if args.command == "phantom":
-        from data_builder.phantom import write_studies
+def _add_jobs(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--jobs", type=int, help="processes (default: one per core)")
 
-        made = write_studies(args.out, args.subjects, args.seed, args.jobs)
-        print(f"{args.out}: {made}")
-        return 0
-    if args.command == "clean":
-        from data_builder.cleaning.clean_folder import clean_folder
 
-        summary = clean_folder(
-            args.src,
-            args.out,
-            mode=args.mode,
-            jobs=args.jobs,
-            key=args.key,
-            image_format=args.format,
-        )
-        print(f"{args.out}: {summary}")
-        return 1 if summary.refused else 0
-    if args.command == "review":
-        return _review(args)
-    if args.command == "build":
-        from data_builder.shards.build import prepare
-        from data_builder.shards.splits import SplitPlan
+def _add_key(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--key",
+        help="file with the site's key for pseudonyms, made on first use (default: in your "
+        "config folder); 'public' for phantoms and tests",
+    )
 
-        plan = SplitPlan(args.split, args.folds, args.fold, args.seed)
-        if args.beam_options and args.runner != "beam":
-            raise InputError("--beam_options is for --runner beam: give both")
-        beam = shlex.split(args.beam_options) if args.runner == "beam" else None
-        print(prepare(args.src, args.data_dir, plan, args.size, args.key, beam))
-        return 0
-    if args.command == "audit":
-        from data_builder.shards.audit_report import audit_path
-        from data_builder.shards.splits import SplitPlan
 
-        plan = SplitPlan(args.split, args.folds, args.fold, args.seed)
-        report = audit_path(args.src, plan, args.key, args.splits)
-        print(report.text)
-        return report.status
-    from data_builder.pseudonyms import Lookup, lookup_path
+def _add_split(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--split", choices=("subject", "slice"), default="subject")
+    command.add_argument("--folds", type=int, default=0, help="0: one 80/10/10 split (default)")
+    command.add_argument("--fold", type=int, default=0, help="the test fold")
+    command.add_argument("--seed", type=int, default=0, help="of the split")
 
-    path = lookup_path(args.key)
-    found = Lookup(path).find(args.pseudonym) if path and path.exists() else []
-    if not found:
-        raise InputError("that pseudonym is not in the lookup of this key: give its --key")
-    print("\n".join(found))
+
+def _phantom(args: argparse.Namespace) -> int:
+    from data_builder.phantom import write_studies
+
+    counts = write_studies(args.out, args.subjects, args.seed, args.jobs)
+    print(f"{args.out}: {counts}")
     return 0
+
+
+def _clean(args: argparse.Namespace) -> int:
+    """Exit status 1 where a file was refused."""
+    from data_builder.cleaning.clean_folder import clean_folder
+
+    summary = clean_folder(
+        args.src,
+        args.out,
+        mode=args.mode,
+        jobs=args.jobs,
+        key=args.key,
+        image_format=args.format,
+    )
+    print(f"{args.out}: {summary}")
+    return 1 if summary.refused else 0
 
 
 def _review(args: argparse.Namespace) -> int:
@@ -179,18 +183,54 @@ def _review(args: argparse.Namespace) -> int:
     return 0
 
 
+def _build(args: argparse.Namespace) -> int:
+    from data_builder.shards.build import prepare
+    from data_builder.shards.splits import SplitPlan
+
+    plan = SplitPlan(args.split, args.folds, args.fold, args.seed)
+    if args.beam_options and args.runner != "beam":
+        raise InputError("--beam_options is for --runner beam: give both")
+    beam = shlex.split(args.beam_options) if args.runner == "beam" else None
+    print(prepare(args.src, args.data_dir, plan, args.size, args.key, beam))
+    return 0
+
+
+def _audit(args: argparse.Namespace) -> int:
+    """Exit status 1 on a leak or a damaged shard."""
+    from data_builder.shards.audit_report import audit_path
+    from data_builder.shards.splits import SplitPlan
+
+    plan = SplitPlan(args.split, args.folds, args.fold, args.seed)
+    report = audit_path(args.src, plan, args.key, args.splits)
+    print(report.text)
+    return report.status
+
+
+def _lookup(args: argparse.Namespace) -> int:
+    from data_builder.pseudonyms import Lookup, lookup_path
+
+    path = lookup_path(args.key)
+    meanings = Lookup(path).find(args.pseudonym) if path and path.exists() else []
+    if not meanings:
+        raise InputError("that pseudonym is not in the lookup of this key: give its --key")
+    print("\n".join(meanings))
+    return 0
+
+
 def main(argv: list[str] | None = None) -> int:
-    """The command; returns its exit status."""
+    """Runs one command and returns its exit status."""
 
     def command() -> int:
-        args, more = parser().parse_known_args(argv)
-        if more:  # argparse would repeat them, and a path may hold a name
+        args, unknown = parser().parse_known_args(argv)
+        if unknown:  # argparse would print the words, and a path may hold a name
             raise InputError("the command line has a word too many: quote a path with spaces")
+        run: Command = args.run
         return run(args)
 
     try:
         return run_command(command)
     except BrokenPipeError:
+        # Python flushes standard output again at exit; /dev/null keeps that from failing.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
 

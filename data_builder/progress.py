@@ -1,4 +1,4 @@
-"""Progress on long work: a bar on a terminal, a plain line now and then elsewhere."""
+"""Shows the progress of long work: a bar on a terminal, a line every 10 seconds elsewhere."""
 
 import sys
 import time
@@ -12,13 +12,13 @@ T = TypeVar("T")
 _SECONDS_BETWEEN_LINES = 10.0
 
 
-def track(items: Iterable[T], total: int, what: str) -> Iterator[T]:
-    """Yields `items` unchanged and shows how many of `total` are done, on standard error."""
+def track(items: Iterable[T], total: int, description: str) -> Iterator[T]:
+    """Yields `items` unchanged and shows on standard error how many of `total` are done."""
     console = Console(stderr=True)
     if console.is_terminal:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
         with Progress(*columns, TimeRemainingColumn(), console=console) as bar:
-            yield from bar.track(items, total=total, description=what)
+            yield from bar.track(items, total=total, description=description)
         return
     start = last = time.monotonic()
     done = 0
@@ -28,7 +28,8 @@ def track(items: Iterable[T], total: int, what: str) -> Iterator[T]:
         now = time.monotonic()
         if now - last >= _SECONDS_BETWEEN_LINES:
             last = now
-            left = (now - start) / done * (total - done)
-            print(f"{what}: {done}/{total}, {left:.0f} s left", file=sys.stderr, flush=True)
+            remaining = (now - start) / done * (total - done)
+            text = f"{description}: {done}/{total}, {remaining:.0f} s left"
+            print(text, file=sys.stderr, flush=True)
     seconds = time.monotonic() - start
-    print(f"{what}: {done}/{total} in {seconds:.1f} s", file=sys.stderr, flush=True)
+    print(f"{description}: {done}/{total} in {seconds:.1f} s", file=sys.stderr, flush=True)

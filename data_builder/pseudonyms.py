@@ -1,7 +1,7 @@
-"""Keyed pseudonyms for people, studies and files, and the private way back from them.
+"""Makes keyed pseudonyms for people, studies and files, and keeps the private lookup of them.
 
-A pseudonym is HMAC-SHA256 of an identity under a key that the site keeps. Without the key nobody
-can test a guess at a name; with it, the same person gets the same pseudonym in every run.
+A pseudonym is the HMAC-SHA256 of an identity under a key that stays at the site. Without the key a
+guess at a name cannot be tested; with it, a person has the same pseudonym in every run.
 """
 
 import base64
@@ -14,42 +14,43 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from data_builder.errors import InputError
+from data_builder.files import DRAFT, write_private
 
 PUBLIC_KEY = b"dtvit-jax: the public key, for phantoms and tests only"
-"""Not a secret: pseudonyms under it can be undone by guessing."""
+"""Not a secret: a pseudonym under this key can be reversed by guessing."""
 
-_BYTES_OF_DIGEST = 10  # 80 bits, 16 base32 letters: a clash among 10 million slices is 1 in 10^10
+_BYTES_OF_DIGEST = 10  # 80 bits, 16 base32 letters: 10 million slices collide with chance 10^-10
 _SHORTEST_KEY = 16
 
 
 class Pseudonyms:
-    """Pseudonyms under one key; each kind has its own domain, so equal identities do not meet."""
+    """Makes pseudonyms under one key; equal identities of two kinds get different pseudonyms."""
 
     def __init__(self, key: bytes) -> None:
         self._key = key
 
     def subject(self, identity: str) -> str:
-        """'sub-' and 16 letters for a person."""
+        """'sub-' and 16 letters, for a person."""
         return self._make("sub", identity)
 
     def study(self, uid: str) -> str:
-        """'stu-' and 16 letters for one visit's scan."""
+        """'stu-' and 16 letters, for a Study Instance UID (0020,000D)."""
         return self._make("stu", uid)
 
     def series(self, uid: str) -> str:
-        """'ser-' and 16 letters for one series of a study."""
+        """'ser-' and 16 letters, for a Series Instance UID (0020,000E)."""
         return self._make("ser", uid)
 
     def slice(self, identity: str) -> str:
-        """'sli-' and 16 letters for one image."""
+        """'sli-' and 16 letters, for an image: `Header.slice_identity`, or a SOP Instance UID."""
         return self._make("sli", identity)
 
     def file(self, relative_path: str) -> str:
-        """'fil-' and 16 letters for a file, by its path inside the source."""
+        """'fil-' and 16 letters, for a file by its path inside the source."""
         return self._make("fil", relative_path)
 
     def scanner(self, model: str) -> str:
-        """'scn-' and 16 letters for a scanner's make and model, which are free texts."""
+        """'scn-' and 16 letters, for a scanner's make and model, which are free texts."""
         return self._make("scn", model)
 
     def _make(self, kind: str, identity: str) -> str:
@@ -59,10 +60,10 @@ class Pseudonyms:
 
 
 def load_key(name: str | None) -> bytes:
-    """The key that `name` stands for: 'public' is PUBLIC_KEY, None the user's own, else a path.
+    """Reads a key: 'public' is PUBLIC_KEY, None the user's own key, else the path of a key file.
 
-    A key file that does not exist yet is made, with a random key and mode 600. Raises InputError
-    where it can't be read or made, or holds fewer than 16 bytes.
+    Makes a missing key file with a random key and mode 600. Raises InputError where the file
+    cannot be read or made, or holds fewer than 16 bytes.
     """
     path = key_path(name)
     if path is None:
@@ -73,18 +74,18 @@ def load_key(name: str | None) -> bytes:
         key = path.read_bytes().strip()
     except OSError as error:
         raise InputError(
-            f"the key file can't be read or made ({error.strerror}): give another with --key"
+            f"the key file cannot be read or made ({error.strerror}): give another with --key"
         ) from error
     if len(key) < _SHORTEST_KEY:
         raise InputError(
-            f"the key file holds {len(key)} bytes, {_SHORTEST_KEY} is the least: "
-            "give another with --key, or remove it and a new one is made"
+            f"the key file holds {len(key)} bytes, at least {_SHORTEST_KEY} are needed: "
+            "give another with --key, or remove it to have a new one made"
         )
     return key
 
 
 def key_path(name: str | None) -> Path | None:
-    """Where the key called `name` lies; None for the public one, which lies nowhere."""
+    """The path of the key file that `name` means; None for the public key, which has none."""
     if name == "public":
         return None
     if name is not None:
@@ -94,25 +95,23 @@ def key_path(name: str | None) -> Path | None:
 
 
 def lookup_path(name: str | None) -> Path | None:
-    """Where the lookup of the key called `name` lies: beside it, as `<key>.lookup.sqlite`."""
+    """The path of the key's lookup, `<key>.lookup.sqlite`; None for the public key."""
     path = key_path(name)
     return None if path is None else path.with_name(path.name + ".lookup.sqlite")
 
 
 def _make_key(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(secrets.token_hex(32) + "\n")
-    # A link fails where another process was first; its key then holds for both.
+    draft = path.with_name(f"{DRAFT}{os.getpid()}-{path.name}")
+    write_private(draft, (secrets.token_hex(32) + "\n").encode())
+    # A link fails where another process has made the file: both then use that one's key.
     with contextlib.suppress(FileExistsError):
         os.link(draft, path)
     draft.unlink()
 
 
 class Lookup:
-    """The way back from a pseudonym to what it stands for. Private: mode 600, beside the key."""
+    """The table of pseudonyms and their meanings, private: mode 600, in the folder of the key."""
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -125,13 +124,16 @@ class Lookup:
             )
 
     def add(self, pairs: Iterable[tuple[str, str]]) -> None:
-        """Stores pairs of a pseudonym and what it stands for; known ones are left as they are."""
-        readable = [(one, two.encode("utf-8", "backslashreplace").decode()) for one, two in pairs]
+        """Stores pairs of a pseudonym and its meaning, each once."""
+        readable = [
+            (pseudonym, meaning.encode("utf-8", "backslashreplace").decode())
+            for pseudonym, meaning in pairs
+        ]
         with self._database:
             self._database.executemany("INSERT OR IGNORE INTO meanings VALUES (?, ?)", readable)
 
     def find(self, pseudonym: str) -> list[str]:
-        """All that `pseudonym` stands for, sorted; empty where it is unknown."""
+        """All meanings of a pseudonym, sorted; empty where it is unknown."""
         rows = self._database.execute(
             "SELECT meaning FROM meanings WHERE pseudonym = ? ORDER BY meaning", (pseudonym,)
         )

@@ -1,4 +1,4 @@
-"""The words that every part shares: what a slice is, its labels, the manifest's columns."""
+"""Defines the labelled slice, its classes, and the columns of manifest.csv and refused.csv."""
 
 import dataclasses
 import hashlib
@@ -10,7 +10,7 @@ LOCATIONS = ("deep", "lobar", "subtentorial")
 """Classes of the location task, in the order of its logits."""
 
 CLASSES = ("normal", *LOCATIONS)
-"""Strata of a data set: no hemorrhage, or one by its location."""
+"""Strata of a data set: no hemorrhage, or the location of one."""
 
 MANIFEST_COLUMNS = (
     "key",
@@ -33,16 +33,18 @@ MANIFEST_COLUMNS = (
     "thickness_mm",
 )
 FACTS = ("sex", "year", "scanner", "thickness_mm")
+"""Columns of the manifest that may be confounds; a model is never trained on them."""
+
 REFUSED_COLUMNS = ("file", "frame", "reason", "detail")
 
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """One labelled 8-bit slice on its way into the shards. Keys are pseudonyms.
+    """A labelled 8-bit slice before it is written to a shard. Keys are pseudonyms.
 
-    `image` is a path that never leaves this process; `location` is empty for a normal slice;
-    `position_mm` is nan where the source does not know it; `facts` are the columns of FACTS that
-    it does know, kept to look for confounds and never trained on.
+    `image` is a path and is never written; `location` is empty for a normal slice; `position_mm`
+    is nan where the source does not give it; `facts` are pairs of a column of FACTS and its value,
+    for those that the source gives.
     """
 
     key: str
@@ -57,12 +59,12 @@ class Record:
 
     @property
     def stratum(self) -> str:
-        """The class of CLASSES that this slice belongs to."""
+        """The slice's class, one of CLASSES."""
         return self.location if self.hemorrhage else "normal"
 
 
 def pixel_digest(image: UInt8[np.ndarray, "rows columns"]) -> str:
-    """SHA-256 of a slice's shape and 8-bit pixels, as 32 hex digits: equal for equal pixels."""
+    """The first 32 hexadecimal digits of the SHA-256 of a slice's shape and pixels."""
     digest = hashlib.sha256(repr(image.shape).encode())
     digest.update(np.ascontiguousarray(image).tobytes())
     return digest.hexdigest()[:32]

@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _answer(args: argparse.Namespace) -> int:
-    processes.start_ahead("dtvit_jax.prediction.intake")
+    processes.preload("dtvit_jax.prediction.intake")
     from data_builder.parallel.processes import InOrder
     from data_builder.pseudonyms import load_key
     from dtvit_jax.prediction.intake import SECONDS_TO_LOOK, files_in, look

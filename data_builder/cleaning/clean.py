@@ -1,7 +1,6 @@
-"""A slice in Hounsfield units -> an 8-bit image of the head alone. Pure functions, no files."""
+"""Cleans a slice: Hounsfield units to an 8-bit image of the head alone, without files."""
 
 import math
-from collections.abc import Callable
 from typing import Literal
 
 import cv2
@@ -13,15 +12,18 @@ from data_builder.cleaning.holder import holder_mask
 Mode = Literal["robust", "paper"]
 MODES: tuple[Mode, ...] = ("robust", "paper")
 VERSION = 2
-"""Raised by every change that alters a pixel of any cleaned slice."""
+"""Raised with every change that alters a pixel of any cleaned slice."""
 
 WINDOW = (0.0, 80.0)
 """HU that become 0 and 255."""
 
-_THICKER_MM = 4.5  # half of what is thicker than any shell of a holder
-_CANAL_MM = 3.5  # half the width of an ear canal or nostril, which is closed
+Gray = UInt8[np.ndarray, "rows columns"]
+Mask = UInt8[np.ndarray, "rows columns"]
+
+_THICKER_MM = 4.5  # a radius: no shell of a holder is so thick
+_CANAL_MM = 3.5  # a radius: ear canals and nostrils up to this width are closed
 _SMALLEST_MM2 = 100.0  # of a head's section
-_EDGE_HU = -480.0  # half way from air to skin: where partial volume puts the head's true edge
+_EDGE_HU = -480.0  # half way from air (-1000) to skin (40): partial volume puts the edge there
 
 
 def clean_slice(
@@ -29,10 +31,10 @@ def clean_slice(
     mode: Mode = "robust",
     spacing_mm: tuple[float, float] | None = None,
 ) -> UInt8[np.ndarray, "rows columns"]:
-    """The head in its window, all else 0.
+    """The head in the window of 0 to 80 HU, all else 0; all 0 where the slice shows no head.
 
-    `spacing_mm` is the distance of rows and of columns (0028,0030); None or nan: guessed from the
-    matrix (see `head_mask`). The image is all 0 where no head is found.
+    `spacing_mm` is the distance of rows and of columns (0028,0030); without it, or where it is
+    nan, it is estimated from the matrix (see `head_mask`).
     """
     gray = window(hu) if mode == "robust" else _paper_window(hu)
     gray[~head_mask(hu, mode, spacing_mm)] = 0
@@ -44,19 +46,17 @@ def head_mask(
     mode: Mode = "robust",
     spacing_mm: tuple[float, float] | None = None,
 ) -> Bool[np.ndarray, "rows columns"]:
-    """True on the head, with its air spaces; all False where a slice shows none.
+    """True on the head with its air spaces; all False where the slice shows no head.
 
-    Without `spacing_mm` the field is taken to be 240 mm wide, as is usual for a head.
+    Without `spacing_mm` the field of view is taken to be 240 mm wide, as is usual for a head.
     """
-    masks: dict[str, Callable[[], np.ndarray]] = {
-        "robust": lambda: _robust_mask(hu, _spacing(hu.shape, spacing_mm)),
-        "paper": lambda: _paper_mask(_paper_window(hu)),
-    }
-    return masks[mode]()
+    if mode == "robust":
+        return _robust_mask(hu, _spacing(hu.shape, spacing_mm))
+    return _paper_mask(_paper_window(hu))
 
 
 def window(hu: Float32[np.ndarray, "rows columns"]) -> UInt8[np.ndarray, "rows columns"]:
-    """[0, 80] HU to 0..255, rounded (half to even); the same for every slice."""
+    """Maps 0 to 80 HU to 0..255, rounded half to even; the same for every slice."""
     low, high = WINDOW
     scaled = np.clip(hu, low, high)
     scaled -= low
@@ -65,17 +65,16 @@ def window(hu: Float32[np.ndarray, "rows columns"]) -> UInt8[np.ndarray, "rows c
 
 
 def _spacing(shape: tuple[int, ...], given: tuple[float, float] | None) -> tuple[float, float]:
-    guess = 240 / max(shape)
     if given is None or not all(math.isfinite(mm) and mm > 0 for mm in given):
-        return guess, guess
+        return 240 / max(shape), 240 / max(shape)
     return given
 
 
-# The paper's mode: the ten steps of the published notebook, its quirks included.
+# Paper mode: the ten steps of the published notebook, with its quirks.
 
 
-def _paper_window(hu: np.ndarray) -> np.ndarray:
-    """Steps 1 and 2: clipped to [0, 80] HU, then this slice's own range to 0..255, truncated."""
+def _paper_window(hu: Float32[np.ndarray, "rows columns"]) -> Gray:
+    """Steps 1 and 2: clips to 0 to 80 HU, then maps the slice's own range to 0..255, truncated."""
     clipped = np.clip(np.asarray(hu, np.float64), *WINDOW)
     low, high = clipped.min(), clipped.max()
     if high == low:
@@ -83,10 +82,10 @@ def _paper_window(hu: np.ndarray) -> np.ndarray:
     return ((clipped - low) / (high - low) * 255).astype(np.uint8)
 
 
-def _paper_mask(gray: np.ndarray) -> np.ndarray:
-    """Steps 3 to 9. `skimage.morphology.disk(3)` is what `_disk(3)` makes, pixel for pixel."""
+def _paper_mask(gray: Gray) -> Bool[np.ndarray, "rows columns"]:
+    """Steps 3 to 9, with OpenCV; `_disk(3)` equals `skimage.morphology.disk(3)`."""
     disk = _disk(3.0)
-    # Outside the image counts as unset for a dilation and as set for an erosion (scikit-image).
+    # As in scikit-image, pixels outside the image are unset for a dilation, set for an erosion.
     mask = cv2.erode((gray > 3).astype(np.uint8), disk)
     contours, _ = cv2.findContours(mask, cv2.RETR_TREE, cv2.CHAIN_APPROX_SIMPLE)
     if contours:
@@ -101,18 +100,20 @@ def _paper_mask(gray: np.ndarray) -> np.ndarray:
     return outside != 255
 
 
-def _disk(radius: float) -> np.ndarray:
-    """All pixels within `radius` of the middle one."""
+def _disk(radius: float) -> UInt8[np.ndarray, "side side"]:
+    """1 on all pixels within `radius` of the middle one."""
     reach = int(radius)
     y, x = np.ogrid[-reach : reach + 1, -reach : reach + 1]
     return (x * x + y * y <= radius * radius).astype(np.uint8)
 
 
-# The robust mode.
+# Robust mode.
 
 
-def _robust_mask(hu: np.ndarray, spacing_mm: tuple[float, float]) -> np.ndarray:
-    """Tissue without the holder's shells; its largest part, closed and filled."""
+def _robust_mask(
+    hu: Float32[np.ndarray, "rows columns"], spacing_mm: tuple[float, float]
+) -> Bool[np.ndarray, "rows columns"]:
+    """The largest part of the tissue without the holder's shells, closed and filled."""
     pixel_mm = math.sqrt(spacing_mm[0] * spacing_mm[1])
     tissue = (hu > _EDGE_HU).astype(np.uint8)
     core = _core(tissue, pixel_mm)
@@ -124,10 +125,10 @@ def _robust_mask(hu: np.ndarray, spacing_mm: tuple[float, float]) -> np.ndarray:
     return _filled(_closed(head, _CANAL_MM / pixel_mm)) > 0
 
 
-def _closed(mask: np.ndarray, radius: float) -> np.ndarray:
-    """The mask with gaps under twice the radius closed, but not those to the image's edge.
+def _closed(mask: Mask, radius: float) -> Mask:
+    """The mask with gaps under twice the radius closed, except those to the image's edge.
 
-    Gaps are found at half the resolution, for speed; the mask's own edge stays as it is.
+    Gaps are detected at half the resolution, for speed; the mask's own edge keeps its resolution.
     """
     rows, columns = mask.shape
     reach = int(radius / 2) + 2
@@ -141,8 +142,8 @@ def _closed(mask: np.ndarray, radius: float) -> np.ndarray:
     return mask | gaps
 
 
-def _core(tissue: np.ndarray, pixel_mm: float) -> tuple[float, float] | None:
-    """The middle (x, y) of the largest part that is thicker than any holder; None without one."""
+def _core(tissue: Mask, pixel_mm: float) -> tuple[float, float] | None:
+    """The centroid (x, y) of the largest part that is thicker than any holder; None without one."""
     factor = max(1, round(1.0 / pixel_mm))
     size = (tissue.shape[1] // factor, tissue.shape[0] // factor)
     small = cv2.resize(tissue, size, interpolation=cv2.INTER_AREA)
@@ -156,14 +157,14 @@ def _core(tissue: np.ndarray, pixel_mm: float) -> tuple[float, float] | None:
     return (x + 0.5) * factor - 0.5, (y + 0.5) * factor - 0.5
 
 
-def _largest(mask: np.ndarray) -> np.ndarray:
-    """The part that takes up most room, filled."""
+def _largest(mask: Mask) -> Mask:
+    """The part with the largest area, filled."""
     contours, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     largest = max(contours, key=cv2.contourArea)
     return cv2.drawContours(np.zeros_like(mask), [largest], -1, 1, cv2.FILLED)
 
 
-def _filled(mask: np.ndarray) -> np.ndarray:
-    """The mask and all that it encloses."""
+def _filled(mask: Mask) -> Mask:
+    """The mask with its holes filled."""
     contours, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     return cv2.drawContours(np.zeros_like(mask), contours, -1, 1, cv2.FILLED)

@@ -1,4 +1,4 @@
-"""A folder of DICOM -> cleaned slices and their tables: parallel, resumable, all accounted for."""
+"""Cleans a folder of DICOM into slices and tables: in parallel, resumable, every file listed."""
 
 import collections
 import contextlib
@@ -9,12 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from data_builder.cleaning import clean
-from data_builder.cleaning.clean_file import FileResult, Task, clean_file, refused
+from data_builder.cleaning.clean_file import Task, clean_file
 from data_builder.cleaning.journal import Journal
 from data_builder.cleaning.labels import NAME as LABELS
 from data_builder.cleaning.labels import read_labels
+from data_builder.cleaning.results import FileResult, refused
 from data_builder.cleaning.tables import Tables, assemble, remove_strays, write_tables
-from data_builder.dicom.header import Reason, Refusal
+from data_builder.dicom.refusal import Reason, Refusal
 from data_builder.errors import InputError
 from data_builder.parallel import processes
 from data_builder.progress import track
@@ -23,15 +24,17 @@ from data_builder.pseudonyms import Lookup, Pseudonyms, load_key, lookup_path
 PHANTOM = "phantom.json"
 FORMATS = ("png", "jpg")
 
-WARNINGS_SHOWN = 5
+_WARNINGS_SHOWN = 5
 
 
 @dataclasses.dataclass(frozen=True)
 class CleanSummary:
-    """What `clean_folder` left in its folder, in slices and files.
+    """The contents of a cleaned folder, in slices and files.
 
-    `refused` counts files, without labels.csv and phantom.json, which are listed but no failure;
-    `skipped` are files that an earlier run had done.
+    `used`, `refused` and `skipped` count files: those with slices in the manifest; those of
+    refused.csv but labels.csv and phantom.json; those that an earlier run had finished. `reasons`
+    counts the refused by reason, `notes` the rows of notes.csv. `unmatched_labels` are the lines
+    of labels.csv that match no slice.
     """
 
     slices: int
@@ -68,23 +71,24 @@ def clean_folder(
     image_format: str = "png",
     seconds_a_file: float = 60.0,
 ) -> CleanSummary:
-    """Cleans every CT slice under `src` into `out`; a run that was cut short goes on.
+    """Cleans every CT slice under `src` into `out`; a run that was stopped is continued.
 
     Writes images/<study>/<key>.<format>, manifest.csv, refused.csv, notes.csv (gaps and doubles
-    in series), cleaning.json, and `.journal.jsonl`, from which the next run goes on. `key` names
-    the site's key (`subjects.load_key`), whose lookup gets the way back; `jobs` is None for one
-    process a core. A file may take `seconds_a_file`, and a second more a megabyte.
+    in series), cleaning.json, and `.journal.jsonl`, from which the next run continues. `key` names
+    the site's key (`pseudonyms.load_key`), whose lookup gets the meanings; `jobs` is None for one
+    process per core. A file may take `seconds_a_file`, plus one second for each megabyte.
 
-    Raises InputError; a file that can't be used is listed with its reason and raises nothing.
+    Raises InputError; a file that cannot be used is listed with its reason and raises nothing.
     """
     if mode not in clean.MODES or image_format not in FORMATS or (jobs is not None and jobs < 1):
         raise InputError(f"mode is of {clean.MODES}, format of {FORMATS}, and jobs at least 1")
-    key_bytes, lookup_at = load_key(key), lookup_path(key)
-    _check_places(src, out, lookup_at)
+    key_bytes, lookup_file = load_key(key), lookup_path(key)
+    _check_folders(src, out, lookup_file)
     pseudonyms = Pseudonyms(key_bytes)
     files = {pseudonyms.file(str(path)): path for path in walk(src)}
     if not files:
         raise InputError("the source SRC is empty: give a folder with DICOM files")
+    metadata = {name for name, path in files.items() if path.name in (LABELS, PHANTOM)}
     labels = read_labels(src, [p for p in files.values() if p.name == LABELS], pseudonyms)
     settings = {
         "mode": mode,
@@ -94,84 +98,90 @@ def clean_folder(
         "source": pseudonyms.file(str(src.resolve())),
         "phantom": (src / PHANTOM).is_file(),
     }
-    tasks = [
-        Task(str(src), str(path), name, str(out), mode, image_format, key_bytes)
+    tasks = {
+        name: Task(str(src), str(path), name, str(out), mode, image_format, key_bytes)
         for name, path in files.items()
-    ]
-    own = {task.file for task in tasks if files[task.file].name in (LABELS, PHANTOM)}
-    lookup = Lookup(lookup_at) if lookup_at else None
+        if name not in metadata
+    }
+    lookup = Lookup(lookup_file) if lookup_file else None
     with (
         contextlib.closing(lookup) if lookup else contextlib.nullcontext(),
         Journal(out, settings, lookup) as journal,
     ):
-        done = journal.load(src, files)
-        new = [task for task in tasks if task.file not in own and task.file not in done]
+        results = journal.load(src, files)
+        new = [task for name, task in tasks.items() if name not in results]
         if new:
             for result in track(_run(new, jobs, seconds_a_file), len(new), "cleaning"):
-                done[result.file] = result
+                results[result.file] = result
                 journal.add(result)
         journal.flush()
-        listed = done | {name: _own_words(name) for name in own}
+        listed = results | {name: _refused_metadata(name) for name in metadata}
         tables = assemble([listed[name] for name in files], files, labels, pseudonyms)
         if lookup:
             lookup.add(tables.meanings)
-            lookup.add((name, str(src / files[name])) for name in own)
+            lookup.add((name, str(src / files[name])) for name in metadata)
         if new or not journal.finished:
-            torn = [task for task in tasks if task.file in tables.torn]
+            torn = [tasks[name] for name in tables.torn]
             collections.deque(_run(torn, jobs, seconds_a_file), maxlen=0)
         remove_strays(out, tables)
         write_tables(out, tables, settings)
-        journal.finish(done.values())
+        journal.finish(results.values())
     unmatched = labels.unmatched()
-    for where in unmatched[:WARNINGS_SHOWN]:
-        print(f"warning: {where} matches no slice that was used", file=sys.stderr)
-    if len(unmatched) > WARNINGS_SHOWN:
-        print(f"warning: and {len(unmatched) - WARNINGS_SHOWN} more lines", file=sys.stderr)
+    _warn(unmatched)
     if not tables.manifest:
         raise InputError(
-            "the source SRC holds no CT slice that can be used: refused.csv tells the reason for "
+            "the source SRC holds no CT slice that can be used: refused.csv has the reason for "
             f"each of {len(files)} files"
         )
-    return _summary(tables, own, len(tasks) - len(own) - len(new), unmatched)
+    return _summary(tables, metadata, len(tasks) - len(new), unmatched)
 
 
-def _check_places(src: Path, out: Path, lookup: Path | None) -> None:
+def _warn(unmatched: list[str]) -> None:
+    for where in unmatched[:_WARNINGS_SHOWN]:
+        print(f"warning: {where} matches no slice that was used", file=sys.stderr)
+    if len(unmatched) > _WARNINGS_SHOWN:
+        print(f"warning: and {len(unmatched) - _WARNINGS_SHOWN} more lines", file=sys.stderr)
+
+
+def _check_folders(src: Path, out: Path, lookup: Path | None) -> None:
     if not src.is_dir():
         raise InputError("the source SRC is not a folder: give one that exists")
     if out.resolve().is_relative_to(src.resolve()):
-        raise InputError("--out lies inside the source: give a folder apart from it")
+        raise InputError("--out is inside the source: give a folder outside of it")
     if out.exists() and not out.is_dir():
         raise InputError("--out is a file: give a folder")
     if lookup and lookup.resolve().is_relative_to(out.resolve()):
-        raise InputError("the key lies inside --out, which is to be shared: keep it elsewhere")
+        raise InputError("the key is inside --out, which is to be shared: keep it elsewhere")
 
 
 def walk(source: Path) -> Iterator[PurePosixPath]:
-    """Every file under `source`, as a path inside it, in order of path.
+    """Yields every file under `source` as a path inside it, sorted.
 
-    Links to folders and folders that can't be listed are given too, for the accounts.
+    Links to folders and folders that cannot be listed are yielded too, so that they are listed.
     """
-    found: list[Path] = []
+    paths: list[Path] = []
 
-    def unlistable(error: OSError) -> None:
-        found.append(Path(error.filename))
+    def add_unlistable(error: OSError) -> None:
+        paths.append(Path(error.filename))
 
-    for folder, inner, names in os.walk(source, onerror=unlistable):
-        paths = [Path(folder, name) for name in names]
-        links = [path for name in inner if (path := Path(folder, name)).is_symlink()]
-        found += paths + links
-    yield from sorted(PurePosixPath(path.relative_to(source)) for path in found)
+    for folder, subfolders, names in os.walk(source, onerror=add_unlistable):
+        links = [path for name in subfolders if (path := Path(folder, name)).is_symlink()]
+        paths += [Path(folder, name) for name in names] + links
+    yield from sorted(PurePosixPath(path.relative_to(source)) for path in paths)
 
 
 def _run(tasks: list[Task], jobs: int | None, seconds: float) -> Iterator[FileResult]:
-    """Results as they come. A file that costs its worker is refused; a full disk is an error."""
+    """Yields results as they come; a file that its worker dies of is refused.
+
+    Raises InputError where the output cannot be written.
+    """
     jobs = jobs or len(os.sched_getaffinity(0))
 
-    def patience(task: Task) -> float:
+    def limit(task: Task) -> float:
         path = Path(task.source) / task.path
         return seconds + (path.stat().st_size / 1e6 if path.exists() else 0)
 
-    for task, result in processes.each(tasks, clean_file, jobs, patience):
+    for task, result in processes.as_completed(tasks, clean_file, jobs, limit):
         if isinstance(result, processes.Lost):
             path = Path(task.source) / task.path
             size = path.stat().st_size if path.exists() else -1
@@ -187,18 +197,20 @@ def _run(tasks: list[Task], jobs: int | None, seconds: float) -> Iterator[FileRe
             yield result
 
 
-def _own_words(file: str) -> FileResult:
-    detail = "no scan: labels.csv and phantom.json are read as the source's own words"
+def _refused_metadata(file: str) -> FileResult:
+    detail = "no scan: labels.csv and phantom.json are metadata of the source"
     return refused(file, -1, Refusal(Reason.NOT_DICOM, detail))
 
 
-def _summary(tables: Tables, own: set[str], skipped: int, unmatched: list[str]) -> CleanSummary:
-    failed = [row for row in tables.refused if row["file"] not in own]
+def _summary(
+    tables: Tables, metadata: set[str], skipped: int, unmatched: list[str]
+) -> CleanSummary:
+    failed = [row for row in tables.refused if row["file"] not in metadata]
     return CleanSummary(
         slices=len(tables.manifest),
-        no_head=sum(not row["head"] for row in tables.manifest),
-        studies=len({row["study"] for row in tables.manifest}),
-        used=len({row["file"] for row in tables.manifest}),
+        no_head=sum(not row.head for row in tables.manifest),
+        studies=len({row.study for row in tables.manifest}),
+        used=len({row.file for row in tables.manifest}),
         refused=len(failed),
         reasons=dict(sorted(collections.Counter(row["reason"] for row in failed).items())),
         notes=len(tables.notes),

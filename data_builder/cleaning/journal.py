@@ -1,32 +1,34 @@
-"""The record of finished files that a run leaves behind, so that the next one goes on from it."""
+"""Keeps the record of finished files from which the next run goes on."""
 
 import contextlib
-import fcntl
 import json
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
+from typing import Any
 
-from data_builder.cleaning.clean_file import FileResult
+from data_builder.cleaning.results import CleanedSlice, FileResult
 from data_builder.errors import InputError
+from data_builder.files import DRAFT, draft_of, lock
 from data_builder.pseudonyms import Lookup
 
+NAME = ".journal.jsonl"
 _SECONDS_BETWEEN_FLUSHES = 1.0
 _END = '"the end"'
 
 
 class Journal:
-    """`out/.journal.jsonl`: the settings, then one finished file a line; pseudonyms only.
+    """`out/.journal.jsonl`: the settings, then a line for each finished file; pseudonyms only.
 
-    Holds a lock on the folder while it is open. A file counts as finished while its size is the
-    same, it was not changed after the journal was last written, and its images are there.
+    Holds a lock on the folder while it is open. A file counts as finished while it has the same
+    size, was not changed after the journal was last written, and has its images.
     """
 
-    def __init__(self, out: Path, settings: dict, lookup: Lookup | None) -> None:
-        """Raises InputError where `out` can't be written, is in use, or has other settings."""
+    def __init__(self, out: Path, settings: Mapping[str, Any], lookup: Lookup | None) -> None:
+        """Raises InputError where `out` cannot be written or another run writes to it."""
         self._out, self._settings, self._lookup = out, settings, lookup
-        self._path = out / ".journal.jsonl"
+        self._path = out / NAME
         self._waiting: list[FileResult] = []
         self._flushed = time.monotonic()
         self._started = time.time()
@@ -38,11 +40,11 @@ class Journal:
             raise InputError(
                 f"the folder given with --out can't be written ({error.strerror}): give another"
             ) from error
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        if not lock(self._file):
             self._file.close()
-            raise InputError("another run is writing to --out: wait for it to end") from error
+            raise InputError("another run is writing to --out: wait for it to end")
+        for draft in out.glob(f"{DRAFT}*-{NAME}"):  # of a run that was killed
+            draft.unlink()
 
     def __enter__(self) -> "Journal":
         return self
@@ -52,8 +54,11 @@ class Journal:
             self.flush()
         self._file.close()
 
-    def load(self, source: Path, files: dict[str, PurePosixPath]) -> dict[str, FileResult]:
-        """Results of earlier runs that still hold, by file."""
+    def load(self, source: Path, files: Mapping[str, PurePosixPath]) -> dict[str, FileResult]:
+        """The results of earlier runs that still hold, by file.
+
+        Raises InputError where the earlier runs had other settings.
+        """
         self._file.seek(0)
         written = os.fstat(self._file.fileno()).st_mtime
         head, *lines = self._file.read().split("\n")
@@ -64,24 +69,24 @@ class Journal:
             return {}
         self._check(json.loads(head))
         self.finished = lines[-2:] == [_END, ""]
-        if lines[-1]:  # a line cut short by a kill is ended, so that the next starts afresh
+        if lines[-1]:  # ends a line that a kill cut short
             self._file.write("\n")
-        found = {}
+        results = {}
         for line in lines:
-            with contextlib.suppress(ValueError, TypeError):
-                result = FileResult(**json.loads(line))
-                found[result.file] = result
+            with contextlib.suppress(ValueError, TypeError):  # a line cut short, or the end
+                result = _result(json.loads(line))
+                results[result.file] = result
         return {
             name: result
-            for name, result in found.items()
+            for name, result in results.items()
             if name in files and self._holds(result, source / files[name], written)
         }
 
-    def _check(self, earlier: dict) -> None:
-        other = [name for name, value in self._settings.items() if earlier.get(name) != value]
-        if other:
+    def _check(self, earlier: Mapping[str, Any]) -> None:
+        changed = [name for name, value in self._settings.items() if earlier.get(name) != value]
+        if changed:
             raise InputError(
-                f"--out holds slices with another {', '.join(other)}: give a new folder, "
+                f"--out holds slices with another {', '.join(changed)}: give a new folder, "
                 "or the same SRC, --key and options as before"
             )
 
@@ -91,16 +96,16 @@ class Journal:
         except OSError:
             return False
         same = state.st_size == result.size and state.st_mtime <= written
-        return same and all((self._out / row["image"]).is_file() for row in result.rows)
+        return same and all((self._out / row.image).is_file() for row in result.rows)
 
     def add(self, result: FileResult) -> None:
-        """Takes a finished file; it is on disk within a second or so, its lookup first."""
+        """Adds a finished file; it is on disk within about a second, its meanings first."""
         self._waiting.append(result)
         if time.monotonic() - self._flushed > _SECONDS_BETWEEN_FLUSHES:
             self.flush()
 
     def flush(self) -> None:
-        """Puts all that was added on disk."""
+        """Writes all added files to disk."""
         waiting, self._waiting = self._waiting, []
         if self._lookup:
             self._lookup.add(pair for result in waiting for pair in result.meanings)
@@ -109,15 +114,25 @@ class Journal:
         self._flushed = time.monotonic()
 
     def finish(self, results: Iterable[FileResult]) -> None:
-        """Rewrites the journal in order: the same files give the same bytes, however they came."""
+        """Rewrites the journal in the order of files: the same files give the same bytes."""
         lines = [json.dumps(self._settings, sort_keys=True) + "\n"]
-        lines += [_line(result) for result in sorted(results, key=lambda one: one.file)]
+        lines += [_line(result) for result in sorted(results, key=lambda result: result.file)]
         lines.append(_END + "\n")
-        draft = self._path.with_name(self._path.name + ".new")
-        draft.write_text("".join(lines), encoding="utf-8")
-        os.utime(draft, (self._started, self._started))  # what changes from now on is new
-        draft.replace(self._path)
+        with draft_of(self._path) as draft:
+            draft.write_text("".join(lines), encoding="utf-8")
+            # Files that were changed since the start of this run count as new in the next.
+            os.utime(draft, (self._started, self._started))
 
 
 def _line(result: FileResult) -> str:
-    return json.dumps(vars(result) | {"meanings": []}, sort_keys=True) + "\n"
+    """A line of the journal: all of a result but its meanings, which are private."""
+    values = vars(result) | {"rows": [vars(row) for row in result.rows], "meanings": []}
+    return json.dumps(values, sort_keys=True) + "\n"
+
+
+def _result(values: Any) -> FileResult:
+    """The result that a line of the journal holds. Raises TypeError for any other value."""
+    if not isinstance(values, dict):
+        raise TypeError("not a result")
+    rows = [CleanedSlice(**row) for row in values.get("rows", [])]
+    return FileResult(**(values | {"rows": rows}))

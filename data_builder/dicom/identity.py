@@ -1,4 +1,4 @@
-"""Whose image a DICOM file holds and of which study, read without its pixels."""
+"""Reads whose image a DICOM file holds and of which study, without its pixels."""
 
 import contextlib
 import hashlib
@@ -7,8 +7,9 @@ from typing import NamedTuple
 
 import pydicom
 
-from data_builder.dicom.header import Tags
-from data_builder.dicom.read import looks_like_dicom
+from data_builder.dicom.header import identity_of
+from data_builder.dicom.parse import looks_like_dicom
+from data_builder.dicom.tags import Tags
 
 _TAGS = (
     "PatientID",
@@ -20,7 +21,7 @@ _TAGS = (
 
 
 class Identity(NamedTuple):
-    """A file's own texts, as in `ct_header.Header`: private, for pseudonyms and never written."""
+    """A file's own texts, as in `header.Header`: private, for pseudonyms and never written."""
 
     study: str
     person: str
@@ -28,10 +29,10 @@ class Identity(NamedTuple):
 
 
 def read_identity(path: Path) -> Identity | None:
-    """Study, person and instance of a DICOM file; None where it says none, or is no such file.
+    """The study, person and instance of a DICOM file; None where it cannot be parsed.
 
-    What can't be parsed here has its reason told by `dicom.read_slices`. Run it in a process of its
-    own (`isolation`): a deflated file may grow without end.
+    `read.read_slices` gives the reason for that. Run this in a worker of `parallel.processes`: a
+    deflated file may inflate without end.
     """
     with contextlib.suppress(Exception):  # pydicom raises many kinds on a bad file
         with path.open("rb") as file:
@@ -43,5 +44,5 @@ def read_identity(path: Path) -> Identity | None:
         patient, issuer, study, series, instance = map(tags.text, _TAGS)
         instance = instance or hashlib.sha256(path.read_bytes()).hexdigest()
         study = study or series or instance
-        return Identity(study, (f"{patient}^{issuer}" if issuer else patient) or study, instance)
+        return Identity(study, identity_of(patient, issuer) or study, instance)
     return None

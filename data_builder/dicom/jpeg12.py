@@ -1,7 +1,6 @@
-"""JPEG of 12 bits a sample (Process 4, lossy), which pydicom has no permissive decoder for.
+"""Decodes lossy JPEG of 12 bits a sample (Process 4) with GDCM, as a plugin of pydicom.
 
-GDCM decodes it; pydicom's own plugin turns such files away unasked. The result is checked in the
-tests against DCMTK's decoder.
+pydicom's own plugin for GDCM refuses such files. The tests check files of DCMTK's encoder.
 """
 
 import gdcm
@@ -12,14 +11,14 @@ PLUGIN = "gdcm 12 bit"
 
 
 def is_available(syntax: str) -> bool:
-    """Whether this decodes the transfer syntax; pydicom asks."""
+    """Whether this plugin decodes a transfer syntax; pydicom requires the function."""
     return syntax == JPEGExtended12Bit
 
 
 def decode_frame(source: bytes, runner: DecodeRunner) -> bytes:
-    """One frame's stored values, little endian, as pydicom's decoders give them.
+    """The stored values of one frame, little endian, as pydicom expects them.
 
-    Raises ValueError where the stream does not decode.
+    Raises ValueError where the stream does not decode to the size in the header.
     """
     fragment = gdcm.Fragment()
     fragment.SetByteStringValue(source)
@@ -37,7 +36,7 @@ def decode_frame(source: bytes, runner: DecodeRunner) -> bytes:
     image.SetTransferSyntax(gdcm.TransferSyntax(syntax))
     stored, signed = runner.bits_stored, runner.pixel_representation
     image.SetPixelFormat(gdcm.PixelFormat(1, runner.bits_allocated, stored, stored - 1, signed))
-    frame = image.GetBuffer().encode("utf-8", "surrogateescape")  # it gives bytes as text
+    frame = image.GetBuffer().encode("utf-8", "surrogateescape")  # GetBuffer returns bytes as text
     if len(frame) != runner.frame_length("bytes"):
         raise ValueError("the JPEG stream does not hold the frame that the header says")
     return frame

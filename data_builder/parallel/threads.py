@@ -1,4 +1,4 @@
-"""One function over many items, read ahead by threads: results in order, memory bounded."""
+"""Maps a function over many items in threads, in order, with bounded memory."""
 
 import collections
 import concurrent.futures
@@ -10,30 +10,31 @@ from data_builder.progress import track
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-_AHEAD = 64
+_MOST_AHEAD = 64
 
 
 def in_order(
-    function: Callable[[Item], Result], items: Sequence[Item], what: str
+    function: Callable[[Item], Result], items: Sequence[Item], description: str
 ) -> Iterator[Result]:
-    """`function` of each item, in order, at most 64 ahead; `what` names the work in its progress.
+    """Yields `function(item)` in the order of the items and shows the progress.
 
-    Threads are enough: Pillow and OpenCV let go of Python's lock while they work.
+    At most 64 items are computed ahead of the reader. Threads suffice for Pillow and OpenCV, which
+    release Python's lock.
     """
-    return track(_ahead(function, items), len(items), what)
+    return track(_ahead(function, items), len(items), description)
 
 
 def _ahead(function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
-    left = iter(items)
+    remaining = iter(items)
     with concurrent.futures.ThreadPoolExecutor() as pool:
-        waiting = collections.deque(
-            pool.submit(function, item) for item in itertools.islice(left, _AHEAD)
+        futures = collections.deque(
+            pool.submit(function, item) for item in itertools.islice(remaining, _MOST_AHEAD)
         )
         try:
-            while waiting:
-                result = waiting.popleft().result()
-                for item in itertools.islice(left, 1):
-                    waiting.append(pool.submit(function, item))
+            while futures:
+                result = futures.popleft().result()
+                for item in itertools.islice(remaining, 1):
+                    futures.append(pool.submit(function, item))
                 yield result
         finally:
             pool.shutdown(cancel_futures=True)

@@ -1,12 +1,11 @@
-"""The anatomy of a made-up head: implicit surfaces in millimetres.
+"""Defines the anatomy of a synthetic head by implicit surfaces in millimetres.
 
-Nothing here was measured on a patient, and no result on a phantom says anything about patients:
-sizes are textbook sizes rounded by eye, so that a slice looks like a head CT at a glance and
-asks of the pipeline what a scanner would.
+No size was measured on a patient: they are textbook sizes rounded by eye, so that a slice looks
+like a head CT at a glance. Phantom results say nothing about patients.
 
 Head coordinates: x to the patient's left, y to the back, z to the crown (DICOM's patient axes),
 origin between the lateral ventricles. A field is negative inside its structure and grows by
-about one a millimetre, so that `field - 3` is the structure made 3 mm thicker.
+about 1 per millimetre, so that `field - 3` is the structure made 3 mm thicker.
 """
 
 import numpy as np
@@ -45,7 +44,7 @@ def _step(v: Float32[np.ndarray, "*points"], width: float) -> Float32[np.ndarray
 
 
 def vault(p: Points) -> Float32[np.ndarray, "*points"]:
-    """Inner table of the skull, the base left open: an egg, broad at the back."""
+    """Field of the skull's inner table with the base left open: an egg, broad at the back."""
     temple = np.exp(-(((p.y + 42) / 22) ** 2) - ((p.z + 12) / 24) ** 2)
     rx = 66 * (1 + 0.06 * np.tanh(p.y / 40)) - 3.5 * temple
     rz = np.where(p.z > 0, np.float32(79), np.float32(125))
@@ -56,18 +55,18 @@ def vault(p: Points) -> Float32[np.ndarray, "*points"]:
 
 
 def petrous_line(p: Points) -> Float32[np.ndarray, "*points"]:
-    """Signed distance along y from the petrous ridges: positive in the posterior fossa."""
+    """Signed distance along y from the petrous ridges, positive in the posterior fossa."""
     return p.y - (-4 + 0.5 * np.abs(p.x))
 
 
 def petrous(p: Points) -> Float32[np.ndarray, "*points"]:
-    """The two petrous pyramids, the densest bone of the head."""
+    """Field of the two petrous pyramids, the densest bone of the head."""
     q = Points(np.abs(p.x), p.y, p.z)
     return rod(q, (15.0, 4.0, -33.0), (60.0, 26.0, -34.0), (5.0, 10.0))
 
 
 def base(p: Points) -> Float32[np.ndarray, "*points"]:
-    """Height z of the skull base's upper side under each point: three fossae in steps."""
+    """Height z of the upper side of the skull base under each point: three fossae in steps."""
     ax = np.abs(p.x)
     front = -22 + 11 * np.exp(-(((ax - 30) / 17) ** 2) - ((p.y + 60) / 26) ** 2)
     bowl = -46 + 9 * ((ax - 38) / 22) ** 2 + 7 * ((p.y + 12) / 26) ** 2
@@ -83,14 +82,14 @@ def base(p: Points) -> Float32[np.ndarray, "*points"]:
 def enclose(
     p: Points, dome: Float32[np.ndarray, "*points"], height: Float32[np.ndarray, "*points"]
 ) -> Float32[np.ndarray, "*points"]:
-    """All that lies inside the skull, of its `vault` and the height of its `base`."""
+    """Field of the inside of the skull, from its `vault` and the height of its `base`."""
     inside = np.maximum(dome, height - p.z)
     spinal = rod(p, (0.0, 24.0, -52.0), (0.0, 28.0, -95.0), (16.0, 14.0))
     return np.minimum(np.maximum(inside, -petrous(p)), spinal)
 
 
 def cavity(p: Points) -> Float32[np.ndarray, "*points"]:
-    """All that lies inside the skull."""
+    """Field of the inside of the skull."""
     return enclose(p, vault(p), base(p))
 
 
@@ -100,12 +99,12 @@ def tentorium(p: Points) -> Float32[np.ndarray, "*points"]:
 
 
 def infratentorial(p: Points) -> Float32[np.ndarray, "*points"]:
-    """The room under the tentorium and behind the petrous ridges."""
+    """Field of the space under the tentorium and behind the petrous ridges."""
     return np.maximum(tentorium(p), -petrous_line(p))
 
 
 def ventricles(p: Points, size: float) -> Float32[np.ndarray, "*points"]:
-    """Both lateral ventricles with their horns, the third and the fourth."""
+    """Field of both lateral ventricles with their horns, the third and the fourth."""
     q = Points(np.abs(p.x), p.y, p.z)
     s = size
     third = ellipsoid(p, (0.0, 6.0, 2.0), (1.6 + 1.6 * s, 13.0, 9.0))
@@ -124,7 +123,7 @@ def ventricles(p: Points, size: float) -> Float32[np.ndarray, "*points"]:
 
 
 def brainstem(p: Points) -> Float32[np.ndarray, "*points"]:
-    """Midbrain, pons and medulla."""
+    """Field of midbrain, pons and medulla."""
     midbrain = ellipsoid(p, (0.0, 15.0, -8.0), (15.0, 12.0, 13.0))
     pons = ellipsoid(p, (0.0, 11.0, -29.0), (17.0, 13.0, 15.0))
     medulla = rod(p, (0.0, 19.0, -40.0), (0.0, 27.0, -90.0), (9.0, 7.0))

@@ -1,6 +1,6 @@
-"""Made-up hemorrhages: where in the head each kind sits, how large, and what it pushes aside.
+"""Samples synthetic hemorrhages: their site, size and shape, and their mass effect.
 
-Phantom results say nothing about patients; see `data_builder.phantom.anatomy` for coordinates.
+Coordinates are those of `anatomy`. Phantom results say nothing about patients.
 """
 
 import dataclasses
@@ -14,13 +14,13 @@ from data_builder.phantom.head import DIFFICULTY, Head, Points, Waves, sample_wa
 
 
 class Site(NamedTuple):
-    """A place where bleeds of one location sit; x is mirrored at random."""
+    """A site of bleeds of one location; x is mirrored at random."""
 
     share: float  # of the location's bleeds
-    centre: tuple[float, float, float]  # mm; of a lobe: where the ray to its surface starts
-    largest_ml: float  # what fits there, whatever the volume drawn
+    centre: tuple[float, float, float]  # mm; of a lobe: the start of the ray to its surface
+    largest_ml: float  # an upper limit on the volume that is drawn
     shape: tuple[float, float, float]  # relative half lengths along x, y and z
-    toward: tuple[float, float, float] | None = None  # of a lobe: where that ray goes
+    toward: tuple[float, float, float] | None = None  # of a lobe: the end of that ray
 
 
 _ROUND = (1.0, 1.1, 0.95)
@@ -58,15 +58,15 @@ class Bleed:
 
     @property
     def radius(self) -> float:
-        """Radius in mm of the ball of the same volume."""
+        """Radius in mm of the ball with the same volume."""
         return float(np.cbrt(self.radii[0] * self.radii[1] * self.radii[2]))
 
 
 def sample_bleed(rng: np.random.Generator, head: Head, location: str, visit: int) -> Bleed:
     """Draws a bleed at one of the location's sites.
 
-    The draws do not depend on `visit`: at visit 1 the same bleed has grown or shrunk a little
-    and its oedema is wider.
+    The draws do not depend on `visit`: at visit 1 the same bleed is a little larger or smaller,
+    and its oedema wider.
     """
     d = DIFFICULTY
     sites = SITES[location]
@@ -86,7 +86,7 @@ def sample_bleed(rng: np.random.Generator, head: Head, location: str, visit: int
         start, end = centre, np.array(site.toward) + jitter * 9
         t = np.linspace(0, 1, 101, dtype=np.float32)
         ray = Points(*(float(a) + t * float(b - a) for a, b in zip(start, end, strict=True)))
-        # Lobar blood reaches the cortex, or nearly: its centre is about a radius deep.
+        # Lobar blood reaches the cortex, or nearly: its centre is about one radius deep.
         depth = head.gap_mm + 2 + max(5.0, radius * rng.uniform(0.7, 0.95))
         centre = start + float(t[np.argmin(np.abs(-cavity(ray) - depth))]) * (end - start)
     oedema = rng.uniform(*d.oedema_mm) if rng.uniform() < d.oedema_share else 0.0
@@ -106,9 +106,9 @@ def sample_bleed(rng: np.random.Generator, head: Head, location: str, visit: int
 def room(
     p: Points, bowl: Float32[np.ndarray, "*points"], head: Head, location: str
 ) -> Float32[np.ndarray, "*points"]:
-    """Where a bleed of this location may be: brain, on the right side of the tentorium.
+    """Field of the space for a bleed of this location: brain on its side of the tentorium.
 
-    `bowl` is the `cavity` at `p`. A ventricle does not stop blood.
+    `bowl` is the `cavity` at `p`. Ventricles are included: they do not stop blood.
     """
     under = infratentorial(p)
     if location == "subtentorial":
@@ -119,7 +119,7 @@ def room(
 
 
 def blob(p: Points, bleed: Bleed) -> Float32[np.ndarray, "*points"]:
-    """Field of the bleed's ragged body, before `room` cuts it."""
+    """Field of the bleed's ragged body, before it is limited to `room`."""
     r = bleed.radius
     q = np.sqrt(
         ((p.x - bleed.centre[0]) / bleed.radii[0]) ** 2
@@ -131,7 +131,7 @@ def blob(p: Points, bleed: Bleed) -> Float32[np.ndarray, "*points"]:
 
 
 def push(p: Points, bleed: Bleed) -> Points:
-    """The points of the healthy brain that a bleed has pushed to `p`: its mass effect."""
+    """The points of the healthy brain that the bleed displaces to `p`: its mass effect."""
     x, y, z = (a - c for a, c in zip(p, bleed.centre, strict=True))
     r2 = x * x + y * y + z * z
     r = np.sqrt(r2 + 1)

@@ -1,9 +1,9 @@
-"""A slice in the making: structures laid one over another, with partial volume.
+"""Composes a slice from structures, one over the other, with partial volume.
 
 A field is sampled on a grid four times coarser than the image, at the two Gauss points of the
-slab's thickness; its coverage of a voxel is the share of the slab on the field's inner side,
-were the field linear there. Coverage is smooth, so it is enlarged and then clipped: edges come
-out sharper than the coarse grid.
+slab's thickness. Its coverage of a voxel is the share of the slab inside the structure, for a
+field that is linear there. Coverage is smooth, so it is enlarged and then clipped: edges are
+sharper than the coarse grid.
 """
 
 import cv2
@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float32
 from data_builder.phantom.head import Tissue
 
 STEP = 4
-"""Pixels of the image to one of the coarse grid, each way."""
+"""Pixels of the image per pixel of the coarse grid, along each axis."""
 
 EDGE_MM = 0.9
 """Width over which a sharp edge in the plane is blurred: a scanner's resolution."""
@@ -23,24 +23,24 @@ Field = Float32[np.ndarray, "2 rows columns"]
 
 
 def enlarge(coarse: Float32[np.ndarray, "rows columns"]) -> Float32[np.ndarray, "4*rows 4*columns"]:
-    """A coarse map at the image's pixels, by straight lines."""
+    """Interpolates a coarse map linearly to the image's pixels."""
     rows, columns = coarse.shape
     size = (columns * STEP, rows * STEP)
     return cv2.resize(coarse, size, interpolation=cv2.INTER_LINEAR)
 
 
 def union(*fields: Field) -> Field:
-    """Field of all the structures together."""
+    """Field of the union of structures."""
     return np.minimum.reduce(fields)
 
 
 def both(*fields: Field) -> Field:
-    """Field of what the structures have in common."""
+    """Field of the intersection of structures."""
     return np.maximum.reduce(fields)
 
 
 def coverage_of(field: Field) -> Float32[np.ndarray, "rows columns"]:
-    """Share of each voxel on the field's inner side, before it is clipped to 0..1."""
+    """Share of each voxel inside the structure, before it is clipped to 0..1."""
     depth = _SQRT3 * np.abs(field[1] - field[0]) + EDGE_MM
     return 0.5 - 0.5 * (field[0] + field[1]) / depth
 
@@ -48,7 +48,7 @@ def coverage_of(field: Field) -> Float32[np.ndarray, "rows columns"]:
 def box_around(
     inside: Bool[np.ndarray, "rows columns"],
 ) -> tuple[slice, slice] | None:
-    """The smallest box around the true points, and one more all round; None if there are none."""
+    """The smallest box around the true points with a margin of one; None without true points."""
     rows, columns = np.flatnonzero(inside.any(1)), np.flatnonzero(inside.any(0))
     if not len(rows):
         return None
@@ -57,7 +57,7 @@ def box_around(
 
 
 class Canvas:
-    """One slice in the making.
+    """One slice that is being composed.
 
     Attributes:
       hu: float32 [rows, columns], Hounsfield units without noise.
@@ -75,7 +75,7 @@ class Canvas:
         hu: float | Float32[np.ndarray, "rows columns"],
         threshold: float = 0.5,
     ) -> None:
-        """Lays `tissue` where `field` is negative; the class changes from `threshold` coverage."""
+        """Paints `tissue` where `field` is negative, and its class where it covers `threshold`."""
         coverage = coverage_of(field)
         box = box_around(coverage > 0)
         if box is None:
@@ -91,7 +91,7 @@ class Canvas:
         hu: float | Float32[np.ndarray, "height width"],
         threshold: float = 0.5,
     ) -> None:
-        """Lays `tissue` over the box (in coarse pixels) by a coverage at the image's pixels."""
+        """Paints `tissue` in a box (in coarse pixels) by its coverage of the image's pixels."""
         fine = tuple(slice(s.start * STEP, s.stop * STEP) for s in box)
         np.clip(coverage, 0, 1, out=coverage)
         below = self.hu[fine]

@@ -1,7 +1,7 @@
-"""A made-up study as CT Image Storage objects (DICOM PS3.3 A.3), one a slice.
+"""Encodes a synthetic study as CT Image Storage objects (DICOM PS3.3 A.3), one for each slice.
 
-Names, numbers and dates are made up and look it; the objects carry Quality Control Subject
-(0010,0200) YES, the standard's mark of a phantom.
+Names, numbers and dates are synthetic and look it; Quality Control Subject (0010,0200) is YES, the
+standard's mark of a phantom.
 """
 
 import datetime
@@ -12,23 +12,24 @@ from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian, generate_ui
 
 from data_builder.phantom.scan import INTERCEPT, PADDING_STORED, SIZE, THICKNESS_MM, PhantomStudy
 
+# Texts inside the objects stay as they are: they belong to the bytes of VERSION 1.
 NOTICE = "Made-up phantom: results on it say nothing about patients."
 _IMPLEMENTATION = generate_uid(entropy_srcs=["dtvit-jax phantom"])
 _SCANNERS = ("PHANTOM A", "PHANTOM B")
 
 
 def patient_id(subject: int) -> str:
-    """Patient ID (0010,0020) of a made-up subject."""
+    """Patient ID (0010,0020) of a synthetic subject."""
     return f"PHANTOM-{subject:04d}"
 
 
 def slice_uid(seed: int, subject: int, visit: int, index: int) -> str:
-    """SOP Instance UID of slice `index`, counted from the skull base."""
+    """SOP Instance UID (0008,0018) of slice `index`, counted from the skull base."""
     return _uid("slice", seed, subject, visit, index)
 
 
 def _uid(*words: object) -> str:
-    # Joined: pydicom strings its sources together, and subject 4, visit 01 would meet 40, visit 1.
+    # Joined with "/": pydicom concatenates its sources, and subject 4, visit 01 would equal 40, 1.
     return generate_uid(entropy_srcs=["/".join(["dtvit-jax", *map(str, words)])])
 
 
@@ -40,8 +41,8 @@ def _ds(values: object) -> list[str]:
 def to_dicom(study: PhantomStudy, seed: int, subject: int, visit: int) -> list[Dataset]:
     """The study's slices as DICOM objects, from the skull base up.
 
-    Instance Number rises with the position in one half of studies and falls in the other, as
-    scanners do. All that varies follows from the arguments, so the bytes are the same each time.
+    Instance Number rises with the position in half of the studies and falls in the others, as on
+    scanners. The same arguments give the same bytes.
     """
     rng = np.random.default_rng((seed, subject, 4))
     scanned = datetime.datetime(2001, 1, 1, 8, 0) + datetime.timedelta(

@@ -1,6 +1,6 @@
-"""A made-up person: tissues, how hard the phantoms are, and what differs from head to head.
+"""Defines a synthetic head: its tissues, how hard phantoms are, and what varies between heads.
 
-Nothing here was measured on a patient, and no result on a phantom says anything about patients.
+Nothing here was measured on a patient, and phantom results say nothing about patients.
 """
 
 import dataclasses
@@ -12,7 +12,7 @@ from jaxtyping import Float32
 
 
 class Tissue(enum.IntEnum):
-    """What a voxel is made of, for most of its thickness."""
+    """The tissue that fills most of a voxel."""
 
     PADDING = 0  # outside the scanner's circular field: no measurement at all
     AIR = 1
@@ -31,32 +31,32 @@ class Tissue(enum.IntEnum):
 
 
 HEAD_CLASSES = tuple(t for t in Tissue if t not in (Tissue.PADDING, Tissue.AIR, Tissue.HOLDER))
-"""The classes that belong to the head: what cleaning should keep."""
+"""The classes of the head: cleaning should keep them."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Difficulty:
-    """How hard the phantoms are: chosen once, before any model saw them, never tuned to a score.
+    """How hard phantoms are: chosen before any model was trained on them, never tuned to a score.
 
-    Ranges are (low, high) of a uniform draw unless said otherwise.
+    Ranges are (low, high) of a uniform draw, unless a comment states another.
     """
 
     # Clotted blood is 60 to 80 HU (the textbook's range); brain is 25 to 40, dura about 60.
     bleed_hu: tuple[float, float] = (60.0, 80.0)
-    # Log-uniform. 2 ml (16 mm across) is a small bleed, found late; over 60 ml is mostly fatal.
+    # Log-uniform. 2 ml (16 mm across) is a small bleed, detected late; over 60 ml mostly fatal.
     bleed_ml: tuple[float, float] = (2.0, 60.0)
     # Height of the ragged edge as a share of the bleed's radius.
     bleed_raggedness: float = 0.16
-    oedema_share: float = 0.6  # of bleeds have a dark rim: it grows over days, so not all do
+    oedema_share: float = 0.6  # of bleeds with a dark rim: it grows over days, so not all have it
     oedema_mm: tuple[float, float] = (2.0, 7.0)
-    # A bleed marks a slice only if it is seen there: this many pixels of this coverage or more.
+    # A slice counts as hemorrhage if this many pixels have this coverage or more: it is visible.
     bleed_coverage: float = 0.35
     bleed_pixels: int = 40
     # Standard deviation of a routine head scan's noise in brain, correlated over about a pixel.
     noise_hu: tuple[float, float] = (4.0, 6.0)
-    # Depth of the dark band between the petrous bones: from hardly seen to as dark as oedema.
+    # Depth of the dark band between the petrous bones: from hardly visible to as dark as oedema.
     streak_hu: tuple[float, float] = (6.0, 18.0)
-    # Bright things that are no bleed, by how often they are there. Shares grow with age.
+    # Shares of heads with bright structures that are no bleed. Shares grow with age.
     calcified_pineal: float = 0.7
     calcified_choroid: float = 0.6
     calcified_falx: float = 0.35
@@ -100,7 +100,7 @@ class Waves:
 def sample_waves(
     rng: np.random.Generator, count: int, length_mm: float, stretch_z: float = 1.0
 ) -> Waves:
-    """Waves in random directions, of `length_mm` give or take a quarter, longer along z."""
+    """Samples waves in random directions, of 0.8 to 1.3 times `length_mm`, longer along z."""
     direction = rng.standard_normal((count, 3))
     direction /= np.linalg.norm(direction, axis=1, keepdims=True)
     direction[:, 2] /= stretch_z
@@ -113,7 +113,7 @@ def sample_waves(
 
 @dataclasses.dataclass(frozen=True)
 class Head:
-    """One made-up person: what stays the same from visit to visit."""
+    """One synthetic person: all that is the same at every visit."""
 
     age: int
     sex: str
@@ -137,7 +137,7 @@ class Head:
 
 
 def sample_head(rng: np.random.Generator) -> Head:
-    """Draws a person: age first, for the size of ventricles and sulci follows it."""
+    """Samples a person: age first, because the size of ventricles and sulci depends on it."""
     d = DIFFICULTY
     age = int(rng.uniform(*d.age_years))
     old = (age - 22) / 68

@@ -1,4 +1,4 @@
-"""Paints one slab of a made-up head, each structure over the last.
+"""Paints one slab of a synthetic head, each structure over the one before.
 
 Phantom results say nothing about patients.
 """
@@ -34,11 +34,11 @@ from data_builder.phantom.head import DIFFICULTY, Head, Points, Tissue
 
 
 class Slab:
-    """Where one slice lies in the head, and the surfaces that many structures refer to.
+    """The position of one slice in the head, and the surfaces that many structures refer to.
 
     Attributes:
       at: head coordinates of the coarse grid at both Gauss points, each [2, rows, columns].
-      inner: the same, less what the bleed has pushed aside; brain is looked up here.
+      inner: the same points before the bleed displaced them; brain is defined there.
       side: `inner` with both sides folded onto the left, for structures that come in pairs.
       dome, base, bowl, under, folds: `vault`, `base`, `cavity` and `infratentorial` there, and
         the folding of the cortex at the slab's middle [rows, columns].
@@ -61,12 +61,12 @@ class Slab:
 
 
 def middle(p: Points) -> Points:
-    """The points half way between the two Gauss points."""
+    """The points halfway between the two Gauss points."""
     return Points(*(0.5 * (a[0] + a[1]) for a in p))
 
 
 def paint_soft_tissue(canvas: Canvas, slab: Slab, head: Head) -> None:
-    """The head's outline with face and ears; all of it muscle under skin and fat."""
+    """Paints the head's outline with face and ears: muscle under skin and fat."""
     p = slab.at
     q = Points(np.abs(p.x), p.y, p.z)
     temple = 8 * np.exp(-(((p.y + 40) / 20) ** 2) - ((p.z + 14) / 24) ** 2)
@@ -92,7 +92,7 @@ def paint_soft_tissue(canvas: Canvas, slab: Slab, head: Head) -> None:
 
 
 def paint_bone(canvas: Canvas, slab: Slab, head: Head) -> None:
-    """Face, skull with its marrow, the base with its air cells."""
+    """Paints the face, the skull with its marrow, and the base with its air cells."""
     p = slab.at
     q = Points(np.abs(p.x), p.y, p.z)
     texture = head.cells(middle(p))
@@ -130,7 +130,7 @@ def paint_bone(canvas: Canvas, slab: Slab, head: Head) -> None:
 def _paint_face(
     canvas: Canvas, p: Points, q: Points, dense: Float32[np.ndarray, "rows columns"]
 ) -> None:
-    """Cheek bones and jaw, the nasal block, orbits with their eyes."""
+    """Paints cheek bones and jaw, the nasal block, and orbits with their eyes."""
     bones = union(
         rod(q, (50.0, -66.0, -46.0), (66.0, -30.0, -46.0), (5.0, 2.5)),
         rod(q, (52.0, -4.0, -50.0), (50.0, -8.0, -90.0), (6.0, 5.0)),
@@ -155,7 +155,7 @@ def _paint_face(
 
 
 def paint_brain(canvas: Canvas, slab: Slab, head: Head) -> None:
-    """Everything inside the skull but the bleed."""
+    """Paints everything inside the skull but the bleed."""
     p, q, bowl = slab.inner, slab.side, slab.bowl
     white, size, gap = head.white_hu, head.ventricle, head.gap_mm
     canvas.paint(bowl, Tissue.CSF, 7.0)
@@ -195,7 +195,7 @@ def paint_brain(canvas: Canvas, slab: Slab, head: Head) -> None:
 
 
 def _paint_cortex(canvas: Canvas, slab: Slab, head: Head, surface: Field) -> None:
-    """Brain with its sulci: lines where a smooth random field crosses 0, deep to 16 mm."""
+    """Paints brain with its sulci: zero lines of a smooth random field, 16 mm deep."""
     box = box_around(np.any(surface < 2, axis=0))
     if box is None:
         return
@@ -225,7 +225,7 @@ def _paint_cortex(canvas: Canvas, slab: Slab, head: Head, surface: Field) -> Non
 
 
 def _paint_dura(canvas: Canvas, slab: Slab) -> None:
-    """Tentorium, and the sagittal sinus where the falx meets the skull: 50 to 60 HU."""
+    """Paints the tentorium, and the sagittal sinus where the falx meets the skull: 50 to 60 HU."""
     p, bowl = slab.inner, slab.bowl
     if slab.near(-40.0, 10.0):
         notch = 26 - np.sqrt((p.x * 1.5) ** 2 + (p.y - 8) ** 2)
@@ -236,7 +236,7 @@ def _paint_dura(canvas: Canvas, slab: Slab) -> None:
 
 
 def _paint_calcifications(canvas: Canvas, p: Points, q: Points, head: Head) -> None:
-    """Pineal, choroid plexus, falx and ganglia: bright, and no bleed."""
+    """Paints calcified pineal, choroid plexus, falx and ganglia: bright, and no bleed."""
     parts = {
         "pineal": [ellipsoid(p, (0.0, 27.0, 5.0), (2.6, 3.2, 3.4))],
         "choroid": [ellipsoid(q, (25.0, 35.0, 12.0), (2.6, 4.5, 4.0))],
@@ -249,9 +249,9 @@ def _paint_calcifications(canvas: Canvas, p: Points, q: Points, head: Head) -> N
 
 
 def paint_bleed(canvas: Canvas, slab: Slab, head: Head, bleed: Bleed) -> None:
-    """The bleed over all else, its dark rim of oedema first.
+    """Paints the dark rim of oedema, then the bleed, over all else.
 
-    A slice that would show fewer than `DIFFICULTY.bleed_pixels` pixels of it gets none.
+    A slice that would show fewer than `DIFFICULTY.bleed_pixels` pixels of blood gets no blood.
     """
     reach = 2.2 * max(bleed.radii) + bleed.oedema_mm + 4
     if not slab.near(bleed.centre[2] - reach, bleed.centre[2] + reach):
@@ -262,8 +262,8 @@ def paint_bleed(canvas: Canvas, slab: Slab, head: Head, bleed: Bleed) -> None:
         rim = both(body - bleed.oedema_mm, limit + 3)
         canvas.paint(rim, Tissue.OEDEMA, head.white_hu - 8)
     field = both(body, limit)
-    seen = enlarge(coverage_of(field)) >= DIFFICULTY.bleed_coverage
-    if np.count_nonzero(seen) < DIFFICULTY.bleed_pixels:
+    visible = enlarge(coverage_of(field)) >= DIFFICULTY.bleed_coverage
+    if np.count_nonzero(visible) < DIFFICULTY.bleed_pixels:
         return
     mottle = bleed.hu + 2.0 * bleed.fine(middle(slab.at))
     low, high = DIFFICULTY.bleed_hu

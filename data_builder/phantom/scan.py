@@ -1,7 +1,6 @@
-"""Scans a made-up head: pose, slices, holder, field of view, streaks and noise.
+"""Scans a synthetic head: pose, slices, holder, field of view, streaks and noise.
 
-`make_study` is pure: the same arguments give the same voxels. Phantom results say nothing about
-patients.
+The same arguments give the same voxels. Phantom results say nothing about patients.
 """
 
 import dataclasses
@@ -28,13 +27,15 @@ SIZE = 512
 THICKNESS_MM = 5.0
 INTERCEPT = -1024
 PADDING_STORED = -2000
-"""Stored value outside the circular field; in HU it is `PADDING_STORED + INTERCEPT`."""
+"""Stored value outside the circular field of view; in HU, `PADDING_STORED + INTERCEPT`."""
 
-_GAUSS = 0.5 / np.sqrt(3)  # the two Gauss points of a slab lie this share of it off its middle
+_GAUSS = 0.5 / np.sqrt(
+    3
+)  # the distance of a slab's two Gauss points from its middle, in thicknesses
 
 
 class Geometry(NamedTuple):
-    """Where a study's pixels lie, in DICOM's patient coordinates (LPS), mm and degrees."""
+    """The position of a study's pixels in DICOM's patient coordinates (LPS), mm and degrees."""
 
     pixel_mm: float
     gantry_degrees: float
@@ -43,19 +44,19 @@ class Geometry(NamedTuple):
 
     @property
     def positions(self) -> Float64[np.ndarray, " slices"]:
-        """Place of each slice along the normal of the planes, in mm, rising to the crown."""
+        """Position of each slice along the normal of the planes in mm, rising to the crown."""
         return self.origins @ np.cross((1.0, 0.0, 0.0), self.column)
 
 
 @dataclasses.dataclass(frozen=True)
 class PhantomStudy:
-    """One visit's scan, slices from the skull base to the crown.
+    """The scan of one visit, from the skull base to the crown.
 
     Attributes:
       hu: int16 [slices, 512, 512], Hounsfield units, -3024 outside a circular field.
       classes: uint8 [slices, 512, 512], `Tissue` of every voxel.
-      hemorrhage: bool [slices], true where the slice has at least
-        `DIFFICULTY.bleed_pixels` pixels of BLEED; no other slice has any.
+      hemorrhage: bool [slices], True where the slice has at least
+        `DIFFICULTY.bleed_pixels` pixels of BLEED; other slices have none.
       location: 'deep', 'lobar', 'subtentorial', or None for a normal head.
     """
 
@@ -73,13 +74,13 @@ class PhantomStudy:
 
     @property
     def positions(self) -> Float64[np.ndarray, " slices"]:
-        """Place of each slice along the normal, in mm."""
+        """Position of each slice along the normal, in mm."""
         return self.geometry.positions
 
 
 @dataclasses.dataclass(frozen=True)
 class _Pose:
-    """Head in the scanner: patient coordinates to head coordinates is `(w - centre) @ matrix`."""
+    """The head's pose: a point `w` of the patient is `(w - centre) @ matrix` in the head."""
 
     matrix: Float64[np.ndarray, "3 3"]
     centre: Float64[np.ndarray, " 3"]
@@ -91,7 +92,7 @@ def _sample_pose(rng: np.random.Generator, head: Head) -> _Pose:
     d = DIFFICULTY
     angles = rng.normal(0, (d.turn_degrees, d.tilt_degrees, d.tilt_degrees * 1.3))
     gantry = float(np.round(rng.uniform(-20, 20), 1)) if rng.uniform() < d.gantry_tilted else 0.0
-    # A gantry is tilted to undo the nod of the head, more or less.
+    # Radiographers tilt the gantry to compensate for most of the head's nod.
     angles[2] -= 0.7 * gantry
     matrix = Rotation.from_euler("zyx", angles, degrees=True).as_matrix() / np.array(head.scale)
     off = np.clip(rng.normal(0, d.off_centre_mm, 2), -12, 12)
@@ -107,8 +108,8 @@ def _sample_pose(rng: np.random.Generator, head: Head) -> _Pose:
     slices = int(np.clip(np.ceil((high - low) / THICKNESS_MM), 24, 32))
     pixel = fov / SIZE
     half = 0.5 * (SIZE - 1) * pixel
-    table = float(np.round(rng.uniform(-60, 60), 1))  # an arbitrary zero of the table
-    # The table moves along z alone: with a tilted gantry it moves further between slices.
+    table = float(np.round(rng.uniform(-60, 60), 1))  # the table's zero is arbitrary
+    # The table moves along z alone: with a tilted gantry its steps are longer than the spacing.
     z = low + THICKNESS_MM * (0.5 + np.arange(slices)) / normal[2]
     centres = np.stack([np.zeros(slices), np.zeros(slices), z + table], 1)
     origins = centres - half * np.array((1.0, 0.0, 0.0)) - half * np.array(column)
@@ -140,10 +141,10 @@ def _slab_points(pose: _Pose, index: int) -> Points:
 def _holder(
     rng: np.random.Generator, pose: _Pose, head: Head
 ) -> tuple[Float32[np.ndarray, "512 512"], float]:
-    """Coverage of a U-shaped head rest at the image's pixels, and its HU.
+    """The coverage of a U-shaped head rest at the image's pixels, and its HU.
 
-    It stands in the scanner's coordinates: the head rolls in it, and where it is narrow or the
-    head off its middle, it touches an ear; where it is wide, the edge of the field.
+    It is fixed in the scanner's coordinates, and the head is turned in it. A narrow rest, or a
+    head off its middle, touches an ear; a wide rest touches the edge of the field.
     """
     g = pose.geometry
     at = ((np.arange(SIZE) - 0.5 * (SIZE - 1)) * g.pixel_mm).astype(np.float32)
@@ -155,7 +156,7 @@ def _holder(
     v = at[:, None] - (bottom - round_mm)
     lean = 1 - rng.uniform(0, 0.08) * np.clip(v / round_mm, -1.5, 0)
     wall = np.abs(u) / lean - width
-    # Sampson's distance to an ellipse: it meets the walls' distance at v = 0 without a step.
+    # Sampson's distance to an ellipse: it equals the walls' distance at v = 0.
     down = np.maximum(v, 0)
     slope = 2 * np.sqrt((u / width**2) ** 2 + (down / round_mm**2) ** 2)
     arc = ((u / width) ** 2 + (down / round_mm) ** 2 - 1) / np.maximum(slope, 1e-3)
@@ -169,7 +170,7 @@ def _holder(
 
 
 class _Streaks:
-    """Beam hardening: the dark band between the petrous bones, fans off dense bone, cupping."""
+    """Beam hardening: the dark band between the petrous bones, fans of dense bone, cupping."""
 
     def __init__(self, rng: np.random.Generator) -> None:
         self.height = rng.uniform(*DIFFICULTY.streak_hu)
@@ -178,7 +179,7 @@ class _Streaks:
         self.cupping = rng.uniform(1.0, 4.0)
 
     def __call__(self, slab: Slab) -> Float32[np.ndarray, "rows columns"]:
-        """HU to add, on the coarse grid."""
+        """The HU to add, on the coarse grid."""
         p = middle(slab.at)
         total = self.cupping * np.exp(np.minimum(slab.dome[0], 0) / 5)
         at_base = np.exp(-(((p.z + 34) / 11) ** 2))
@@ -206,15 +207,14 @@ def _noise(rng: np.random.Generator, sd: float) -> Float32[np.ndarray, "512 512"
 
 
 def make_study(seed: int, subject: int, location: str | None, visit: int = 0) -> PhantomStudy:
-    """Makes one scan of a made-up head, with a bleed at `location` or none.
+    """Makes one scan of a synthetic head, with a bleed at `location` or none.
 
     Args:
-      seed, subject: non-negative; they decide the head, and its bleed given the location.
+      seed, subject: non-negative; they determine the head, and its bleed given the location.
       location: 'deep', 'lobar', 'subtentorial' or None.
-      visit: 0 or later: the same head posed anew, its bleed slightly changed.
+      visit: 0 or 1; at 1 the same head in a new pose, its bleed slightly changed.
 
-    Raises:
-      KeyError: an unknown location.
+    Raises KeyError for an unknown location.
     """
     head = sample_head(np.random.default_rng((seed, subject, 0)))
     bleed: Bleed | None = None
@@ -248,7 +248,7 @@ def make_study(seed: int, subject: int, location: str | None, visit: int = 0) ->
 def _paint_head(
     canvas: Canvas, p: Points, head: Head, bleed: Bleed | None, streaks: _Streaks
 ) -> None:
-    """One slice without noise: the head over the holder, then the streaks."""
+    """Paints one slice without noise: the head over the holder, then the streaks."""
     bend = [wave(p) for wave in head.warp]
     slab = Slab(Points(*(a + 1.6 * b for a, b in zip(p, bend, strict=True))), head, bleed)
     paint_soft_tissue(canvas, slab, head)

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path, PurePosixPath
 
-from data_builder.cleaning.labels import Place, Verdict, read_labels
+from data_builder.cleaning.labels import SliceNames, Verdict, read_labels
 from data_builder.pseudonyms import Pseudonyms
 from data_builder.review.folder import Folder
 from data_builder.review.store import Change
@@ -27,7 +27,7 @@ def label_changes(
             row = folder.rows[key]
             number, instance = numbers.get(key, (None, key))
             verdicts[key] = labels.of(
-                Place(
+                SliceNames(
                     paths.get(row["file"], PurePosixPath("unknown")),
                     study,
                     (row["subject"],),

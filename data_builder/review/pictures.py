@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 
 from data_builder.cleaning.clean_folder import walk
-from data_builder.dicom.header import Refusal
 from data_builder.dicom.read import CtSlice, read_slices
+from data_builder.dicom.refusal import Refusal
 from data_builder.errors import InputError
 from data_builder.files import write_whole
 from data_builder.pseudonyms import Pseudonyms

@@ -15,8 +15,9 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 
 from data_builder.cleaning import clean
-from data_builder.cleaning.clean_file import FileResult, Task, clean_file, refused
+from data_builder.cleaning.clean_file import Task, clean_file_with_images
 from data_builder.cleaning.clean_folder import walk
+from data_builder.cleaning.results import CleanedSlice, FileResult, refused
 from data_builder.dicom.header import Reason, Refusal
 from data_builder.dicom.identity import read_identity
 from data_builder.errors import InputError
@@ -165,19 +166,20 @@ def prepare(task: Prepare) -> Prepared:
     cleaning = Task(
         "/", found.path, found.file, str(folder), task.mode, task.image_format, task.key
     )
-    result = clean_file(cleaning)
+    result, images = clean_file_with_images(cleaning)
     try:
-        stored = [_stored(folder / row["image"], task.size) for row in result.rows]
+        if task.image_format == "jpg":  # the model sees what the lossy file holds
+            images = [_read_back(folder / row.image) for row in result.rows]
     except OSError as error:
         result = FileResult(found.file, found.size, failure=error.strerror or "an image is gone")
-        stored = []
+        images = []
+    stored = [np.asarray(resize(Image.fromarray(image), task.size)) for image in images]
     return Prepared(result, stored, list(map(features, stored)))
 
 
-def _stored(path: Path, size: int) -> UInt8[np.ndarray, "size size"]:
-    """The slice in the file as the shards have it."""
+def _read_back(path: Path) -> UInt8[np.ndarray, "rows columns"]:
     with Image.open(path) as image:
-        return np.asarray(resize(image.convert("L"), size))
+        return np.asarray(image.convert("L"))
 
 
 def _prepare_image(task: Prepare) -> Prepared:
@@ -188,26 +190,26 @@ def _prepare_image(task: Prepare) -> Prepared:
     try:
         gray = read_gray(path)
         result = FileResult(found.file, found.size)
-        row = {
-            "key": key,
-            "file": found.file,
-            "frame": "",
-            "subject": found.subject,
-            "study": found.study,
-            "series": pseudonyms.series(found.study),
-            "position_mm": "",
-            "image": f"{key}.png",
-            "head": int(np.asarray(gray).any()),
-            "mode": "as it is",
-            "digest": pixel_digest(np.asarray(gray)),
-            "sex": "",
-            "year": "",
-            "scanner": "",
-            "thickness_mm": "",
-            "patient": found.subject,
-            "instance": None,
-            "instance_uid": found.instance,
-        }
+        row = CleanedSlice(
+            key=key,
+            file=found.file,
+            frame="",
+            subject=found.subject,
+            study=found.study,
+            series=pseudonyms.series(found.study),
+            position_mm="",
+            image=f"{key}.png",
+            head=int(np.asarray(gray).any()),
+            mode="as it is",
+            digest=pixel_digest(np.asarray(gray)),
+            sex="",
+            year="",
+            scanner="",
+            thickness_mm="",
+            patient=found.subject,
+            instance=None,
+            instance_uid=found.instance,
+        )
         folder = Path(task.out) / found.file
         folder.mkdir(parents=True, exist_ok=True)
         gray.save(folder / f"{key}.png", compress_level=1)

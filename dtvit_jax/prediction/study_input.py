@@ -46,21 +46,21 @@ class Gathered:
         """Takes the next file in; gives out its slices with a head, unless it is a duplicate."""
         result = result_of(task, prepared)
         self.results.append(result)
-        keys = {row["key"] for row in result.rows}
+        keys = {row.key for row in result.rows}
         if isinstance(prepared, processes.Lost) or keys & self._keys:
             return
         self._keys |= keys
         slices = zip(result.rows, prepared.stored, prepared.features, strict=True)
-        heads = [each for each in slices if each[0]["head"]]
+        heads = [each for each in slices if each[0].head]
         if heads:
             self.sources.append(task.found)
         for row, stored, features in heads:
-            place = float(row["position_mm"]) if row["position_mm"] else None
-            frame = int(row["frame"]) - 1 if row["frame"] else None
-            self.facts.append(SliceFacts(row["key"], len(self.sources) - 1, frame, place))
+            place = row.position if row.position_mm else None
+            frame = row.frame - 1 if row.frame else None
+            self.facts.append(SliceFacts(row.key, len(self.sources) - 1, frame, place))
             self.stored.append(stored)
             self.features.append(features)
-            self.pictures.append(Path(task.out) / task.found.file / row["image"])
+            self.pictures.append(Path(task.out) / task.found.file / row.image)
             yield stored
 
     def accounts(self, study: StudyFiles, pseudonyms: Pseudonyms) -> tuple[list[Row], list[Row]]:
@@ -69,22 +69,22 @@ class Gathered:
         tables = assemble(self.results, paths, Labels([], pseudonyms), pseudonyms)
         reasons = {row["file"]: row for row in tables.refused}
         of_file = collections.defaultdict(list)
-        for row in tables.manifest:
-            of_file[row["file"]].append(row)
+        for labelled in tables.manifest:
+            of_file[labelled.file].append(labelled)
         rows = []
         for one in study.files:
             own = of_file[one.file]
             if one.file in reasons:
                 row = reasons[one.file]
                 rows.append(file_row(one, "refused", 0, row["reason"], row["detail"]))
-            elif heads := sum(row["head"] for row in own):
+            elif heads := sum(labelled.head for labelled in own):
                 detail = f"{len(own) - heads} without a head" if heads < len(own) else ""
                 rows.append(file_row(one, "used", heads, "", detail))
             else:
                 detail = "it shows none, or nothing that could be told from the holder"
                 rows.append(file_row(one, "refused", 0, NO_HEAD, detail))
         return rows, [
-            {name: note[name] for name in ("position_mm", "note")} for note in tables.notes
+            {"position_mm": note["position_mm"], "note": note["note"]} for note in tables.notes
         ]
 
 

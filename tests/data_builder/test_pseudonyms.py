@@ -1,4 +1,4 @@
-"""Pseudonyms are stable, keyed and silent about their origin; key and lookup files are private."""
+"""Pseudonyms are stable, keyed and free of their origin; key and lookup files are private."""
 
 import base64
 import hashlib
@@ -34,7 +34,7 @@ def test_a_pseudonym_is_hmac_sha256_of_its_kind_and_identity():
 
 
 @given(st.text(), st.text())
-def test_kinds_keys_and_identities_do_not_meet(one, other):
+def test_pseudonyms_of_other_kinds_keys_and_identities_differ(one, other):
     mine, theirs = Pseudonyms(PUBLIC_KEY), Pseudonyms(b"another key, as long")
     made = [getattr(mine, kind)(one) for kind in KINDS]
     assert len({text.split("-")[1] for text in made}) == len(KINDS)
@@ -55,7 +55,7 @@ def test_the_users_key_is_made_once_with_mode_600(tmp_path):
     assert len(key) >= 32
 
 
-def test_a_named_key_is_made_where_it_is_named_and_public_touches_nothing(tmp_path):
+def test_a_named_key_is_made_at_its_path_and_the_public_key_writes_nothing(tmp_path):
     first = load_key(str(tmp_path / "site" / "a"))
     second = load_key(str(tmp_path / "site" / "b"))
     assert first != second

@@ -1,4 +1,4 @@
-"""Small CT objects for tests, made with pydicom alone; every value in them is made up."""
+"""Small synthetic CT objects, made with pydicom alone."""
 
 import io
 
@@ -14,7 +14,7 @@ from pydicom.uid import (
 
 
 def head_hu(rows=64, columns=64):
-    """A disc of brain in a skull in air, with a ramp, so that a wrong pixel shows; int [r, c]."""
+    """A disc of brain in a skull in air, with a ramp that reveals a wrong pixel; int [r, c]."""
     y, x = np.mgrid[:rows, :columns]
     far = np.hypot((y - rows / 2 + 0.5) / rows, (x - columns / 2 + 0.5) / columns)
     hu = np.where(far < 0.40, 1000, -1000)
@@ -22,7 +22,10 @@ def head_hu(rows=64, columns=64):
 
 
 def ct(hu=None, **changes):
-    """A CT Image Storage object: stored = HU + 1024, unsigned 12 of 16 bits. `None` deletes."""
+    """A CT Image Storage object: stored = HU + 1024, unsigned 12 of 16 bits.
+
+    `changes` are attributes by keyword; None deletes one.
+    """
     hu = head_hu() if hu is None else hu
     ds = Dataset()
     ds.SOPClassUID = CTImageStorage

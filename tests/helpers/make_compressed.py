@@ -1,11 +1,11 @@
-"""Makes tests/compressed/*.dcm: small CT objects by encoders that the package does not install.
+"""Makes tests/compressed/*.dcm: synthetic CT objects by encoders that are not dependencies.
 
     python -m tests.helpers.make_compressed
 
-Takes DCMTK's command-line tools, Debian's `dcmtk`, and `imagecodecs`, for OpenJPH.
+Needs DCMTK's command-line tools (Debian's `dcmtk`), and `imagecodecs` for OpenJPH.
 
 Each file is `dicom_files.head_hu()`, compressed. `unsigned` ones hold HU + 1024 in 12 of 16 bits,
-`signed` ones HU in 16 bits, `gray` ones HU + 100 cut to 0..200 in 8 bits. All of it is made up.
+`signed` ones HU in 16 bits, `gray` ones HU + 100 clipped to 0..200 in 8 bits.
 """
 
 import subprocess

@@ -1,4 +1,4 @@
-"""Cleaning against the voxels' truth, the notebook's steps, and hand-made heads."""
+"""Cleaning agrees with the voxels of phantoms, the notebook's steps and drawn heads."""
 
 import os
 
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from data_builder.cleaning.clean import clean_slice, head_mask, window
 from data_builder.phantom import HEAD_CLASSES, Tissue, make_study
 
-SLICES = int(os.environ.get("DTVIT_CLEAN_SLICES", "36"))  # 300 is the whole claim: 3 minutes
+SLICES = int(os.environ.get("DTVIT_CLEAN_SLICES", "36"))  # 300 for the published numbers: 3 minutes
 
 
 def disc(rows=512, columns=512, middle=(256, 256), radius=160, hu=35.0):
@@ -48,7 +48,7 @@ def test_robust_mode_keeps_the_head_and_drops_the_holder(capsys):
     rows = []
     for number, (hu, head, holder, mm) in enumerate(phantom_slices(SLICES)):
         mask = head_mask(hu, spacing_mm=(mm, mm))
-        if head.sum() < 400:  # 100 mm2: by the module's own words no head
+        if head.sum() < 400:  # under 100 mm2 the module counts no head
             continue
         recall = (mask & head).sum() / head.sum()
         rows.append((number, recall, overlap(mask, head), (mask & holder).mean()))
@@ -68,7 +68,7 @@ def test_robust_mode_keeps_the_head_and_drops_the_holder(capsys):
                 f"holder left {100 * scores[2]:.3f}%"
             )
     assert recall.mean() >= 0.995 and iou.mean() >= 0.98 and left.mean() <= 0.001
-    # No slice is lost: what is wrong stays at an edge.
+    # No slice is lost: errors stay at edges.
     assert recall.min() >= 0.98 and iou.min() >= 0.85 and left.max() <= 0.005
 
 
@@ -108,7 +108,7 @@ def test_paper_mode_on_phantoms_is_the_notebook_to_the_pixel():
         np.testing.assert_array_equal(clean_slice(hu, "paper"), paper_reference(hu))
 
 
-def test_paper_mode_has_the_notebooks_quirks_and_robust_mode_has_not():
+def test_paper_mode_has_the_notebooks_quirks_and_robust_mode_does_not():
     faint = np.clip(disc()[0], -1000, 40)  # nothing above 40 HU: the paper stretches that to 255
     assert clean_slice(faint, "paper").max() == 255
     assert clean_slice(faint).max() == 128
@@ -131,12 +131,12 @@ def shell(image, middle, radius, thickness, start, stop, hu=200.0):
     return image
 
 
-def test_a_holder_apart_from_the_head_goes():
+def test_a_holder_apart_from_the_head_is_removed():
     image, head = disc()
     assert overlap(head_mask(shell(image, (256, 256), 190, 6, 10, 170)), head) > 0.995
 
 
-def test_a_holder_that_an_ear_touches_goes_and_the_ear_stays():
+def test_a_holder_that_an_ear_touches_is_removed_and_the_ear_stays():
     image, head = disc()
     ear = np.zeros(head.shape, np.uint8)
     cv2.line(ear, (410, 280), (443, 299), 1, 9)
@@ -150,7 +150,7 @@ def test_a_holder_that_an_ear_touches_goes_and_the_ear_stays():
     assert mask[holder].mean() < 0.03
 
 
-def test_a_holder_that_the_head_lies_on_goes():
+def test_a_holder_under_the_head_is_removed():
     image, head = disc()
     holder = shell(image.copy(), (256, 226), 194, 7, 0, 180)  # touches below the middle
     laid = (holder != image) & ~head
@@ -161,7 +161,7 @@ def test_a_holder_that_the_head_lies_on_goes():
 
 @given(st.data())
 @settings(max_examples=60, deadline=None)
-def test_shells_of_any_kind_anywhere_cost_no_head(data):
+def test_shells_of_any_kind_anywhere_remove_no_head(data):
     rows, columns = 128, 128  # of 1.9 mm
     image, head = disc(rows, columns, (64, 64), data.draw(st.integers(30, 44)))
     for _ in range(data.draw(st.integers(1, 5))):
@@ -174,7 +174,7 @@ def test_shells_of_any_kind_anywhere_cost_no_head(data):
     assert (mask & head).sum() > 0.93 * head.sum()
 
 
-def test_a_short_piece_of_a_holders_make_goes_with_it():
+def test_a_short_piece_of_the_holders_material_is_removed():
     image, head = disc()
     clear = shell(image, (256, 256), 190, 6, 60, 250).copy()
     arm = np.zeros(head.shape, np.uint8)
@@ -188,7 +188,7 @@ def test_a_short_piece_of_a_holders_make_goes_with_it():
     assert head_mask(skin)[arm].mean() > 0.95
 
 
-def test_a_holder_cut_by_the_edge_of_the_field_goes():
+def test_a_holder_cut_by_the_edge_of_the_field_is_removed():
     image, head = disc(middle=(256, 256), radius=150)
     shell(image, (256, 256), 262, 8, 20, 160)
     assert overlap(head_mask(image), head) > 0.995
@@ -200,7 +200,7 @@ def test_a_head_cut_by_any_edge_stays():
         assert overlap(head_mask(image), head) > 0.995
 
 
-def test_bleeding_and_air_sinuses_are_not_eaten():
+def test_bleeding_and_air_sinuses_are_kept():
     image, head = disc()
     y, x = np.ogrid[:512, :512]
     image[np.hypot(y - 130, x - 256) < 18] = -1000  # a sinus within the skull
@@ -230,7 +230,7 @@ def test_any_matrix_is_cleaned(rows, columns, mode):
 
 
 @pytest.mark.parametrize("size", [128, 256, 768, 1024])
-def test_a_head_of_another_matrix_is_found_alike(size):
+def test_heads_of_other_matrices_have_the_same_mask(size):
     image, head = disc()
     shell(image, (256, 256), 190, 6, 10, 170)
     resized = cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA)
@@ -238,7 +238,7 @@ def test_a_head_of_another_matrix_is_found_alike(size):
     assert overlap(head_mask(resized), truth) > 0.97
 
 
-def test_cleaning_leaves_its_input_alone():
+def test_cleaning_does_not_change_its_input():
     image, _ = disc()
     before = image.copy()
     for mode in ("robust", "paper"):
