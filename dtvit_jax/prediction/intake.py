@@ -1,12 +1,13 @@
-"""From paths to studies and to stored slices: what worker processes do while the model runs.
+"""Reads input files in worker processes: identifies their studies, cleans and resizes slices.
 
-Light on imports: every worker loads it. Cleaning and resizing are the shards' own functions.
+Light on imports, because every worker loads it. Cleaning and resizing are the functions that made
+the training data.
 """
 
 import collections
 import dataclasses
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,14 +21,15 @@ from data_builder.cleaning.clean_folder import walk
 from data_builder.dicom.header import Reason, Refusal
 from data_builder.dicom.identity import read_identity
 from data_builder.errors import InputError
+from data_builder.parallel.processes import InOrder, Lost
 from data_builder.pseudonyms import Pseudonyms
 from data_builder.records import pixel_digest
 from data_builder.shards.images import resize
 from dtvit_jax.decision.outlier import features
 from dtvit_jax.prediction.cleaned_image import is_image, read_gray
 
-SECONDS_TO_LOOK = 60.0
-OWN_WORDS = {
+_SECONDS_TO_IDENTIFY, _SECONDS_TO_PREPARE = 60.0, 60.0
+BUILDER_FILES = {
     "labels.csv",
     "phantom.json",
     "manifest.csv",
@@ -36,23 +38,24 @@ OWN_WORDS = {
     "cleaning.json",
     ".journal.jsonl",
 }
-"""Files of data_builder, which are no scans: listed, and no failure."""
+"""Files of data_builder, which hold no scan: listed in files.csv, and no failure."""
 
 _PSEUDONYM = re.compile(r"(stu|sli)-[a-z2-7]{16}")
 
 
-class Look(NamedTuple):
-    """A file to look at: `path` is absolute, `file` its pseudonym."""
+class IdentifyTask(NamedTuple):
+    """A file to identify: `path` is absolute, `file` its pseudonym."""
 
     path: str
     file: str
     key: bytes
 
 
-class Found(NamedTuple):
-    """What a first look at a file tells. All but `path` are pseudonyms; empty: no study is named.
+class InputFile(NamedTuple):
+    """A file and the study that its header names. All but `path` are pseudonyms.
 
-    `size` is in bytes, -1 where it is no plain file.
+    `study`, `subject` and `instance` are empty where the file names no study; `size` is in bytes,
+    -1 where it is no plain file.
     """
 
     path: str
@@ -65,17 +68,17 @@ class Found(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class StudyFiles:
-    """The files of one study in order of path; `subjects` are the pseudonyms of its people."""
+    """The files of one study in order of path; `subjects` are pseudonyms of the people named."""
 
     key: str
     subjects: tuple[str, ...]
-    files: tuple[Found, ...]
+    files: tuple[InputFile, ...]
 
 
-class Prepare(NamedTuple):
+class PrepareTask(NamedTuple):
     """A file to clean into slices of `size` pixels a side; `out` is a folder for drafts."""
 
-    found: Found
+    source: InputFile
     out: str
     mode: clean.Mode
     image_format: str
@@ -84,8 +87,10 @@ class Prepare(NamedTuple):
 
 
 class Prepared(NamedTuple):
-    """A file's rows (as for manifest.csv) or refusal; for each row the slice as the shards have it,
-    and its `outlier.features`.
+    """A file's rows (as for manifest.csv) or refusal.
+
+    For each row, `stored` holds the slice as the shards store it, and `features` its
+    `outlier.features`.
     """
 
     result: FileResult
@@ -93,37 +98,51 @@ class Prepared(NamedTuple):
     features: list[Float[np.ndarray, " features"]]
 
 
-def files_in(paths: Iterable[Path], key: bytes) -> list[Look]:
-    """Every file of `paths` once, sorted. Raises InputError for a path that does not exist."""
-    found = set()
-    for place, path in enumerate(paths, start=1):
+def files_in(paths: Iterable[Path], key: bytes) -> list[IdentifyTask]:
+    """Lists every file of `paths` once, sorted. Raises InputError for a path that is missing."""
+    files = set()
+    for number, path in enumerate(paths, start=1):
         if path.is_dir():
             root = path.resolve()
-            found |= {str(root / inner) for inner in walk(root)}
+            files |= {str(root / inner) for inner in walk(root)}
         elif path.exists():
-            found.add(str(path.resolve()))
+            files.add(str(path.resolve()))
         else:
-            raise InputError(f"PATH {place} does not exist: give files or folders that do")
+            raise InputError(f"PATH {number} does not exist: give files or folders that do")
     pseudonyms = Pseudonyms(key)
-    return [Look(path, pseudonyms.file(path), key) for path in sorted(found)]
+    return [IdentifyTask(path, pseudonyms.file(path), key) for path in sorted(files)]
 
 
-def look(task: Look) -> Found:
-    """Which study a file belongs to. Never raises."""
+def identify_all(tasks: Sequence[IdentifyTask], jobs: int) -> InOrder[IdentifyTask, InputFile]:
+    """Starts `identify` in worker processes; iterates over (task, result) in order."""
+    return InOrder(tasks, identify, jobs, lambda _: _SECONDS_TO_IDENTIFY)
+
+
+def prepare_all(tasks: Sequence[PrepareTask], jobs: int) -> InOrder[PrepareTask, Prepared]:
+    """Starts `prepare` in worker processes; iterates over (task, result) in order."""
+    return InOrder(tasks, prepare, jobs, _patience)
+
+
+def _patience(task: PrepareTask) -> float:
+    return _SECONDS_TO_PREPARE + max(task.source.size, 0) / 1e6
+
+
+def identify(task: IdentifyTask) -> InputFile:
+    """Reads the study that a file belongs to. Never raises."""
     path, pseudonyms = Path(task.path), Pseudonyms(task.key)
     size = path.stat().st_size if path.is_file() else -1
     if size < 0:
-        return Found(task.path, task.file, "", "", "", size)
+        return InputFile(task.path, task.file, "", "", "", size)
     if is_image(path):
         study = path.parent.name if _PSEUDONYM.fullmatch(path.parent.name) else ""
         folder = str(path.parent)
         study = study or pseudonyms.study(folder)
         instance = pseudonyms.slice(task.path)
-        return Found(task.path, task.file, study, pseudonyms.subject(study), instance, size)
+        return InputFile(task.path, task.file, study, pseudonyms.subject(study), instance, size)
     identity = read_identity(path)
     if identity is None:
-        return Found(task.path, task.file, "", "", "", size)
-    return Found(
+        return InputFile(task.path, task.file, "", "", "", size)
+    return InputFile(
         task.path,
         task.file,
         pseudonyms.study(identity.study),
@@ -133,56 +152,59 @@ def look(task: Look) -> Found:
     )
 
 
-def unseen(task: Look) -> Found:
-    """A file that cost its worker at the first look: what is wrong is told when it is read."""
+def identified(task: IdentifyTask, result: InputFile | Lost) -> InputFile:
+    """The result of `identify`; a lost file names no study, and `prepare` gives its reason."""
+    if isinstance(result, InputFile):
+        return result
     path = Path(task.path)
-    return Found(task.path, task.file, "", "", "", path.stat().st_size if path.exists() else -1)
+    size = path.stat().st_size if path.exists() else -1
+    return InputFile(task.path, task.file, "", "", "", size)
 
 
-def group(found: Iterable[Found]) -> tuple[list[StudyFiles], list[Found]]:
-    """Studies in order of their first file, and the files that name no study."""
-    studies: dict[str, list[Found]] = collections.defaultdict(list)
+def group_by_study(files: Iterable[InputFile]) -> tuple[list[StudyFiles], list[InputFile]]:
+    """Groups files into studies, in order of their first file; second, files that name no study."""
+    studies: dict[str, list[InputFile]] = collections.defaultdict(list)
     strays = []
-    for one in sorted(found, key=lambda each: each.path):
-        if one.study:
-            studies[one.study].append(one)
+    for file in sorted(files, key=lambda each: each.path):
+        if file.study:
+            studies[file.study].append(file)
         else:
-            strays.append(one)
+            strays.append(file)
     grouped = [
-        StudyFiles(key, tuple(sorted({one.subject for one in files})), tuple(files))
-        for key, files in studies.items()
+        StudyFiles(key, tuple(sorted({file.subject for file in members})), tuple(members))
+        for key, members in studies.items()
     ]
     return grouped, strays
 
 
-def prepare(task: Prepare) -> Prepared:
+def prepare(task: PrepareTask) -> Prepared:
     """Reads, cleans and resizes every image of one file. Never raises."""
-    found = task.found
-    path = Path(found.path)
-    if found.study and is_image(path):
+    source = task.source
+    path = Path(source.path)
+    if source.study and is_image(path):
         return _prepare_image(task)
-    folder = Path(task.out) / found.file  # its own: a duplicate overwrites nothing
+    folder = Path(task.out) / source.file  # its own: a duplicate overwrites nothing
     cleaning = Task(
-        "/", found.path, found.file, str(folder), task.mode, task.image_format, task.key
+        "/", source.path, source.file, str(folder), task.mode, task.image_format, task.key
     )
     result = clean_file(cleaning)
     try:
         stored = [_stored(folder / row["image"], task.size) for row in result.rows]
     except OSError as error:
-        result = FileResult(found.file, found.size, failure=error.strerror or "an image is gone")
+        result = FileResult(source.file, source.size, failure=error.strerror or "an image is gone")
         stored = []
     return Prepared(result, stored, list(map(features, stored)))
 
 
 def _stored(path: Path, size: int) -> UInt8[np.ndarray, "size size"]:
-    """The slice in the file as the shards have it."""
+    """Reads a slice and resizes it as the shards store it."""
     with Image.open(path) as image:
         return np.asarray(resize(image.convert("L"), size))
 
 
-def _prepare_image(task: Prepare) -> Prepared:
-    """An image that is cleaned already: 8-bit gray."""
-    found = task.found
+def _prepare_image(task: PrepareTask) -> Prepared:
+    """Reads a slice that is cleaned already, 8-bit gray."""
+    found = task.source
     path, pseudonyms = Path(found.path), Pseudonyms(task.key)
     key = path.stem if _PSEUDONYM.fullmatch(path.stem) else found.instance
     try:
@@ -220,7 +242,7 @@ def _prepare_image(task: Prepare) -> Prepared:
         failure = error.strerror or type(error).__name__
         result, stored = FileResult(found.file, found.size, failure=failure), []
     except MemoryError:
-        much = Refusal(Reason.DECODER_FAILED, "it needs more memory than a file gets")
-        result, stored = refused(found.file, found.size, much), []
+        too_large = Refusal(Reason.DECODER_FAILED, "it needs more memory than a file gets")
+        result, stored = refused(found.file, found.size, too_large), []
     result.meanings.append((found.file, str(path)))
     return Prepared(result, stored, list(map(features, stored)))

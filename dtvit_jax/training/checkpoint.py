@@ -4,7 +4,6 @@ Checksums of a state, computed where its arrays lie; Orbax takes flipped bits as
 """
 
 import json
-import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,10 +23,6 @@ from dtvit_jax.training.disk_space import check_room, saying_disk_full
 from dtvit_jax.training.memory import tree_bytes
 from dtvit_jax.training.optimizer import overlay
 from dtvit_jax.training.validation import lower_is_better
-
-# Orbax tells of every step it takes, and its threads log what the next wait raises as well.
-for _logger in ("absl", "asyncio", "concurrent.futures"):
-    logging.getLogger(_logger).setLevel(logging.CRITICAL)
 
 MODEL = ("params", "stats", "ema")
 """The parts of a state that say what the model is: not its optimiser's."""
