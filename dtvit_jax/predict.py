@@ -42,14 +42,14 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument(
         "--point",
         default="sensitivity_0.95",
-        help="the operating point that decides (default sensitivity_0.95); an unknown one is "
-        "answered with those that the model has",
+        help="the operating point that decides (default sensitivity_0.95); for an unknown one the "
+        "error lists those that the model has",
     )
     top.add_argument(
         "--dicom_out",
         choices=("yes", "no"),
         default="yes",
-        help="objects for a PACS in OUT/dicom, which alone carries identity (default yes)",
+        help="objects for a PACS in OUT/dicom, the only results with identity (default yes)",
     )
     top.add_argument(
         "--explain",

@@ -1,7 +1,7 @@
 """Sets a process up: libraries stay quiet, freed memory and compiled programs are kept.
 
-Commands call `prepare` before JAX runs anything. JAX is imported by the functions that need it
-alone, because worker processes load this module too.
+Commands call `prepare` before JAX runs anything. JAX is imported inside functions, because worker
+processes load this module too and do not need it.
 """
 
 import contextlib
@@ -41,7 +41,7 @@ _QUIET = {
 
 
 def prepare() -> None:
-    """Prepares the process for a quick start and fast steps; to be called before JAX runs."""
+    """Prepares the process for a quick start and fast steps; call it before JAX runs."""
     quiet_libraries()
     keep_freed_memory()
     keep_programs()
@@ -56,7 +56,7 @@ def quiet_libraries() -> None:
 
 
 def keep_programs() -> None:
-    """Keeps compiled programs on disk for later processes; to be called before JAX runs.
+    """Keeps compiled programs on disk for later processes; call it before JAX runs.
 
     The folder is `$JAX_COMPILATION_CACHE_DIR`, by default `dtvit/programs` in the user's cache
     folder (`$XDG_CACHE_HOME`, ~/.cache). JAX_ENABLE_COMPILATION_CACHE=0 keeps none.
@@ -73,8 +73,8 @@ def keep_programs() -> None:
 def keep_freed_memory() -> bool:
     """Makes glibc keep what XLA frees instead of returning it to the kernel at every step.
 
-    To be called before JAX starts. Without it each step maps its buffers anew: a ViT step of 2 s
-    lost a third of its time to page faults. Returns whether the C library accepted the settings.
+    Call it before JAX starts. Without it each step maps its buffers anew: a ViT step of 2 s lost a
+    third of its time to page faults. Returns whether the C library accepted the settings.
     """
     if not sys.platform.startswith("linux"):
         return False

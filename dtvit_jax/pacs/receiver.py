@@ -66,7 +66,9 @@ class Listening:
     def __post_init__(self) -> None:
         """Raises InputError for invalid titles, and where there is no caller."""
         if not self.callers:
-            raise InputError("no caller is known: give the AE titles that may send with --callers")
+            raise InputError(
+                "no caller may send: give the AE titles of those that may with --callers"
+            )
         for title in (self.aet, *self.callers):
             if not re.fullmatch(r"(?! *$)[\x20-\x5b\x5d-\x7e]{1,16}", title):
                 raise InputError("an AE title has 1 to 16 ASCII characters and no backslash")
@@ -97,7 +99,7 @@ def accepting(listening: Listening, spool: Spool) -> Iterator[None]:
         (evt.EVT_REJECTED, _print_rejection),
     ]
     # A signal between the start and the `try` would leave the server running. Its threads inherit
-    # the mask, so that the main thread alone gets signals.
+    # the mask, so that only the main thread gets signals.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
     try:
         server = _start(entity, listening, handlers)

@@ -107,7 +107,7 @@ def to_slice(
 
     Args:
       heat: the map on the model's input grid.
-      stored: the slice as the model takes it, before the crop.
+      stored: the slice at the size of the shards, before the crop.
       crop: the model's crop; what it left out gets 0.
       shape: rows and columns of the slice before it was resized.
     """
@@ -146,7 +146,7 @@ def draw(
     Args:
       classifier: the model.
       answer: the study's answer.
-      stored: slice key -> the slice as the model takes it.
+      stored: slice key -> the slice at the size of the shards.
       pictures: slice key -> its cleaned image.
       method: as in `heat_maps`, with its errors.
 

@@ -37,8 +37,8 @@ class Predictor:
       model: the run that answers.
       points: the operating point.
       output: the folders that answers are written to.
-      classifier: returns the loaded model, always the same; called when the first study needs it,
-        so that weights load while files are read.
+      classifier: returns the loaded model, the same at every call; the first call is made when a
+        study needs it, so that weights load while files are read.
       key: secret key of the pseudonyms.
       jobs: number of worker processes.
       lookup: receives the meanings of the pseudonyms; None: they are not kept.
@@ -140,7 +140,9 @@ class Predictor:
         elif any(row.reason == NO_HEAD for row in rows):
             results = self._results(study.key, "no slice of it shows a head", notes=notes)
         else:
-            refusal = "none of its files is a CT slice that can be used: files.csv says why"
+            refusal = (
+                "none of its files is a CT slice that can be used: files.csv gives the reasons"
+            )
             results = self._results(study.key, refusal, notes=notes)
         return self._output.write(study, results, rows, slices)
 

@@ -94,7 +94,7 @@ def _answer_of(stored: dict[str, Any]) -> StudyAnswer:
 
 @dataclasses.dataclass(frozen=True)
 class AnsweredBy:
-    """What an answer depends on beside the files; another value means to answer again.
+    """What an answer depends on, apart from the files; another value means to answer again.
 
     Attributes:
       form: version of the files written for a study.
@@ -115,7 +115,7 @@ class StudyState:
     """The state of a finished study, by which a later run knows whether it is done.
 
     Attributes:
-      of: what the answer depends on.
+      of: what the answer depends on, apart from the files.
       instances: pseudonym and bytes of each image read.
     """
 

@@ -52,7 +52,7 @@ class Settings:
       point: name of the operating point.
       batch: slices at a time; None: the device's default.
       jobs: number of worker processes.
-      key, key_name: secret key of the pseudonyms, and its name as `load_key` takes it.
+      key, key_name: secret key of the pseudonyms, and the argument of `load_key` that gave it.
       dicom: whether DICOM objects are written to OUT/dicom.
       explain: method of heat maps, 'auto' or 'none'.
     """

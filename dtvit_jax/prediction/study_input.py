@@ -27,8 +27,8 @@ class StudyInput:
     """The slices of a study that show a head, as parallel lists, and the results of its files.
 
     Attributes:
-      facts: what is known of each slice; `SliceFacts.file` is an index of `sources`.
-      stored: each slice as the model takes it.
+      facts: key, frame and position of each slice, and its file as an index of `sources`.
+      stored: each slice at the size of the shards.
       features: `outlier.features` of each slice.
       pictures: the cleaned slice at its own resolution.
       sources: the files that the slices come from.

@@ -42,7 +42,7 @@ class StudyOutput:
 
     Args:
       folders: the studies' folders.
-      of: what answers depend on beside the files.
+      of: what answers depend on, apart from the files.
       classifier: returns the loaded model, for heat maps.
       dicom: folder for DICOM objects; None: none are written.
     """

@@ -59,15 +59,15 @@ class Program:
             self.printed.append(line.rstrip())
             self._lines.put(line.rstrip())
 
-    def wait_for(self, words, seconds=20):
-        """The next line with `words` in it."""
+    def wait_for(self, text, seconds=20):
+        """The next line with `text` in it."""
         ends = time.monotonic() + seconds
         while True:
             try:
                 line = self._lines.get(timeout=max(0.01, ends - time.monotonic()))
             except queue.Empty:
-                raise AssertionError(f"no {words!r} in {self.printed}") from None
-            if words in line:
+                raise AssertionError(f"no {text!r} in {self.printed}") from None
+            if text in line:
                 return line
 
     def stop(self, number=signal.SIGTERM):

@@ -36,10 +36,10 @@ def write(folder, datasets):
 
 def run(*arguments, key="public"):
     """Runs predict with one worker, without DICOM objects and maps unless asked for; the status."""
-    words = [*arguments, "--key", key, "--jobs", "1"]
+    argv = [*arguments, "--key", key, "--jobs", "1"]
     if "--dicom_out" not in arguments:
-        words += ["--dicom_out", "no", "--explain", "none"]
-    return predict.main(list(map(str, words)))
+        argv += ["--dicom_out", "no", "--explain", "none"]
+    return predict.main(list(map(str, argv)))
 
 
 def table(path):

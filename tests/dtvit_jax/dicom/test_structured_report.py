@@ -49,9 +49,9 @@ def test_a_round_trip_gives_back_the_numbers(sources, tmp_path):
         (probability,) = group.get_measurements(name=dicom_codes.PROBABILITY)
         assert probability.value == truth.p_hemorrhage
         assert probability.unit == codes.UCUM.NoUnits
-        places = group.get_measurements(name=dicom_codes.PROBABILITY_OF_LOCATION)
-        assert tuple(place.value for place in places) == truth.p_location
-        assert [modifier_of(place.finding_sites[0]) for place in places] == list(
+        locations = group.get_measurements(name=dicom_codes.PROBABILITY_OF_LOCATION)
+        assert tuple(location.value for location in locations) == truth.p_location
+        assert [modifier_of(location.finding_sites[0]) for location in locations] == list(
             dicom_codes.SITE_MODIFIERS.values()
         )
         assert group.finding_type == dicom_codes.FINDING
