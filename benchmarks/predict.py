@@ -121,7 +121,8 @@ def ours(run: Path, study: Path, out: Path) -> dict[str, float]:
     def watched(*words: object) -> object:
         from dtvit_jax.prediction import classifier
 
-        start, take = classifier.Answers.__init__, classifier.Answers._take
+        slices = classifier.SliceProbabilities
+        start, take = slices.__init__, slices._collect
         begin = classifier.Classifier.begin
 
         def started(self, model):  # type: ignore[no-untyped-def]
@@ -137,7 +138,7 @@ def ours(run: Path, study: Path, out: Path) -> dict[str, float]:
             keep.append(images)
             return begin(self, images)
 
-        classifier.Answers.__init__, classifier.Answers._take = started, taken
+        slices.__init__, slices._collect = started, taken
         classifier.Classifier.begin = begun
         return real(*words)
 
@@ -236,7 +237,7 @@ def main() -> None:
         print(json.dumps(marks | {"end": time.time() - float(os.environ["BORN"])}))
         from dtvit_jax import runtime
 
-        runtime.spare_the_end()  # as python -m dtvit_jax.predict does
+        runtime.skip_last_collection()  # as python -m dtvit_jax.predict does
         return
     if not (run / "weights.safetensors").is_file():
         make_run(run, args.model)

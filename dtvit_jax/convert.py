@@ -20,6 +20,7 @@ from flax import nnx
 from data_builder.errors import InputError, run_command
 from dtvit_jax import models
 from dtvit_jax.runs.trained_run import open_weights
+from dtvit_jax.runtime import quiet_libraries
 from dtvit_jax.training.steps import split_model
 from dtvit_jax.weights import hub, load
 from dtvit_jax.weights.save import save
@@ -54,6 +55,7 @@ def convert(src: str, given: Mapping[str, Any], out: Path, heads: bool = False) 
 
 def main(arguments: list[str] | None = None) -> int:
     """The command; returns its exit status."""
+    quiet_libraries()
     parser = argparse.ArgumentParser(
         prog="python -m dtvit_jax.convert",
         description="Reads published weights, or a run's, and writes them as safetensors.",

@@ -1,13 +1,13 @@
-"""Memory of a CPU: kept between steps, and such as JAX takes without a copy.
+"""Sets a process up: libraries stay quiet, freed memory and compiled programs are kept.
 
-Python's garbage collector, kept out of a start and of an end.
-
-What a run sets up before JAX starts: memory that is kept, and compiled programs that are.
+Commands call `prepare` before JAX runs anything. JAX is imported inside functions, because worker
+processes load this module too and do not need it.
 """
 
 import contextlib
 import ctypes
 import gc
+import logging
 import math
 import os
 import resource
@@ -15,23 +15,66 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import jax
 import numpy as np
 from jaxtyping import UInt8
 
 ALIGNMENT = 64
-"""Bytes of which an array's address is a multiple where XLA's CPU client uses it as it is."""
+"""Bytes of which an array's address is a multiple where XLA's CPU client uses it without a copy."""
+
+SECONDS_WORTH_KEEPING = 0.5
+"""Compile time from which a program is kept for later processes."""
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8  # glibc's malloc.h
 _MADV_HUGEPAGE = 14  # Linux's mman.h
 _HUGE_PAGE = 2 << 20  # of x86-64; a whole number of pages elsewhere
 
+_QUIET = {
+    # Orbax logs every step that it takes; its threads log errors that the next wait raises again.
+    "absl": logging.CRITICAL,
+    "asyncio": logging.CRITICAL,
+    "concurrent.futures": logging.CRITICAL,
+    # Privacy: pynetdicom logs the objects that it receives and sends, highdicom the sources' UIDs.
+    "pynetdicom": logging.CRITICAL + 1,
+    "highdicom": logging.WARNING,
+}
+"""The level from which each library's logger reports."""
+
+
+def prepare() -> None:
+    """Prepares the process for a quick start and fast steps; call it before JAX runs."""
+    quiet_libraries()
+    keep_freed_memory()
+    keep_programs()
+
+
+def quiet_libraries() -> None:
+    """Sets the loggers of libraries so that they report no progress and nothing of a patient."""
+    import absl.logging  # noqa: F401 - makes its logger with a class of its own, at import
+
+    for name, level in _QUIET.items():
+        logging.getLogger(name).setLevel(level)
+
+
+def keep_programs() -> None:
+    """Keeps compiled programs on disk for later processes; call it before JAX runs.
+
+    The folder is `$JAX_COMPILATION_CACHE_DIR`, by default `dtvit/programs` in the user's cache
+    folder (`$XDG_CACHE_HOME`, ~/.cache). JAX_ENABLE_COMPILATION_CACHE=0 keeps none.
+    """
+    import jax
+
+    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):  # JAX reads it itself
+        base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+        folder = Path(base).expanduser() / "dtvit" / "programs"
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", SECONDS_WORTH_KEEPING)
+
 
 def keep_freed_memory() -> bool:
-    """Tells glibc to keep what XLA frees instead of giving it back to the kernel at every step.
+    """Makes glibc keep what XLA frees instead of returning it to the kernel at every step.
 
-    Called before JAX starts. Without it each step maps its buffers anew: a ViT step of 2 s lost a
-    third of its time to page faults. Returns whether the C library took it.
+    Call it before JAX starts. Without it each step maps its buffers anew: a ViT step of 2 s lost a
+    third of its time to page faults. Returns whether the C library accepted the settings.
     """
     if not sys.platform.startswith("linux"):
         return False
@@ -49,9 +92,9 @@ def keep_freed_memory() -> bool:
 
 
 def _ask_for_huge_pages(libc: ctypes.CDLL) -> None:
-    """The heap's next bytes, half of the machine's memory, in huge pages where the kernel can.
+    """Asks the kernel for huge pages for the heap's next bytes, half of the machine's memory.
 
-    They are addresses only: memory is taken when a page is first written. Where addresses are
+    Only addresses are reserved: memory is taken when a page is first written. Where addresses are
     limited (`ulimit -v`, or the kernel's strict overcommit) the heap stays as it is.
     """
     limits = (resource.RLIMIT_AS, resource.RLIMIT_DATA)
@@ -69,15 +112,15 @@ def _ask_for_huge_pages(libc: ctypes.CDLL) -> None:
 
 
 def aligned(shape: tuple[int, ...]) -> UInt8[np.ndarray, "..."]:
-    """New bytes, not set to anything, at a multiple of ALIGNMENT."""
+    """Allocates bytes, uninitialized, at a multiple of ALIGNMENT."""
     memory = np.empty(math.prod(shape) + ALIGNMENT, np.uint8)
     start = -memory.ctypes.data % ALIGNMENT
     return memory[start : start + math.prod(shape)].reshape(shape)
 
 
 @contextlib.contextmanager
-def paused() -> Iterator[None]:
-    """No garbage is looked for inside: imports and tracing make many objects and little garbage."""
+def collection_paused() -> Iterator[None]:
+    """Pauses Python's garbage collector: imports and tracing make many objects, little garbage."""
     was_on = gc.isenabled()
     gc.disable()
     try:
@@ -87,28 +130,6 @@ def paused() -> Iterator[None]:
             gc.enable()
 
 
-def spare_the_end() -> None:
-    """For a process whose work is done: its end does not search what goes with it anyway."""
+def skip_last_collection() -> None:
+    """Exempts all objects from collection at the end of a process whose work is done."""
     gc.freeze()
-
-
-SECONDS_WORTH_KEEPING = 0.5
-
-
-def prepare() -> None:
-    """Sets the process up for fast steps and a quick start; before JAX runs anything."""
-    keep_freed_memory()
-    keep_programs()
-
-
-def keep_programs() -> None:
-    """Lets a later process find what this one compiles; before JAX runs anything.
-
-    Compiled programs are kept in `$JAX_COMPILATION_CACHE_DIR`, by default `dtvit/programs` in the
-    user's cache folder (`$XDG_CACHE_HOME`, ~/.cache); JAX_ENABLE_COMPILATION_CACHE=0 keeps none.
-    """
-    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):  # which JAX reads
-        base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-        folder = Path(base).expanduser() / "dtvit" / "programs"
-        jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", SECONDS_WORTH_KEEPING)

@@ -1,4 +1,4 @@
-"""A study's heat maps as a Multi-frame True Color Secondary Capture, a frame a map."""
+"""Makes a Multi-frame True Color Secondary Capture of a study's heat maps, one frame a map."""
 
 import dataclasses
 import datetime
@@ -14,12 +14,17 @@ from pydicom.uid import ExplicitVRLittleEndian, MultiFrameTrueColorSecondaryCapt
 from data_builder.errors import InputError
 from dtvit_jax.decision.answer import LOCATIONS, ModelIdentity, StudyAnswer
 from dtvit_jax.dicom import codes
-from dtvit_jax.dicom.source_study import Origin, instance_uid, read_origin, series_uid
+from dtvit_jax.dicom.source_study import (
+    SourceStudy,
+    instance_uid,
+    read_source_study,
+    series_uid,
+)
 from dtvit_jax.dicom.structured_report import MANUFACTURER
 
 _SERIES_NUMBER = 9002
-_LEAST_SIDE = 512
-_BAND = 26  # pixels a line of text, on a picture of 512
+_SMALLEST_SIDE = 512
+_LINE_HEIGHT = 26  # pixels of a line of text, on a picture of 512
 _DECISIONS = {"ich": "hemorrhage", "no ich": "no hemorrhage", "uncertain": "uncertain"}
 
 
@@ -28,9 +33,9 @@ class Overlay:
     """One slice with its heat map drawn over it.
 
     Attributes:
-      slice: the slice's place in `StudyAnswer.slices`.
-      image: uint8 [rows, columns, 3], at the CT's own resolution, upright.
-      caption: what was drawn, such as 'Grad-CAM, hemorrhage head'; ASCII.
+      slice: index in `StudyAnswer.slices`.
+      image: RGB at the CT's own resolution, upright.
+      caption: the method and the head, such as 'Grad-CAM, hemorrhage head'; ASCII.
     """
 
     slice: int
@@ -46,22 +51,22 @@ def secondary_capture(
     made: datetime.datetime | None = None,
     remarks: Sequence[str] = (),
 ) -> Dataset:
-    """The overlays as one object, in their order, each with what it is and is not burnt in.
+    """Makes one object of the overlays, in their order, with the notice and the numbers burnt in.
 
-    `sources`, `made` and `remarks` as in `structured_report`. A slice of fewer than 512 pixels a
-    side is enlarged by a whole factor, so that the text can be read. Raises InputError as
-    `read_origin` does, or where there is no overlay.
+    `sources`, `made` and `remarks` are as in `structured_report`. A slice of fewer than 512 pixels
+    a side is enlarged by a whole factor, so that the text is legible. Raises InputError as
+    `read_source_study` does, or where there is no overlay.
     """
     if not overlays:
         raise InputError("DICOM out: there is no overlay to capture: give at least one")
-    origin = read_origin(sources)
+    study = read_source_study(sources)
     made = made or datetime.datetime.now()
     frames = _same_size([_frame(answer, overlay, model, remarks) for overlay in overlays])
     ds = SOPClass(
-        study_instance_uid=origin.study_uid,
-        series_instance_uid=series_uid(origin, model, "capture"),
+        study_instance_uid=study.study_uid,
+        series_instance_uid=series_uid(study, model, "capture"),
         series_number=_SERIES_NUMBER,
-        sop_instance_uid=_instance_uid(origin, model, answer, overlays),
+        sop_instance_uid=_instance_uid(study, model, answer, overlays),
         sop_class_uid=MultiFrameTrueColorSecondaryCaptureImageStorage,
         instance_number=1,
         modality="OT",
@@ -79,31 +84,31 @@ def secondary_capture(
     ds.SecondaryCaptureDeviceManufacturer = MANUFACTURER
     ds.SecondaryCaptureDeviceManufacturerModelName = model.name
     ds.SecondaryCaptureDeviceSoftwareVersions = model.version
-    _describe(ds, answer, overlays, origin)
+    _describe(ds, answer, overlays, study)
     _put_pixels(ds, frames)
-    origin.stamp(ds, made)
+    study.stamp(ds, made)
     return ds
 
 
 def _describe(
-    ds: Dataset, answer: StudyAnswer, overlays: Sequence[Overlay], origin: Origin
+    ds: Dataset, answer: StudyAnswer, overlays: Sequence[Overlay], study: SourceStudy
 ) -> None:
-    """General Image and SC Multi-frame Image: what it was made from, and how."""
+    """Fills General Image and SC Multi-frame Image: the source images and the derivation."""
     ds.ImageType = ["DERIVED", "SECONDARY", "OTHER"]
     ds.BodyPartExamined, ds.PatientOrientation = "HEAD", ""
     ds.ImageComments = codes.NOTICE
     ds.DerivationDescription = "Heat map of a model drawn over the CT slice"
     ds.SourceImageSequence = []
     for overlay in overlays:
-        one = answer.slices[overlay.slice]
-        reference = origin.references.get(one.file)
+        slice_answer = answer.slices[overlay.slice]
+        reference = study.references.get(slice_answer.file)
         if reference is None:
             continue
         item = Dataset()
         item.ReferencedSOPClassUID = reference.sop_class
         item.ReferencedSOPInstanceUID = reference.sop_instance
         if reference.frames is not None:
-            item.ReferencedFrameNumber = (one.frame or 0) + 1
+            item.ReferencedFrameNumber = (slice_answer.frame or 0) + 1
         purpose = codes.SOURCE_OF_DERIVATION
         code = Dataset()
         code.CodeValue, code.CodingSchemeDesignator = purpose.value, purpose.scheme_designator
@@ -113,11 +118,11 @@ def _describe(
             ds.SourceImageSequence.append(item)
     if not ds.SourceImageSequence:
         del ds.SourceImageSequence
-    # What is burnt in names neither the patient nor a date (PS3.3 C.7.6.1.1).
+    # The text burnt in names neither the patient nor a date (PS3.3 C.7.6.1.1).
     ds.BurnedInAnnotation = "NO"
-    ds.LossyImageCompression = "01" if origin.lossy else "00"
-    if origin.lossy:
-        ratios, methods = origin.lossy
+    ds.LossyImageCompression = "01" if study.lossy else "00"
+    if study.lossy:
+        ratios, methods = study.lossy
         if ratios and len(ratios) == len(methods):
             ds.LossyImageCompressionRatio, ds.LossyImageCompressionMethod = ratios, methods
 
@@ -127,7 +132,7 @@ def _put_pixels(ds: Dataset, frames: UInt8[np.ndarray, "frames rows columns 3"])
     ds.BitsAllocated, ds.BitsStored, ds.HighBit, ds.PixelRepresentation = 8, 8, 7, 0
     ds.NumberOfFrames, ds.Rows, ds.Columns = frames.shape[:3]
     if len(frames) > 1:
-        ds.FrameIncrementPointer = 0x00182001  # the next line's attribute
+        ds.FrameIncrementPointer = 0x00182001  # Page Number Vector
         ds.PageNumberVector = list(range(1, len(frames) + 1))
     data = frames.tobytes()
     ds.PixelData = data + b"\0" * (len(data) % 2)
@@ -135,41 +140,43 @@ def _put_pixels(ds: Dataset, frames: UInt8[np.ndarray, "frames rows columns 3"])
 
 
 def _instance_uid(
-    origin: Origin, model: ModelIdentity, answer: StudyAnswer, overlays: Sequence[Overlay]
+    study: SourceStudy, model: ModelIdentity, answer: StudyAnswer, overlays: Sequence[Overlay]
 ) -> str:
     shown = " ".join(f"{overlay.slice} {overlay.caption}" for overlay in overlays)
-    return instance_uid(origin, model, f"capture {shown}", answer)
+    return instance_uid(study, model, f"capture {shown}", answer)
 
 
 def _frame(
     answer: StudyAnswer, overlay: Overlay, model: ModelIdentity, remarks: Sequence[str]
 ) -> UInt8[np.ndarray, "rows columns 3"]:
-    """The overlay between a line that says what it is not, and lines that say what it is."""
+    """Draws the overlay with the notice above it, and the numbers and remarks below."""
     image = overlay.image
-    factor = -(-_LEAST_SIDE // max(image.shape[:2])) if max(image.shape[:2]) < _LEAST_SIDE else 1
+    factor = max(1, -(-_SMALLEST_SIDE // max(image.shape[:2])))
     image = image.repeat(factor, axis=0).repeat(factor, axis=1)
     below = [*_lines(answer, overlay, model), *remarks]
-    width = max(image.shape[1], _LEAST_SIDE)
-    band = _BAND * width // _LEAST_SIDE
+    width = max(image.shape[1], _SMALLEST_SIDE)
+    band = _LINE_HEIGHT * width // _SMALLEST_SIDE
     canvas = Image.new("RGB", (width, image.shape[0] + band * (1 + len(below))))
     canvas.paste(Image.fromarray(image), ((width - image.shape[1]) // 2, band))
     draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(band * 0.6)
     draw.text((width / 2, band / 2), codes.NOTICE.upper(), "yellow", font, anchor="mm")
     for line, text in enumerate(below):
-        place = (band / 3, band * (1.5 + line) + image.shape[0])
-        too_long = max(1.0, font.getlength(text) / (width - band))
-        fitting = ImageFont.load_default(band * 0.6 / too_long)
-        draw.text(place, text, "white", fitting, anchor="lm")
+        position = (band / 3, band * (1.5 + line) + image.shape[0])
+        excess = max(1.0, font.getlength(text) / (width - band))
+        fitting = ImageFont.load_default(band * 0.6 / excess)
+        draw.text(position, text, "white", fitting, anchor="lm")
     return np.asarray(canvas)
 
 
 def _lines(answer: StudyAnswer, overlay: Overlay, model: ModelIdentity) -> list[str]:
-    one = answer.slices[overlay.slice]
-    places = "  ".join(f"{name} {p:.2f}" for name, p in zip(LOCATIONS, one.p_location, strict=True))
-    of = f"Slice {overlay.slice + 1} of {len(answer.slices)}"
+    shown = answer.slices[overlay.slice]
+    locations = "  ".join(
+        f"{name} {p:.2f}" for name, p in zip(LOCATIONS, shown.p_location, strict=True)
+    )
+    number = f"Slice {overlay.slice + 1} of {len(answer.slices)}"
     return [
-        f"{of}: {_DECISIONS[one.decision]}, probability {one.p_hemorrhage:.3f}",
-        f"Given hemorrhage: {places}",
+        f"{number}: {_DECISIONS[shown.decision]}, probability {shown.p_hemorrhage:.3f}",
+        f"Given hemorrhage: {locations}",
         f"Study: {_DECISIONS[answer.decision]}{answer.location and ', ' + answer.location}, "
         f"probability {answer.p_hemorrhage:.3f}, threshold {answer.threshold:.3f}",
         f"Map: {overlay.caption}",
@@ -180,9 +187,9 @@ def _lines(answer: StudyAnswer, overlay: Overlay, model: ModelIdentity) -> list[
 def _same_size(
     frames: Sequence[UInt8[np.ndarray, "_ _ 3"]],
 ) -> UInt8[np.ndarray, "frames rows columns 3"]:
-    """All frames on black of the largest one's size: an object has one size."""
+    """Pads all frames with black to the largest one's size: an object has one size."""
     rows, columns = (max(frame.shape[axis] for frame in frames) for axis in (0, 1))
     out = np.zeros((len(frames), rows, columns, 3), np.uint8)
-    for place, frame in enumerate(frames):
-        out[place, : frame.shape[0], : frame.shape[1]] = frame
+    for index, frame in enumerate(frames):
+        out[index, : frame.shape[0], : frame.shape[1]] = frame
     return out

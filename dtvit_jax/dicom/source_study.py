@@ -1,8 +1,9 @@
-"""Where an answer comes from: whose study, which images; and the new objects' UIDs.
+"""Reads an answer's study from its images' headers, and derives the UIDs of new objects.
 
-Of a person only what Patient and General Study must hold (types 1 and 2) is taken, and the issuer
-of the ID, without which the ID may be another person's. A value that its representation does not
-allow is left empty, as the standard allows: a cut ID could be somebody else's.
+Of the patient's identity only the attributes that Patient and General Study must hold (types 1 and
+2) are copied, and the issuer of the ID, without which the ID may be another person's. A value that
+its representation does not allow is left empty, as the standard allows: a truncated ID could be
+somebody else's.
 """
 
 import dataclasses
@@ -27,7 +28,11 @@ _TIME = re.compile(r"([01]\d|2[0-3])([0-5]\d([0-5]\d(\.\d{1,6})?)?)?")
 
 @dataclasses.dataclass(frozen=True)
 class Reference:
-    """One stored image, by UIDs; `frames` is its number of frames, None for a single image."""
+    """The UIDs of one stored image; `frames` is its number of frames, None for a single image.
+
+    `instance_uid` hashes the text of this class: other names of the class or its fields would give
+    new UIDs to answers that archives hold already.
+    """
 
     sop_class: str
     sop_instance: str
@@ -36,14 +41,15 @@ class Reference:
 
 
 @dataclasses.dataclass(frozen=True)
-class Origin:
+class SourceStudy:
     """One study of one patient.
 
     Attributes:
-      study_uid: Study Instance UID.
-      identity: attributes of Patient and General Study by keyword; private.
-      references: by place in the list of sources; places that can't be referenced are missing.
-      lossy: Lossy Image Compression's ratios and methods if any source was so compressed.
+      study_uid: Study Instance UID (0020,000D).
+      identity: values of Patient and General Study by keyword; private.
+      references: by index in the list of sources; sources without usable UIDs are missing.
+      lossy: ratios (0028,2112) and methods (0028,2114) of Lossy Image Compression; None where no
+        source was compressed with loss.
     """
 
     study_uid: str
@@ -52,7 +58,7 @@ class Origin:
     lossy: tuple[list[str], list[str]] | None
 
     def stamp(self, ds: Dataset, made: datetime.datetime) -> None:
-        """Writes the patient, the study and the time of making into a new object."""
+        """Writes the patient, the study and the time of creation into a new object."""
         ds.InstanceCreationDate = made.strftime("%Y%m%d")
         ds.InstanceCreationTime = made.strftime("%H%M%S.%f")
         for library in ds.get("ContributingEquipmentSequence", []):
@@ -64,10 +70,10 @@ class Origin:
             ds.SpecificCharacterSet = "ISO_IR 192"
 
 
-def read_origin(sources: Sequence[Dataset]) -> Origin:
-    """The one study that `sources` are of. Pixels are not read.
+def read_source_study(sources: Sequence[Dataset]) -> SourceStudy:
+    """Reads the study that all `sources` belong to. Pixels are not read.
 
-    Raises InputError where there is no study to tie objects to, or more than one study or patient.
+    Raises InputError where they have no usable UIDs, or belong to several studies or patients.
     """
     with quiet():
         tags = [Tags(ds) for ds in sources]
@@ -80,9 +86,9 @@ def read_origin(sources: Sequence[Dataset]) -> Origin:
             )
         (study,) = studies
         references = {
-            place: found
-            for place, ds in enumerate(sources)
-            if (found := _reference(ds)) is not None
+            index: reference
+            for index, ds in enumerate(sources)
+            if (reference := _reference(ds)) is not None
         }
         if not _is_uid(study) or not references:
             raise InputError(
@@ -94,37 +100,37 @@ def read_origin(sources: Sequence[Dataset]) -> Origin:
         } | {"StudyInstanceUID": study}
         if issuer := _text(64)(tags[0].text("IssuerOfPatientID")):
             identity["IssuerOfPatientID"] = issuer
-        return Origin(study, identity, references, _lossy(tags))
+        return SourceStudy(study, identity, references, _lossy(tags))
 
 
-def derived_uid(*words: str) -> UID:
-    """A UID under the 2.25 root (PS3.5 B.2): the same words give the same UID, anywhere."""
-    return UID(f"2.25.{uuid.uuid5(_ROOT, chr(0).join(words)).int}")
+def derived_uid(*parts: str) -> UID:
+    """Derives a UID under the 2.25 root (PS3.5 B.2) from texts: equal texts give equal UIDs."""
+    return UID(f"2.25.{uuid.uuid5(_ROOT, chr(0).join(parts)).int}")
 
 
-def series_uid(origin: Origin, model: ModelIdentity, kind: str) -> UID:
-    """One series a study, model and kind of object ('sr', 'capture')."""
-    return derived_uid("series", origin.study_uid, model.weights_sha256, kind)
+def series_uid(study: SourceStudy, model: ModelIdentity, kind: str) -> UID:
+    """Derives the UID of the series of a study, a model and a kind of object ('sr', 'capture')."""
+    return derived_uid("series", study.study_uid, model.weights_sha256, kind)
 
 
-def instance_uid(origin: Origin, model: ModelIdentity, kind: str, answer: StudyAnswer) -> UID:
-    """Of one answer, to 3 digits: the same one again has the same UID and multiplies nothing.
+def instance_uid(study: SourceStudy, model: ModelIdentity, kind: str, answer: StudyAnswer) -> UID:
+    """Derives the UID of an object from the answer to 3 digits: a repeated answer repeats it.
 
-    Another answer (a slice came late, another operating point) is another object, as an archive
-    that holds the first would not take a second under its UID.
+    Another answer (a late slice, another operating point) gets another UID, because an archive that
+    holds the first object would not accept a second one under its UID.
     """
     numbers = [answer.p_hemorrhage, *answer.p_location, answer.threshold]
-    words = [answer.decision, answer.location, answer.point, *answer.reasons]
+    texts = [answer.decision, answer.location, answer.point, *answer.reasons]
     for one in answer.slices:
         numbers += [one.p_hemorrhage, *one.p_location]
-        words += [one.decision, str(origin.references.get(one.file)), str(one.frame)]
-    said = [f"{number:.3f}" for number in numbers] + words
-    return derived_uid("instance", origin.study_uid, model.weights_sha256, kind, *said)
+        texts += [one.decision, str(study.references.get(one.file)), str(one.frame)]
+    parts = [f"{number:.3f}" for number in numbers] + texts
+    return derived_uid("instance", study.study_uid, model.weights_sha256, kind, *parts)
 
 
 def _value(tags: Tags, keyword: str) -> str:
-    found = tags.value(keyword)
-    return str(found) if isinstance(found, PersonName) else tags.text(keyword)
+    value = tags.value(keyword)
+    return str(value) if isinstance(value, PersonName) else tags.text(keyword)
 
 
 def _reference(ds: Dataset) -> Reference | None:
@@ -136,8 +142,8 @@ def _reference(ds: Dataset) -> Reference | None:
     if not _is_uid(instance) or not _is_uid(series):
         return None
     sop_class = tags.text("SOPClassUID") or meta.text("MediaStorageSOPClassUID") or CTImageStorage
-    several = tags.value("PerFrameFunctionalGroupsSequence") is not None
-    frames = (tags.whole("NumberOfFrames") or 1) if several else None
+    multi_frame = tags.value("PerFrameFunctionalGroupsSequence") is not None
+    frames = (tags.whole("NumberOfFrames") or 1) if multi_frame else None
     return Reference(sop_class, instance, series, frames)
 
 
@@ -151,7 +157,7 @@ def _lossy(tags: Sequence[Tags]) -> tuple[list[str], list[str]] | None:
 
 
 def _is_uid(text: str) -> bool:
-    # Leading zeros in a component are wrong, but must be repeated to meet the images they are on.
+    # Leading zeros in a component are wrong, but a reference must repeat them to match the image.
     return re.fullmatch(r"\d+(\.\d+)+", text) is not None and len(text) <= 64
 
 
@@ -161,8 +167,8 @@ def _text(longest: int) -> Callable[[str], str]:
 
 def _name(value: str) -> str:
     groups = value.split("=")
-    whole = len(groups) <= 3 and all(len(g) <= 64 and g.count("^") <= 4 for g in groups)
-    return value if whole and not _FORBIDDEN.search(value) else ""
+    valid = len(groups) <= 3 and all(len(g) <= 64 and g.count("^") <= 4 for g in groups)
+    return value if valid and not _FORBIDDEN.search(value) else ""
 
 
 def _date(value: str) -> str:

@@ -1,7 +1,6 @@
-"""A study's answer as a Comprehensive 3D SR after TID 1500 (Measurement Report)."""
+"""Makes a Comprehensive 3D SR of a study's answer by TID 1500 (Measurement Report)."""
 
 import datetime
-import logging
 from collections.abc import Iterator, Sequence
 
 from highdicom.sr import (
@@ -26,16 +25,20 @@ from pydicom.sr.coding import Code
 
 from dtvit_jax.decision.answer import LOCATIONS, ModelIdentity, SliceAnswer, StudyAnswer
 from dtvit_jax.dicom import codes as dicom_codes
-from dtvit_jax.dicom.source_study import Origin, derived_uid, instance_uid, read_origin, series_uid
+from dtvit_jax.dicom.source_study import (
+    SourceStudy,
+    derived_uid,
+    instance_uid,
+    read_source_study,
+    series_uid,
+)
+from dtvit_jax.runtime import quiet_libraries
 
 MANUFACTURER = "DTViT-JAX"
 SLICES_REPORTED = 5
-"""Measurement groups for slices: the likeliest ones; results.csv has them all."""
+"""How many slices have a measurement group: the most probable ones; slices.csv has them all."""
 
 _SERIES_NUMBER = 9001
-
-# It tells each source's UID as it goes along.
-logging.getLogger("highdicom").setLevel(logging.WARNING)
 
 
 def structured_report(
@@ -45,30 +48,33 @@ def structured_report(
     made: datetime.datetime | None = None,
     remarks: Sequence[str] = (),
 ) -> Comprehensive3DSR:
-    """The report of `answer`: a measurement group for the study, one for each likeliest slice.
+    """Makes the report: a measurement group for the study and for each of the likeliest slices.
 
-    `sources` are the DICOM objects that the slices' `file` counts through; their pixels are not
-    read. `made` is the time that it says it was made at (None: now); `remarks` are said beside the
-    notice. Raises InputError as `read_origin` does.
+    Args:
+      answer: the study's answer.
+      sources: the DICOM objects that the slices' `file` counts through; their pixels are not read.
+      model: the model that answered.
+      made: the report's date and time; None: now.
+      remarks: texts after the notice.
+
+    Raises InputError as `read_source_study` does.
     """
-    origin = read_origin(sources)
+    quiet_libraries()
+    study = read_source_study(sources)
     made = made or datetime.datetime.now()
-    groups = [_study_group(answer, origin, model)]
-    groups += [_slice_group(answer, rank, origin, model) for rank in likeliest(answer)]
+    groups = [_study_group(answer, study, model, remarks)]
+    groups += [_slice_group(answer, index, study, model) for index in likeliest(answer)]
     content = MeasurementReport(
         observation_context=ObservationContext(observer_device_context=_observer(model)),
         procedure_reported=dicom_codes.PROCEDURE,
         imaging_measurements=groups,
     )
-    content[0].ContentSequence[-1].ContentSequence[0].ContentSequence.extend(
-        _words(answer, remarks)
-    )
     report = Comprehensive3DSR(
-        evidence=_evidence(answer, origin),
+        evidence=_evidence(answer, study),
         content=content,
-        series_instance_uid=series_uid(origin, model, "sr"),
+        series_instance_uid=series_uid(study, model, "sr"),
         series_number=_SERIES_NUMBER,
-        sop_instance_uid=instance_uid(origin, model, "sr", answer),
+        sop_instance_uid=instance_uid(study, model, "sr", answer),
         instance_number=1,
         is_complete=True,
         series_description=dicom_codes.NOTICE,
@@ -81,14 +87,14 @@ def structured_report(
         content_time=made.time(),
         coding_schemes=[dicom_codes.scheme_item()],
     )
-    origin.stamp(report, made)
+    study.stamp(report, made)
     return report
 
 
 def likeliest(answer: StudyAnswer) -> list[int]:
-    """Places in `answer.slices` of the slices reported, the likeliest to show a bleed first."""
-    places = range(len(answer.slices))
-    return sorted(places, key=lambda i: -answer.slices[i].p_hemorrhage)[:SLICES_REPORTED]
+    """Indices in `answer.slices` of the slices reported, the most probable hemorrhage first."""
+    indices = range(len(answer.slices))
+    return sorted(indices, key=lambda i: -answer.slices[i].p_hemorrhage)[:SLICES_REPORTED]
 
 
 def _observer(model: ModelIdentity) -> ObserverContext:
@@ -105,15 +111,15 @@ def _observer(model: ModelIdentity) -> ObserverContext:
 
 
 def _study_group(
-    answer: StudyAnswer, origin: Origin, model: ModelIdentity
+    answer: StudyAnswer, study: SourceStudy, model: ModelIdentity, remarks: Sequence[str]
 ) -> MeasurementsAndQualitativeEvaluations:
     sites = None
     if answer.decision == "ich" and answer.location:
         sites = [_site(answer.location)]
     threshold = Measurement(dicom_codes.THRESHOLD, answer.threshold, dicom_codes.NO_UNITS)
-    return MeasurementsAndQualitativeEvaluations(
+    group = MeasurementsAndQualitativeEvaluations(
         tracking_identifier=TrackingIdentifier(
-            derived_uid("study", origin.study_uid, model.weights_sha256), "study"
+            derived_uid("study", study.study_uid, model.weights_sha256), "study"
         ),
         finding_category=_category(answer.decision),
         finding_type=dicom_codes.FINDING,
@@ -127,30 +133,33 @@ def _study_group(
         measurements=[*_probabilities(answer), threshold],
         qualitative_evaluations=[_presence(answer.decision)],
     )
+    (container,) = group  # TID 1501 is one container, extensible, with texts at its end
+    container.ContentSequence.extend(_texts(answer, remarks))
+    return group
 
 
 def _slice_group(
-    answer: StudyAnswer, place: int, origin: Origin, model: ModelIdentity
+    answer: StudyAnswer, index: int, study: SourceStudy, model: ModelIdentity
 ) -> MeasurementsAndQualitativeEvaluations:
-    one = answer.slices[place]
-    outlier = Measurement(dicom_codes.OUTLIER, one.outlier, dicom_codes.NO_UNITS)
-    reference = origin.references.get(one.file)
+    slice_answer = answer.slices[index]
+    outlier = Measurement(dicom_codes.OUTLIER, slice_answer.outlier, dicom_codes.NO_UNITS)
+    reference = study.references.get(slice_answer.file)
     images = None
     if reference is not None:
-        frames = None if reference.frames is None else [(one.frame or 0) + 1]
+        frames = None if reference.frames is None else [(slice_answer.frame or 0) + 1]
         images = [
             SourceImageForMeasurementGroup(reference.sop_class, reference.sop_instance, frames)
         ]
     return MeasurementsAndQualitativeEvaluations(
-        # No pseudonym here: beside the patient's name it would undo all others.
+        # No pseudonym: in an object with the patient's name it would reveal all the others.
         tracking_identifier=TrackingIdentifier(
-            derived_uid("slice", origin.study_uid, model.weights_sha256, str(place)),
-            f"slice {place + 1} of {len(answer.slices)}",
+            derived_uid("slice", study.study_uid, model.weights_sha256, str(index)),
+            f"slice {index + 1} of {len(answer.slices)}",
         ),
-        finding_category=_category(one.decision),
+        finding_category=_category(slice_answer.decision),
         finding_type=dicom_codes.FINDING,
-        measurements=[*_probabilities(one), outlier],
-        qualitative_evaluations=[_presence(one.decision)],
+        measurements=[*_probabilities(slice_answer), outlier],
+        qualitative_evaluations=[_presence(slice_answer.decision)],
         source_images=images,
     )
 
@@ -172,7 +181,7 @@ def _site(location: str) -> FindingSite:
 
 
 def _category(decision: str) -> Code | None:
-    """The wider finding that the standard has a code for: it is there if this one is."""
+    """The wider finding that the standard has a code for: present wherever this one is."""
     return dicom_codes.FINDING_CATEGORY if decision == "ich" else None
 
 
@@ -180,8 +189,8 @@ def _presence(decision: str) -> QualitativeEvaluation:
     return QualitativeEvaluation(dicom_codes.PRESENCE, dicom_codes.DECISIONS[decision])
 
 
-def _words(answer: StudyAnswer, remarks: Sequence[str]) -> list[TextContentItem]:
-    """What codes do not say: TID 1501 is extensible, and takes texts at its end."""
+def _texts(answer: StudyAnswer, remarks: Sequence[str]) -> list[TextContentItem]:
+    """The notice, the operating point and the reasons, for which there are no codes."""
 
     def item(name: Code, text: str) -> TextContentItem:
         return TextContentItem(name, text, RelationshipTypeValues.CONTAINS)
@@ -194,12 +203,12 @@ def _words(answer: StudyAnswer, remarks: Sequence[str]) -> list[TextContentItem]
     ]
 
 
-def _evidence(answer: StudyAnswer, origin: Origin) -> list[Dataset]:
-    """Stand-ins for the slices' images: UIDs alone, so that the library copies no more."""
+def _evidence(answer: StudyAnswer, study: SourceStudy) -> list[Dataset]:
+    """The slices' images as objects of UIDs alone, so that the library copies nothing else."""
     evidence = []
-    for place in sorted({one.file for one in answer.slices} & set(origin.references)):
-        reference, ds = origin.references[place], Dataset()
-        ds.StudyInstanceUID, ds.SeriesInstanceUID = origin.study_uid, reference.series
+    for index in sorted({one.file for one in answer.slices} & set(study.references)):
+        reference, ds = study.references[index], Dataset()
+        ds.StudyInstanceUID, ds.SeriesInstanceUID = study.study_uid, reference.series
         ds.SOPClassUID, ds.SOPInstanceUID = reference.sop_class, reference.sop_instance
         ds.PatientName = ds.PatientID = ds.PatientBirthDate = ds.PatientSex = ""
         ds.AccessionNumber = ds.StudyID = ds.StudyDate = ds.StudyTime = ""

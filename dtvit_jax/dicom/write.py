@@ -1,9 +1,7 @@
-"""An answer as DICOM objects on disk: a structured report, and a capture of the heat maps.
+"""Writes an answer as DICOM objects: a structured report, and a capture of the heat maps.
 
-These objects carry the patient's identity, as a PACS needs it: they and the listener's spool are
-the only things written that do.
-
-An answered study's DICOM objects, made from the headers of its files.
+These objects hold the patient's identity, which a PACS needs. They and the listener's spool are the
+only files of this program that do.
 """
 
 import datetime
@@ -22,10 +20,46 @@ from data_builder.errors import InputError
 from data_builder.files import make_private, write_private
 from dtvit_jax.decision.answer import ModelIdentity, StudyAnswer
 from dtvit_jax.dicom.secondary_capture import Overlay, secondary_capture
-from dtvit_jax.dicom.source_study import read_origin
-from dtvit_jax.dicom.structured_report import likeliest, structured_report
+from dtvit_jax.dicom.source_study import read_source_study
+from dtvit_jax.dicom.structured_report import structured_report
 
-__all__ = ["Overlay", "likeliest", "secondary_capture", "structured_report", "write_objects"]
+PHANTOM = "The model was trained on synthetic phantoms: this says nothing of a patient"
+_REPORT, _CAPTURE = "sr.dcm", "capture.dcm"
+
+
+def write_dicom(
+    folder: Path,
+    answer: StudyAnswer,
+    sources: Sequence[Path],
+    model: ModelIdentity,
+    maps: Mapping[str, UInt8[np.ndarray, "rows columns 3"]],
+    caption: str,
+    phantom: bool,
+) -> tuple[list[Path], str]:
+    """Writes the objects of an answered study from the headers of its files.
+
+    Args:
+      folder: as in `write_objects`.
+      answer: the study's answer.
+      sources: the files that the slices' `file` counts through.
+      model: the model that answered.
+      maps: slice key -> the slice with its heat map, RGB, the most probable first.
+      caption: the maps' method and head.
+      phantom: whether the model was trained on phantoms, which the objects then state.
+
+    Returns the paths; where the sources have no UIDs to refer to, no path and the reason. Raises
+    InputError where the folder can't be written.
+    """
+    with quiet():
+        headers = [pydicom.dcmread(path, stop_before_pixels=True, force=True) for path in sources]
+    try:
+        read_source_study(headers)
+    except InputError as error:
+        return [], str(error)
+    index = {one.key: i for i, one in enumerate(answer.slices)}
+    overlays = [Overlay(index[key], image, caption) for key, image in maps.items()]
+    remarks = [PHANTOM] if phantom else []
+    return write_objects(folder, answer, headers, model, overlays, remarks=remarks), ""
 
 
 def write_objects(
@@ -39,30 +73,30 @@ def write_objects(
 ) -> list[Path]:
     """Writes `folder/<study's key>/sr.dcm`, and `capture.dcm` where there are overlays.
 
-    Folders get mode 700, files 600; a file is written whole or not at all. One that holds the
-    same answer already (the same SOP Instance UID) is left as it is. `remarks` are said in both
-    beside the notice: one line each, ASCII. Returns the files. Raises InputError as `read_origin`
-    does, or where the folder can't be written.
+    Folders get mode 700, files 600. A file that holds the same answer already (the same SOP
+    Instance UID) is left as it is. `made` and `remarks` are as in `structured_report`; a remark is
+    one line of ASCII. Returns the paths. Raises InputError as `read_source_study` does, or where
+    the folder can't be written.
     """
     objects: dict[str, Dataset] = {
-        "sr.dcm": structured_report(answer, sources, model, made, remarks)
+        _REPORT: structured_report(answer, sources, model, made, remarks)
     }
     if overlays:
-        objects["capture.dcm"] = secondary_capture(answer, sources, model, overlays, made, remarks)
+        objects[_CAPTURE] = secondary_capture(answer, sources, model, overlays, made, remarks)
     try:
         make_private(folder)
-        place = make_private(folder / answer.key)
+        study = make_private(folder / answer.key)
         for name, ds in objects.items():
-            if _uid_of(place / name) != ds.SOPInstanceUID:
-                write_private(place / name, _encoded(ds))
+            if _uid_of(study / name) != ds.SOPInstanceUID:
+                write_private(study / name, _encoded(ds))
         if not overlays:  # one of an earlier answer would contradict the report
-            (place / "capture.dcm").unlink(missing_ok=True)
+            (study / _CAPTURE).unlink(missing_ok=True)
     except OSError as error:
         raise InputError(
             f"DICOM out: {folder} can't be written ({error.strerror}): make room, or choose "
             "another --out"
         ) from error
-    return [place / name for name in objects]
+    return [study / name for name in objects]
 
 
 def _uid_of(path: Path) -> str | None:
@@ -78,34 +112,3 @@ def _encoded(ds: Dataset) -> bytes:
     with quiet():
         ds.save_as(buffer, enforce_file_format=True)
     return buffer.getvalue()
-
-
-PHANTOM = "The model was trained on made-up phantoms: this says nothing of a patient"
-
-
-def write_dicom(
-    folder: Path,
-    answer: StudyAnswer,
-    sources: Sequence[Path],
-    model: ModelIdentity,
-    maps: Mapping[str, UInt8[np.ndarray, "rows columns 3"]],
-    caption: str,
-    phantom: bool,
-) -> tuple[list[Path], str]:
-    """Writes the objects under `folder`, which alone carries identity (`dicom_out`).
-
-    maps: slice key -> the slice with its heat map, worst first; `caption` says what was drawn.
-    phantom: whether the model was trained on phantoms, which the objects then say, too.
-    Returns them, and why there are none where the sources can't be referred to. Raises InputError
-    where the folder can't be written.
-    """
-    with quiet():
-        headers = [pydicom.dcmread(path, stop_before_pixels=True, force=True) for path in sources]
-    try:
-        read_origin(headers)
-    except InputError as error:
-        return [], str(error)
-    place = {each.key: i for i, each in enumerate(answer.slices)}
-    overlays = [Overlay(place[key], image, caption) for key, image in maps.items()]
-    remarks = [PHANTOM] if phantom else []
-    return write_objects(folder, answer, headers, model, overlays, remarks=remarks), ""

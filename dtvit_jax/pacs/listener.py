@@ -1,9 +1,5 @@
-"""A DICOM listener: studies come over the network, are answered, and results go back.
+"""Runs the DICOM listener: receives studies, has each answered once, sends the results back."""
 
-The command line of `predict --listen`. Light: pynetdicom is imported when it is asked for.
-"""
-
-import argparse
 import contextlib
 import signal
 import sys
@@ -17,23 +13,23 @@ from dtvit_jax.pacs.receiver import Listening, accepting
 from dtvit_jax.pacs.sender import SendBack
 from dtvit_jax.pacs.spool import Spool
 
-_ROUND = 0.5  # seconds between looks at the spool
+_POLL_SECONDS = 0.5
 _FIRST_WAIT, _LONGEST_WAIT = 60.0, 3600.0
 
 
 class Terminated(BaseException):
-    """SIGTERM came."""
+    """The process received SIGTERM."""
 
 
 Handler = Callable[[Path], Sequence[Path]]
-"""Answers the study in a folder; gives the DICOM objects to send. Called in the main thread."""
+"""Answers the study in a folder and returns the DICOM objects to send; runs in the main thread."""
 
 
 def serve(listening: Listening, spool: Spool, handle: Handler) -> int:
     """Receives studies and has each answered, until SIGINT (returns 130) or SIGTERM (143).
 
-    What was received is on disk before its sender is told so; what is not answered or sent by then
-    is so after the next start. Raises InputError where it can't listen.
+    An object is on disk before its sender gets a status. Studies that are not answered or sent by
+    the end are so after the next start. Raises InputError where the port can't be opened.
     """
     back = SendBack(spool, listening.send_to, listening.aet) if listening.send_to else None
     rounds = _Rounds(spool, handle, listening.quiet, back is not None)
@@ -45,14 +41,14 @@ def serve(listening: Listening, spool: Spool, handle: Handler) -> int:
                     if back:
                         back.send_due()
                     spool.expire()
-                    time.sleep(_ROUND)
+                    time.sleep(_POLL_SECONDS)
         except (KeyboardInterrupt, Terminated) as stop:
             print("stopped; the same command goes on from here", file=sys.stderr)
             return 130 if isinstance(stop, KeyboardInterrupt) else 143
 
 
 class _Rounds:
-    """Has each complete study answered; one that fails is tried again later."""
+    """Has each complete study answered; a failed one is tried again after a growing wait."""
 
     def __init__(self, spool: Spool, handle: Handler, quiet_seconds: float, sends: bool) -> None:
         self._spool, self._handle = spool, handle
@@ -73,11 +69,11 @@ class _Rounds:
             except Exception as error:
                 wait = min(max(2 * wait, _FIRST_WAIT), _LONGEST_WAIT)
                 self._failed[study.name] = (wait, time.monotonic())
-                told = f"not answered: {_in_words(error)}; next try in {wait:.0f} s"
-                print(f"{study.name}: {told}", flush=True)
+                message = f"not answered: {_describe(error)}; next try in {wait:.0f} s"
+                print(f"{study.name}: {message}", flush=True)
 
 
-def _in_words(error: Exception) -> str:
+def _describe(error: Exception) -> str:
     if isinstance(error, InputError):
         return str(error)
     if isinstance(error, OSError):
@@ -90,7 +86,7 @@ def _signals() -> Iterator[None]:
     def terminate(number: int, frame: object) -> None:
         raise Terminated
 
-    def fault(args: threading.ExceptHookArgs) -> None:  # a traceback may repeat what was sent
+    def fault(args: threading.ExceptHookArgs) -> None:  # a traceback may repeat sent data
         print(f"a connection ended with a fault ({args.exc_type.__name__})", flush=True)
 
     before = {
@@ -104,56 +100,3 @@ def _signals() -> Iterator[None]:
         threading.excepthook = hook
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def add_flags(top: argparse.ArgumentParser) -> None:
-    """The listener's flags of the command line, and --quiet, which --watch has too."""
-    top.add_argument(
-        "--quiet",
-        type=float,
-        default=30.0,
-        metavar="SECONDS",
-        help="with --watch and --listen: a study is complete when nothing of it came so long "
-        "(default 30)",
-    )
-    flags = top.add_argument_group("DICOM listener (needs the extra 'listener')")
-    flags.add_argument("--listen", type=int, metavar="PORT", help="receive studies with C-STORE")
-    flags.add_argument("--aet", default="DTVIT", help="this application's title (default DTVIT)")
-    flags.add_argument(
-        "--callers", default="", metavar="AET,AET", help="titles that may send; others are refused"
-    )
-    flags.add_argument("--bind", default="127.0.0.1", help="address (default 127.0.0.1)")
-    flags.add_argument("--spool", type=Path, help="folder for what is received (default OUT/spool)")
-    flags.add_argument("--send_to", metavar="AET@HOST:PORT", help="send results there with C-STORE")
-    flags.add_argument(
-        "--spool_gib", type=float, default=32.0, help="what the spool may hold (default 32 GiB)"
-    )
-
-
-def listen(args: argparse.Namespace, key: bytes, handle: Callable[[Path], Sequence[Path]]) -> int:
-    """Listens as the flags say, until it is stopped; the exit status.
-
-    `key` is for the names in the spool; `handle` answers the study in a folder, and gives the
-    DICOM objects to send. Raises InputError.
-    """
-    try:
-        from dtvit_jax.pacs.receiver import Listening
-
-        pass
-        from dtvit_jax.pacs.sender import read_peer
-    except ModuleNotFoundError as error:
-        if error.name != "pynetdicom":
-            raise
-        raise InputError(
-            "--listen needs pynetdicom: install this package with its extra 'listener'"
-        ) from None
-    from dtvit_jax.pacs.spool import Limits, Spool
-
-    callers = tuple(title.strip() for title in args.callers.split(",") if title.strip())
-    peer = read_peer(args.send_to) if args.send_to else None
-    if args.spool_gib <= 0:
-        raise InputError("--spool_gib is above 0")
-    listening = Listening(args.listen, args.aet, callers, args.bind, args.quiet, peer)
-    limits = Limits(spool_bytes=int(args.spool_gib * 2**30))
-    with Spool(args.spool or args.out / "spool", key, limits) as spool:
-        return serve(listening, spool, handle)

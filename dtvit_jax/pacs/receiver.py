@@ -1,13 +1,12 @@
-"""The network side of the listener: who may send what, and how each object is answered.
+"""Receives DICOM objects from known callers into the spool, and answers each with a status.
 
-Nothing of a person is said. A caller's title is no password, and what is sent is not encrypted:
-docs/pacs.md.
+Nothing of a patient is printed or logged. A caller's title is no password, and transfers are not
+encrypted: docs/pacs.md.
 """
 
 import contextlib
 import dataclasses
 import io
-import logging
 import re
 import signal
 import threading
@@ -32,6 +31,7 @@ from data_builder.dicom.read import quiet
 from data_builder.errors import InputError
 from dtvit_jax.pacs.sender import Peer
 from dtvit_jax.pacs.spool import Spool, Stored
+from dtvit_jax.runtime import quiet_libraries
 
 SUCCESS, OUT_OF_RESOURCES, MISMATCH, NOT_UNDERSTOOD = 0x0000, 0xA700, 0xA900, 0xC000
 """Statuses of C-STORE (PS3.4 B.2.3)."""
@@ -42,12 +42,19 @@ _PDU = 2**17
 _SECONDS_TO_STOP = 2.0
 _SECONDS_OF_SILENCE = 60.0
 
-logging.getLogger("pynetdicom").setLevel(logging.CRITICAL + 1)  # it tells what it receives
-
 
 @dataclasses.dataclass(frozen=True)
 class Listening:
-    """Where to listen and for whom. port 0: any free one. quiet: seconds after a study's last."""
+    """Settings of the listener.
+
+    Attributes:
+      port: TCP port; 0: any free one.
+      aet: this application's title.
+      callers: titles that may send.
+      bind: address to listen on.
+      quiet: seconds without a new image after which a study is complete.
+      send_to: receiver of the results; None: they are not sent.
+    """
 
     port: int
     aet: str
@@ -57,9 +64,11 @@ class Listening:
     send_to: Peer | None = None
 
     def __post_init__(self) -> None:
-        """Raises InputError for titles that are none, and where nobody may call."""
+        """Raises InputError for invalid titles, and where there is no caller."""
         if not self.callers:
-            raise InputError("no caller is known: give the AE titles that may send with --callers")
+            raise InputError(
+                "no caller may send: give the AE titles of those that may with --callers"
+            )
         for title in (self.aet, *self.callers):
             if not re.fullmatch(r"(?! *$)[\x20-\x5b\x5d-\x7e]{1,16}", title):
                 raise InputError("an AE title has 1 to 16 ASCII characters and no backslash")
@@ -67,10 +76,11 @@ class Listening:
 
 @contextlib.contextmanager
 def accepting(listening: Listening, spool: Spool) -> Iterator[None]:
-    """Objects come into the spool, in threads, while the block runs. In the main thread only.
+    """Receives objects into the spool, in threads, while the block runs; in the main thread only.
 
-    Raises InputError where it can't listen.
+    Raises InputError where the port can't be opened.
     """
+    quiet_libraries()  # pynetdicom logs what it receives
     entity = AE(ae_title=listening.aet)
     entity.require_called_aet = True
     entity.require_calling_aet = list(listening.callers)
@@ -86,9 +96,10 @@ def accepting(listening: Listening, spool: Spool) -> Iterator[None]:
         (evt.EVT_C_STORE, _store, [spool]),
         (evt.EVT_CONN_OPEN, gate.opened),
         (evt.EVT_PDU_RECV, gate.received),
-        (evt.EVT_REJECTED, _tell_of_rejection),
+        (evt.EVT_REJECTED, _print_rejection),
     ]
-    # A signal between the start and the `try` would leave a server behind; its threads take none.
+    # A signal between the start and the `try` would leave the server running. Its threads inherit
+    # the mask, so that only the main thread gets signals.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
     try:
         server = _start(entity, listening, handlers)
@@ -98,7 +109,7 @@ def accepting(listening: Listening, spool: Spool) -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
-        # A peer that does not answer an abort must not hold the end up.
+        # A peer that does not answer an abort must not delay the end.
         stopping = threading.Thread(target=entity.shutdown, daemon=True)
         stopping.start()
         stopping.join(_SECONDS_TO_STOP)
@@ -111,33 +122,33 @@ def _start(entity: AE, listening: Listening, handlers: list[Any]) -> Any:
             (listening.bind, listening.port), block=False, evt_handlers=handlers
         )
     except (OSError, OverflowError) as error:
-        why = getattr(error, "strerror", None) or "no such port"
-        raise InputError(f"--listen {listening.port} on {listening.bind}: {why}") from error
+        reason = getattr(error, "strerror", None) or "no such port"
+        raise InputError(f"--listen {listening.port} on {listening.bind}: {reason}") from error
 
 
 def _syntaxes() -> list[str]:
-    """Transfer syntaxes whose pixels can be read here."""
-    found: list[str] = []
+    """Transfer syntaxes whose pixels the installed decoders read."""
+    syntaxes: list[str] = []
     for uid in AllTransferSyntaxes:
-        if uid == DeflatedExplicitVRLittleEndian:  # small on the wire, any size when read
+        if uid == DeflatedExplicitVRLittleEndian:  # a small transfer may inflate to any size
             continue
         with contextlib.suppress(NotImplementedError):
             if get_decoder(uid).is_available:
-                found.append(uid)
-    return found
+                syntaxes.append(uid)
+    return syntaxes
 
 
 class _Gate:
-    """Ends an association that sends an object, or a part of one, past any limit."""
+    """Ends an association that sends an object, or one PDU, above its limit of bytes."""
 
     def __init__(self, object_bytes: int) -> None:
         self._most = object_bytes
         self._received: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
 
     def opened(self, event: evt.Event) -> None:
-        """Bounds what is read at once: the length comes from whoever connects, known or not.
+        """Limits the bytes read at once: a PDU's length comes from any client, known or not.
 
-        A connection that falls silent within a PDU is given up, and does not hold up the end.
+        A connection that falls silent within a PDU is closed, and does not delay the end.
         """
         connection: Any = event.assoc.dul.socket
         connection.socket.settimeout(_SECONDS_OF_SILENCE)
@@ -146,13 +157,13 @@ class _Gate:
 
         def bounded(count: int) -> bytearray:
             if count > 2 * _PDU:
-                raise OSError("a PDU longer than was agreed on")
+                raise OSError("a PDU longer than negotiated")
             return read(count)
 
         connection.recv = bounded
 
     def received(self, event: evt.Event) -> None:
-        """Counts the bytes of the object that is being received, before they pile up."""
+        """Counts the bytes of the object that is being received, before they fill the memory."""
         for item in getattr(event.pdu, "presentation_data_value_items", ()):
             value = item.presentation_data_value
             count = self._received.get(event.assoc, 0) + len(value)
@@ -160,17 +171,17 @@ class _Gate:
                 print("an object past the limit on bytes was refused", flush=True)
                 event.assoc.abort(block=False)
                 count = 0
-            # The first byte tells the last fragment of a command (3) or of an object (2).
+            # The first byte marks the last fragment of a command (3) or of an object (2).
             self._received[event.assoc] = 0 if value[:1] in (b"\x02", b"\x03") else count
 
 
-def _tell_of_rejection(event: evt.Event) -> None:
+def _print_rejection(event: evt.Event) -> None:
     title = re.sub(r"[^\x20-\x7e]", "?", str(event.assoc.requestor.ae_title or ""))
     print(f"an association was refused: caller {title!r}", flush=True)
 
 
 def _store(event: evt.Event, spool: Spool) -> int:
-    """Takes in one object; the status of its C-STORE."""
+    """Stores one object; returns the status of its C-STORE."""
     try:
         data = event.encoded_dataset()
         wanted = ["SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "Modality"]
@@ -178,19 +189,21 @@ def _store(event: evt.Event, spool: Spool) -> int:
             header = Tags(pydicom.dcmread(io.BytesIO(data), specific_tags=wanted))
             study, instance = header.text("StudyInstanceUID"), header.text("SOPInstanceUID")
             request: Any = event.request
-            asked = (request.AffectedSOPClassUID, request.AffectedSOPInstanceUID)
+            requested = (request.AffectedSOPClassUID, request.AffectedSOPInstanceUID)
             if not study or not instance or not header.text("Modality"):
                 return NOT_UNDERSTOOD
-            if (header.text("SOPClassUID"), instance) != asked or header.text("Modality") != "CT":
+            if (header.text("SOPClassUID"), instance) != requested:
                 return MISMATCH
-    except Exception:  # pydicom raises many kinds on what is not as it says
+            if header.text("Modality") != "CT":
+                return MISMATCH
+    except Exception:  # pydicom raises many kinds of error on malformed data
         return NOT_UNDERSTOOD
     try:
-        stored = spool.store(data, study, instance)
+        outcome = spool.store(data, study, instance)
     except OSError as error:
         print(f"the spool can't be written ({error.strerror})", flush=True)
         return OUT_OF_RESOURCES
-    if stored is Stored.NO_ROOM:
+    if outcome is Stored.NO_ROOM:
         print("an object past the limits of the spool was refused", flush=True)
         return OUT_OF_RESOURCES
     return SUCCESS

@@ -1,13 +1,14 @@
-"""Which parts of an image a model's answer rests on: three published ways, as pure functions.
+"""Computes which parts of an image a model's answer rests on, by three published methods.
 
-- Attention rollout (Abnar and Zuidema 2020, arXiv 2005.00928): where the attention of all blocks
-  together leads. **It is the same for every head and class**: nothing of the answer is in it.
+- Attention rollout (Abnar and Zuidema 2020, arXiv 2005.00928): how the attention of all blocks
+  together mixes the patches. **It is the same for every head and class**, because it does not use
+  the answer.
 - Gradient-weighted attention (Chefer, Gur and Wolf 2021, arXiv 2103.15679, self-attention's rule):
-  attention times what the class's log-odds would gain from it, positive parts alone.
+  attention times the gradient of the class's log-odds, positive parts only.
 - Grad-CAM (Selvaraju et al. 2017, arXiv 1610.02391) of a CNN's last map.
 
-A class's log-odds are log(p / (1 - p)) of its probability: for two classes, the difference of
-their logits. What the softmax leaves out, a number added to all logits, is then left out here too.
+A class's log-odds are log(p / (1 - p)) of its probability: for two classes, the difference of their
+logits. The softmax ignores a number added to all logits, and so do log-odds.
 """
 
 from typing import Any
@@ -24,18 +25,21 @@ METHODS = {
     "rollout": "attention rollout",
     "grad_cam": "Grad-CAM",
 }
-PLACES = 3
-"""Classes of the location head that are places; a fourth is 'normal' and no answer."""
+VIT_METHODS, CNN_METHODS = ("gradient", "rollout"), ("grad_cam",)
+"""Methods by kind of model, the default first: rollout does not depend on the answer."""
+
+LOCATION_CLASSES = 3
+"""Classes of the location head that are locations; a fourth, 'normal', is never reported."""
 
 
 def log_odds(
     model: Any, features: Float[Array, "batch features"], head: str, classes: Int[Array, " batch"]
 ) -> Float[Array, " batch"]:
-    """log(p / (1 - p)) of each example's class; a class below 0 stands for the likeliest."""
+    """Computes log(p / (1 - p)) of each example's class; a negative class is the likeliest one."""
     logits = model.hemorrhage(features) if head == "hemorrhage" else model.location(features)
-    logits = logits[:, :PLACES]
-    chosen = jnp.where(classes < 0, logits.argmax(-1), classes)
-    own = jax.nn.one_hot(chosen, logits.shape[-1], dtype=bool)
+    logits = logits[:, :LOCATION_CLASSES]
+    explained = jnp.where(classes < 0, logits.argmax(-1), classes)
+    own = jax.nn.one_hot(explained, logits.shape[-1], dtype=bool)
     others = jax.nn.logsumexp(jnp.where(own, -jnp.inf, logits), axis=-1)
     return jnp.where(own, logits, 0).sum(-1) - others
 
@@ -46,13 +50,13 @@ def attend(
     mask: Bool[Array, "batch patches"] | None = None,
     taps: list[Array] | None = None,
 ) -> tuple[Float[Array, "batch features"], list[Float[Array, "batch heads tokens tokens"]]]:
-    """The encoder's features in inference, and each block's attention weights, float32.
+    """Computes the encoder's features in inference and each block's attention weights, float32.
 
-    The same computation as `encoder.encode`, block by block over whole attention matrices. `taps`
-    are added to the weights: zeros, to differentiate by.
+    The computation is that of `encoder.encode`, block by block with whole attention matrices.
+    `taps` are zeros that are added to the weights, for gradients with respect to the weights.
     """
     x = encoder.embed(patchify(images, encoder.patch))
-    seen = None if mask is None else jnp.pad(mask, ((0, 0), (1, 0)), constant_values=True)
+    tokens = None if mask is None else jnp.pad(mask, ((0, 0), (1, 0)), constant_values=True)
     weights = []
     for i, block in enumerate(encoder.blocks):
         layer = block.attention
@@ -60,8 +64,8 @@ def attend(
         qkv = qkv.reshape(*x.shape[:2], 3, layer.heads, -1).astype(jnp.float32)
         q, k, v = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
         scores = jnp.einsum("bqhd,bkhd->bhqk", q * q.shape[-1] ** -0.5, k)
-        if seen is not None:
-            scores = jnp.where(seen[:, None, None, :], scores, -jnp.inf)
+        if tokens is not None:
+            scores = jnp.where(tokens[:, None, None, :], scores, -jnp.inf)
         attention = jax.nn.softmax(scores)
         if taps is not None:
             attention = attention + taps[i]
@@ -76,7 +80,7 @@ def attend(
 def rollout(
     weights: list[Float[Array, "batch heads tokens tokens"]],
 ) -> Float[Array, "batch tokens tokens"]:
-    """Abnar and Zuidema's Eq. 1, heads averaged: the product of 0.5 A + 0.5 I over all blocks."""
+    """Abnar and Zuidema's Eq. 1 with heads averaged: the product of 0.5 A + 0.5 I over blocks."""
     total = jnp.eye(weights[0].shape[-1])[None]
     for attention in weights:
         mixed = 0.5 * attention.mean(1) + 0.5 * jnp.eye(attention.shape[-1])
@@ -88,7 +92,7 @@ def gradient_relevance(
     weights: list[Float[Array, "batch heads tokens tokens"]],
     gradients: list[Float[Array, "batch heads tokens tokens"]],
 ) -> Float[Array, "batch tokens tokens"]:
-    """Chefer et al.'s Eq. 5 and 6: R grows by the heads' mean of (gradient x A)+ times R."""
+    """Chefer et al.'s Eq. 5 and 6: R is increased by the heads' mean of (gradient x A)+ times R."""
     total = jnp.eye(weights[0].shape[-1])[None]
     for attention, gradient in zip(weights, gradients, strict=True):
         total = total + jax.nn.relu(gradient * attention).mean(1) @ total
@@ -103,9 +107,10 @@ def vit_relevance(
     classes: Int[Array, " batch"],
     method: str,
 ) -> Float[Array, "batch side side"]:
-    """Relevance of each patch, 0 or more; 0 where `mask` leaves the patch out.
+    """Computes the relevance of each patch, 0 or more; 0 where `mask` leaves the patch out.
 
-    What the answer is read from tells the row: the class token, or (pooling 'mean') all patches.
+    The token that the heads read gives the row of the relevance matrix: the class token's row, or
+    with pooling 'mean' the mean over all patches.
     """
     encoder = model.encoder
     if method == "rollout":
@@ -139,7 +144,7 @@ def grad_cam(
     head: str,
     classes: Int[Array, " batch"],
 ) -> Float[Array, "batch map_rows map_columns"]:
-    """The last map's channels, each weighed by its mean gradient; positive parts alone."""
+    """Sums the last map's channels, weighted by their mean gradients; positive parts only."""
     encoder = model.encoder
     last = encoder.last_map(images)
     gradient = jax.grad(lambda x: log_odds(model, encoder.from_map(x), head, classes).sum())(last)

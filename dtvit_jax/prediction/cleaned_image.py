@@ -1,4 +1,4 @@
-"""An image file that is a slice cleaned already: 8-bit gray, or a refusal with its reason."""
+"""Reads image files that are slices cleaned already: 8-bit gray, or a refusal with its reason."""
 
 import json
 import warnings
@@ -14,7 +14,7 @@ from data_builder.errors import InputError
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
 _LARGEST_SIDE = 8192
-_GRAY_WITHIN = 8  # how far a gray JPEG's three channels may be apart
+_CHANNEL_TOLERANCE = 8  # largest difference of a gray JPEG's three channels
 
 
 def is_image(path: Path) -> bool:
@@ -23,13 +23,13 @@ def is_image(path: Path) -> bool:
 
 
 def read_gray(path: Path) -> Image.Image:
-    """The 8-bit pixels of a cleaned slice. Raises Refusal."""
+    """Reads the 8-bit pixels of a cleaned slice. Raises Refusal."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             image = Image.open(path)
     except Image.DecompressionBombError:
-        detail = "it says to hold more pixels than any slice"
+        detail = "its header states more pixels than any slice has"
         raise Refusal(Reason.IMPOSSIBLE_HEADER, detail) from None
     except (UnidentifiedImageError, SyntaxError, ValueError):
         raise Refusal(Reason.UNREADABLE, "it is no image that can be opened") from None
@@ -37,7 +37,7 @@ def read_gray(path: Path) -> Image.Image:
         raise Refusal(Reason.UNREADABLE, error.strerror or "it can't be read") from None
     with image:
         if max(image.size) > _LARGEST_SIDE:
-            detail = f"{image.height} x {image.width} pixels is past belief"
+            detail = f"{image.height} x {image.width} pixels is larger than any slice"
             raise Refusal(Reason.IMPOSSIBLE_HEADER, detail)
         if image.mode not in ("L", "1", "P", "RGB", "RGBA", "LA"):
             detail = f"its pixels are {image.mode}: give 8-bit cleaned slices, or the DICOM"
@@ -48,24 +48,31 @@ def read_gray(path: Path) -> Image.Image:
             raise Refusal(Reason.TRUNCATED, "its pixels end early or do not decode") from None
         if image.mode not in ("L", "1", "LA"):
             channels = np.asarray(image.convert("RGB")).astype(np.int16)
-            if np.ptp(channels, axis=-1).max() > _GRAY_WITHIN:
+            if np.ptp(channels, axis=-1).max() > _CHANNEL_TOLERANCE:
                 raise Refusal(Reason.COLOUR, "its channels differ: it is no gray slice")
         return image.convert("L")
 
 
 def check_cleaned(paths: Iterable[Path], mode: clean.Mode, stated: bool) -> None:
-    """Raises InputError where images lie in a cleaned folder of another cleaning than `mode`'s.
+    """Checks that cleaned images were cleaned in `mode`, by this program's version.
 
-    `stated`: whether the model's training slices say how they were cleaned; else nothing is asked.
+    Args:
+      paths: input files; cleaning.json is read from the folders above the images among them.
+      mode: of the model's training slices.
+      stated: whether the training data states how it was cleaned; if not, nothing is checked.
+
+    Raises InputError where they were cleaned otherwise.
     """
+    if not stated:
+        return
     images = [path for path in paths if is_image(path)]
     for folder in sorted({parent for path in images for parent in list(path.parents)[:3]}):
         try:
-            told = json.loads((folder / "cleaning.json").read_text())
-            cleaned = told["mode"], told["version"]
+            settings = json.loads((folder / "cleaning.json").read_text())
+            cleaned = settings["mode"], settings["version"]
         except (OSError, ValueError, KeyError, TypeError):
             continue
-        if stated and cleaned != (mode, clean.VERSION):
+        if cleaned != (mode, clean.VERSION):
             raise InputError(
                 f"the slices were cleaned in mode {cleaned[0]}, version {cleaned[1]}; the model is "
                 f"for mode {mode}, version {clean.VERSION}: clean them again, or give the DICOM"

@@ -1,9 +1,7 @@
-"""Heat maps: where in a slice an answer comes from, up to the CT's own pixels.
+"""Makes heat maps of a model's answer, up to the CT's own pixels, and draws them over slices.
 
-A map shows what the model used. It is no proof that there is bleeding, nor that a dark place has
-none. docs/explain.md tells how far the maps of a phantom-trained model can be trusted.
-
-Heat maps over the most suspicious slices of a study, for its report and its capture.
+A map shows what the model used. It does not prove that there is bleeding, nor that a dark region
+has none. docs/explain.md measures how reliable the maps of a phantom-trained model are.
 """
 
 import functools
@@ -23,22 +21,28 @@ from data_builder.errors import InputError
 from dtvit_jax.data.crop import Crop
 from dtvit_jax.decision.answer import StudyAnswer
 from dtvit_jax.models.vit import ViT
-from dtvit_jax.prediction.attribution import HEADS, grad_cam, vit_relevance
+from dtvit_jax.prediction.attribution import (
+    CNN_METHODS,
+    HEADS,
+    VIT_METHODS,
+    grad_cam,
+    vit_relevance,
+)
 from dtvit_jax.prediction.classifier import Classifier
 from dtvit_jax.prediction.tables import worst_first
 from dtvit_jax.training.network import Network
 
 COLOURS = "inferno"
 OPACITY = 0.6
-"""How much of the colour is seen where the map is 1; where it is 0 the slice is as it was."""
+"""Opacity of the colour where the map is 1; where it is 0 the slice is unchanged."""
+
+SLICES_DRAWN = 4
+"""Slices of a study that get a map: most methods take a backward pass for each."""
 
 
 def methods_of(params: Any) -> tuple[str, ...]:
-    """The methods of `relevance.METHODS` for a model with these parameters, the usual one first.
-
-    A ViT's is the gradient: rollout does not know which answer it explains.
-    """
-    return ("gradient", "rollout") if "class_token" in params["encoder"] else ("grad_cam",)
+    """The methods of `attribution.METHODS` for a model with these parameters, the default first."""
+    return VIT_METHODS if "class_token" in params["encoder"] else CNN_METHODS
 
 
 def heat_maps(
@@ -51,29 +55,29 @@ def heat_maps(
     classes: Int[Array | np.ndarray, " batch"] | None = None,
     method: str = "",
 ) -> Float32[Array, "batch image_size image_size"]:
-    """Relevance for one head's answer, 0 to 1 (the map's highest), on the model's input grid.
+    """Computes the relevance for one head's answer, scaled to a maximum of 1, on the input grid.
 
     Args:
       network, params, stats: as `TrainedRun.model` returns them.
-      images: cleaned slices at the size of the shards, as the model is fed.
+      images: cleaned slices at the size of the shards.
       head: 'hemorrhage' or 'location'.
-      classes: of each slice, the class whose log-odds are explained; None: hemorrhage, or each
-        slice's likeliest location. Rollout is the same for every head and class.
-      method: of `relevance.METHODS`; empty: the first of `methods_of`.
+      classes: the class of each slice whose log-odds are explained; None: hemorrhage, or each
+        slice's likeliest location. Rollout does not depend on it.
+      method: of `attribution.METHODS`; empty: the first of `methods_of`.
 
-    A map without any relevance is all 0. Compiled once a shape of `images`.
+    A map without any relevance is all 0. Compiled once for each shape of `images`.
 
     Raises:
-      InputError: no such head, or a method that this model does not have.
+      InputError: an unknown head, or a method that this model does not have.
     """
-    known = methods_of(params)
-    method = method or known[0]
+    methods = methods_of(params)
+    method = method or methods[0]
     if head not in HEADS:
         raise InputError(f"head {head!r}: it is one of {', '.join(HEADS)}")
-    if method not in known:
-        raise InputError(f"heat maps by {method!r}: this model has {', '.join(known)}")
+    if method not in methods:
+        raise InputError(f"heat maps by {method!r}: this model has {', '.join(methods)}")
     if method == "rollout":
-        head = HEADS[0]  # they are all alike: one compilation
+        head = HEADS[0]  # the map is the same for all: one compilation
     if classes is None:
         classes = np.full(images.shape[0], 1 if head == "hemorrhage" else -1, np.int32)
     return _heat_maps(params, stats, images, classes, network=network, head=head, method=method)
@@ -108,35 +112,35 @@ def to_slice(
     crop: Crop,
     shape: tuple[int, int],
 ) -> Float32[np.ndarray, "rows columns"]:
-    """A map at the pixels of the slice that was explained: the way back through the transform.
+    """Maps relevance back to the pixels of the slice, by the inverse of the transform.
 
-    stored: the slice as the model was given it. shape: rows and columns before it was resized to
-    that. What the crop left out gets 0: the model did not see it.
+    Args:
+      heat: the map on the model's input grid.
+      stored: the slice at the size of the shards, before the crop.
+      crop: the model's crop; what it left out gets 0.
+      shape: rows and columns of the slice before it was resized.
     """
     top, left, side = map(int, crop.place(stored[None], np)[0])
-    whole = np.zeros(stored.shape, np.float32)
-    seen = cv2.resize(np.asarray(heat, np.float32), (side, side), interpolation=cv2.INTER_LINEAR)
-    whole[top : top + side, left : left + side] = seen
+    uncropped = np.zeros(stored.shape, np.float32)
+    uncropped[top : top + side, left : left + side] = cv2.resize(
+        np.asarray(heat, np.float32), (side, side), interpolation=cv2.INTER_LINEAR
+    )
     side = max(shape)
-    square = cv2.resize(whole, (side, side), interpolation=cv2.INTER_LINEAR)
+    square = cv2.resize(uncropped, (side, side), interpolation=cv2.INTER_LINEAR)
     top, left = (
         (side - shape[0]) // 2,
         (side - shape[1]) // 2,
-    )  # as data_builder.shards.images.to_square
+    )  # data_builder.shards.images' padding
     return np.clip(square[top : top + shape[0], left : left + shape[1]], 0, 1)
 
 
 def overlay(
     image: UInt8[np.ndarray, "rows columns"], heat: Float[np.ndarray, "rows columns"]
 ) -> UInt8[np.ndarray, "rows columns 3"]:
-    """The slice in gray with the map over it, RGB; heat is 0 to 1, as `to_slice` gives it."""
+    """Draws a map over a slice in gray, RGB; heat is 0 to 1, as `to_slice` returns it."""
     colour = matplotlib.colormaps[COLOURS](heat)[..., :3] * 255
     opacity = OPACITY * np.asarray(heat, np.float64)[..., None]
     return np.rint(image[..., None] * (1 - opacity) + colour * opacity).astype(np.uint8)
-
-
-MOST = 4
-"""Slices with a map: most methods take a backward pass for each."""
 
 
 def draw(
@@ -146,20 +150,26 @@ def draw(
     pictures: Mapping[str, Path],
     method: str,
 ) -> dict[str, UInt8[np.ndarray, "rows columns 3"]]:
-    """Slice key -> the slice at its own resolution with its map for hemorrhage over it, RGB.
+    """Draws maps for hemorrhage over the most suspicious slices at their own resolution.
 
-    stored, pictures: by slice key, as the model sees it and as it was cleaned. method: as in
-    `explain.heat_maps`, with its errors.
+    Args:
+      classifier: the model.
+      answer: the study's answer.
+      stored: slice key -> the slice at the size of the shards.
+      pictures: slice key -> its cleaned image.
+      method: as in `heat_maps`, with its errors.
+
+    Returns RGB pictures by slice key, the most suspicious first.
     """
-    worst = worst_first(answer)[:MOST]
+    worst = worst_first(answer)[:SLICES_DRAWN]
     images = np.stack([stored[each.key] for each in worst])
-    padded = np.pad(images, ((0, MOST - len(images)), (0, 0), (0, 0)))  # one program for all
+    padding = ((0, SLICES_DRAWN - len(images)), (0, 0), (0, 0))  # one program for all studies
     network, params, stats = classifier.network, classifier.params, classifier.stats
-    maps = np.asarray(heat_maps(network, params, stats, padded, method=method))
+    maps = np.asarray(heat_maps(network, params, stats, np.pad(images, padding), method=method))
     drawn = {}
     for each, heat in zip(worst, maps[: len(worst)], strict=True):
         with Image.open(pictures[each.key]) as image:
             gray = np.asarray(image.convert("L"))
-        back = to_slice(heat, stored[each.key], classifier.crop, gray.shape)
-        drawn[each.key] = overlay(gray, back)
+        on_slice = to_slice(heat, stored[each.key], classifier.crop, gray.shape)
+        drawn[each.key] = overlay(gray, on_slice)
     return drawn

@@ -1,12 +1,13 @@
-"""From paths to studies and to stored slices: what worker processes do while the model runs.
+"""Reads input files in worker processes: identifies their studies, cleans and resizes slices.
 
-Light on imports: every worker loads it. Cleaning and resizing are the shards' own functions.
+Light on imports, because every worker loads it. Cleaning and resizing are the functions that made
+the training data.
 """
 
 import collections
 import dataclasses
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,14 +22,15 @@ from data_builder.cleaning.results import CleanedSlice, FileResult, refused
 from data_builder.dicom.header import Reason, Refusal
 from data_builder.dicom.identity import read_identity
 from data_builder.errors import InputError
+from data_builder.parallel.processes import InOrder, Lost
 from data_builder.pseudonyms import Pseudonyms
 from data_builder.records import pixel_digest
 from data_builder.shards.images import resize
 from dtvit_jax.decision.outlier import features
 from dtvit_jax.prediction.cleaned_image import is_image, read_gray
 
-SECONDS_TO_LOOK = 60.0
-OWN_WORDS = {
+_SECONDS_TO_IDENTIFY, _SECONDS_TO_PREPARE = 60.0, 60.0
+BUILDER_FILES = {
     "labels.csv",
     "phantom.json",
     "manifest.csv",
@@ -37,23 +39,24 @@ OWN_WORDS = {
     "cleaning.json",
     ".journal.jsonl",
 }
-"""Files of data_builder, which are no scans: listed, and no failure."""
+"""Files of data_builder, which hold no scan: listed in files.csv, and no failure."""
 
 _PSEUDONYM = re.compile(r"(stu|sli)-[a-z2-7]{16}")
 
 
-class Look(NamedTuple):
-    """A file to look at: `path` is absolute, `file` its pseudonym."""
+class IdentifyTask(NamedTuple):
+    """A file to identify: `path` is absolute, `file` its pseudonym."""
 
     path: str
     file: str
     key: bytes
 
 
-class Found(NamedTuple):
-    """What a first look at a file tells. All but `path` are pseudonyms; empty: no study is named.
+class InputFile(NamedTuple):
+    """A file and the study that its header names. All but `path` are pseudonyms.
 
-    `size` is in bytes, -1 where it is no plain file.
+    `study`, `subject` and `instance` are empty where the file names no study; `size` is in bytes,
+    -1 where it is no plain file.
     """
 
     path: str
@@ -66,17 +69,17 @@ class Found(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class StudyFiles:
-    """The files of one study in order of path; `subjects` are the pseudonyms of its people."""
+    """The files of one study in order of path; `subjects` are pseudonyms of the people named."""
 
     key: str
     subjects: tuple[str, ...]
-    files: tuple[Found, ...]
+    files: tuple[InputFile, ...]
 
 
-class Prepare(NamedTuple):
+class PrepareTask(NamedTuple):
     """A file to clean into slices of `size` pixels a side; `out` is a folder for drafts."""
 
-    found: Found
+    source: InputFile
     out: str
     mode: clean.Mode
     image_format: str
@@ -85,8 +88,10 @@ class Prepare(NamedTuple):
 
 
 class Prepared(NamedTuple):
-    """A file's rows (as for manifest.csv) or refusal; for each row the slice as the shards have it,
-    and its `outlier.features`.
+    """A file's rows (as for manifest.csv) or refusal.
+
+    For each row, `stored` holds the slice as the shards store it, and `features` its
+    `outlier.features`.
     """
 
     result: FileResult
@@ -94,37 +99,51 @@ class Prepared(NamedTuple):
     features: list[Float[np.ndarray, " features"]]
 
 
-def files_in(paths: Iterable[Path], key: bytes) -> list[Look]:
-    """Every file of `paths` once, sorted. Raises InputError for a path that does not exist."""
-    found = set()
-    for place, path in enumerate(paths, start=1):
+def files_in(paths: Iterable[Path], key: bytes) -> list[IdentifyTask]:
+    """Lists every file of `paths` once, sorted. Raises InputError for a path that is missing."""
+    files = set()
+    for number, path in enumerate(paths, start=1):
         if path.is_dir():
             root = path.resolve()
-            found |= {str(root / inner) for inner in walk(root)}
+            files |= {str(root / inner) for inner in walk(root)}
         elif path.exists():
-            found.add(str(path.resolve()))
+            files.add(str(path.resolve()))
         else:
-            raise InputError(f"PATH {place} does not exist: give files or folders that do")
+            raise InputError(f"PATH {number} does not exist: give files or folders that do")
     pseudonyms = Pseudonyms(key)
-    return [Look(path, pseudonyms.file(path), key) for path in sorted(found)]
+    return [IdentifyTask(path, pseudonyms.file(path), key) for path in sorted(files)]
 
 
-def look(task: Look) -> Found:
-    """Which study a file belongs to. Never raises."""
+def identify_all(tasks: Sequence[IdentifyTask], jobs: int) -> InOrder[IdentifyTask, InputFile]:
+    """Starts `identify` in worker processes; iterates over (task, result) in order."""
+    return InOrder(tasks, identify, jobs, lambda _: _SECONDS_TO_IDENTIFY)
+
+
+def prepare_all(tasks: Sequence[PrepareTask], jobs: int) -> InOrder[PrepareTask, Prepared]:
+    """Starts `prepare` in worker processes; iterates over (task, result) in order."""
+    return InOrder(tasks, prepare, jobs, _patience)
+
+
+def _patience(task: PrepareTask) -> float:
+    return _SECONDS_TO_PREPARE + max(task.source.size, 0) / 1e6
+
+
+def identify(task: IdentifyTask) -> InputFile:
+    """Reads the study that a file belongs to. Never raises."""
     path, pseudonyms = Path(task.path), Pseudonyms(task.key)
     size = path.stat().st_size if path.is_file() else -1
     if size < 0:
-        return Found(task.path, task.file, "", "", "", size)
+        return InputFile(task.path, task.file, "", "", "", size)
     if is_image(path):
         study = path.parent.name if _PSEUDONYM.fullmatch(path.parent.name) else ""
         folder = str(path.parent)
         study = study or pseudonyms.study(folder)
         instance = pseudonyms.slice(task.path)
-        return Found(task.path, task.file, study, pseudonyms.subject(study), instance, size)
+        return InputFile(task.path, task.file, study, pseudonyms.subject(study), instance, size)
     identity = read_identity(path)
     if identity is None:
-        return Found(task.path, task.file, "", "", "", size)
-    return Found(
+        return InputFile(task.path, task.file, "", "", "", size)
+    return InputFile(
         task.path,
         task.file,
         pseudonyms.study(identity.study),
@@ -134,44 +153,47 @@ def look(task: Look) -> Found:
     )
 
 
-def unseen(task: Look) -> Found:
-    """A file that cost its worker at the first look: what is wrong is told when it is read."""
+def identified(task: IdentifyTask, result: InputFile | Lost) -> InputFile:
+    """The result of `identify`; a lost file names no study, and `prepare` gives its reason."""
+    if isinstance(result, InputFile):
+        return result
     path = Path(task.path)
-    return Found(task.path, task.file, "", "", "", path.stat().st_size if path.exists() else -1)
+    size = path.stat().st_size if path.exists() else -1
+    return InputFile(task.path, task.file, "", "", "", size)
 
 
-def group(found: Iterable[Found]) -> tuple[list[StudyFiles], list[Found]]:
-    """Studies in order of their first file, and the files that name no study."""
-    studies: dict[str, list[Found]] = collections.defaultdict(list)
+def group_by_study(files: Iterable[InputFile]) -> tuple[list[StudyFiles], list[InputFile]]:
+    """Groups files into studies, in order of their first file; second, files that name no study."""
+    studies: dict[str, list[InputFile]] = collections.defaultdict(list)
     strays = []
-    for one in sorted(found, key=lambda each: each.path):
-        if one.study:
-            studies[one.study].append(one)
+    for file in sorted(files, key=lambda each: each.path):
+        if file.study:
+            studies[file.study].append(file)
         else:
-            strays.append(one)
+            strays.append(file)
     grouped = [
-        StudyFiles(key, tuple(sorted({one.subject for one in files})), tuple(files))
-        for key, files in studies.items()
+        StudyFiles(key, tuple(sorted({file.subject for file in members})), tuple(members))
+        for key, members in studies.items()
     ]
     return grouped, strays
 
 
-def prepare(task: Prepare) -> Prepared:
+def prepare(task: PrepareTask) -> Prepared:
     """Reads, cleans and resizes every image of one file. Never raises."""
-    found = task.found
-    path = Path(found.path)
-    if found.study and is_image(path):
+    source = task.source
+    path = Path(source.path)
+    if source.study and is_image(path):
         return _prepare_image(task)
-    folder = Path(task.out) / found.file  # its own: a duplicate overwrites nothing
+    folder = Path(task.out) / source.file  # its own: a duplicate overwrites nothing
     cleaning = Task(
-        "/", found.path, found.file, str(folder), task.mode, task.image_format, task.key
+        "/", source.path, source.file, str(folder), task.mode, task.image_format, task.key
     )
     result, images = clean_file_with_images(cleaning)
     try:
         if task.image_format == "jpg":  # the model sees what the lossy file holds
             images = [_read_back(folder / row.image) for row in result.rows]
     except OSError as error:
-        result = FileResult(found.file, found.size, failure=error.strerror or "an image is gone")
+        result = FileResult(source.file, source.size, failure=error.strerror or "an image is gone")
         images = []
     stored = [np.asarray(resize(Image.fromarray(image), task.size)) for image in images]
     return Prepared(result, stored, list(map(features, stored)))
@@ -182,21 +204,21 @@ def _read_back(path: Path) -> UInt8[np.ndarray, "rows columns"]:
         return np.asarray(image.convert("L"))
 
 
-def _prepare_image(task: Prepare) -> Prepared:
-    """An image that is cleaned already: 8-bit gray."""
-    found = task.found
-    path, pseudonyms = Path(found.path), Pseudonyms(task.key)
-    key = path.stem if _PSEUDONYM.fullmatch(path.stem) else found.instance
+def _prepare_image(task: PrepareTask) -> Prepared:
+    """Reads a slice that is cleaned already, 8-bit gray."""
+    source = task.source
+    path, pseudonyms = Path(source.path), Pseudonyms(task.key)
+    key = path.stem if _PSEUDONYM.fullmatch(path.stem) else source.instance
     try:
         gray = read_gray(path)
-        result = FileResult(found.file, found.size)
+        result = FileResult(source.file, source.size)
         row = CleanedSlice(
             key=key,
-            file=found.file,
+            file=source.file,
             frame="",
-            subject=found.subject,
-            study=found.study,
-            series=pseudonyms.series(found.study),
+            subject=source.subject,
+            study=source.study,
+            series=pseudonyms.series(source.study),
             position_mm="",
             image=f"{key}.png",
             head=int(np.asarray(gray).any()),
@@ -206,23 +228,23 @@ def _prepare_image(task: Prepare) -> Prepared:
             year="",
             scanner="",
             thickness_mm="",
-            patient=found.subject,
+            patient=source.subject,
             instance=None,
-            instance_uid=found.instance,
+            instance_uid=source.instance,
         )
-        folder = Path(task.out) / found.file
+        folder = Path(task.out) / source.file
         folder.mkdir(parents=True, exist_ok=True)
         gray.save(folder / f"{key}.png", compress_level=1)
         result.rows.append(row)
-        result.meanings += [(key, str(path)), (found.study, str(path.parent))]
+        result.meanings += [(key, str(path)), (source.study, str(path.parent))]
         stored = [np.asarray(resize(gray, task.size))]
     except Refusal as refusal:
-        result, stored = refused(found.file, found.size, refusal), []
+        result, stored = refused(source.file, source.size, refusal), []
     except OSError as error:
         failure = error.strerror or type(error).__name__
-        result, stored = FileResult(found.file, found.size, failure=failure), []
+        result, stored = FileResult(source.file, source.size, failure=failure), []
     except MemoryError:
-        much = Refusal(Reason.DECODER_FAILED, "it needs more memory than a file gets")
-        result, stored = refused(found.file, found.size, much), []
-    result.meanings.append((found.file, str(path)))
+        too_large = Refusal(Reason.DECODER_FAILED, "it needs more memory than a file gets")
+        result, stored = refused(source.file, source.size, too_large), []
+    result.meanings.append((source.file, str(path)))
     return Prepared(result, stored, list(map(features, stored)))

@@ -1,46 +1,60 @@
-"""One program over one OUT: the model opened, the folder locked, studies answered and told of."""
+"""Answers studies into one OUT folder: opens the model, locks the folder, prints and tabulates."""
 
-import collections
 import contextlib
 import dataclasses
-import fcntl
+import functools
+import hashlib
+import json
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import jax
 
 from data_builder.errors import InputError
-from data_builder.parallel.processes import InOrder, Lost
+from data_builder.files import lock
+from data_builder.parallel.processes import Lost
 from data_builder.pseudonyms import Lookup, lookup_path
+from dtvit_jax.decision.rule import DecisionRule
 from dtvit_jax.decision.study import points_of
+from dtvit_jax.prediction.attribution import CNN_METHODS, VIT_METHODS
 from dtvit_jax.prediction.classifier import Classifier
 from dtvit_jax.prediction.cleaned_image import check_cleaned
 from dtvit_jax.prediction.intake import (
-    SECONDS_TO_LOOK,
-    Found,
-    Look,
+    IdentifyTask,
+    InputFile,
     StudyFiles,
     files_in,
-    group,
-    look,
-    unseen,
+    group_by_study,
+    identified,
+    identify_all,
 )
-from dtvit_jax.prediction.predictor import Options, Predictor
-from dtvit_jax.prediction.study_folder import Finished, StudyFolders, unwritable
-from dtvit_jax.prediction.study_input import Row
+from dtvit_jax.prediction.predictor import Predictor
+from dtvit_jax.prediction.records import AnsweredBy, FileRow, FinishedStudy
+from dtvit_jax.prediction.study_folder import StudyFolders, unwritable
+from dtvit_jax.prediction.study_output import FORM, StudyOutput
+from dtvit_jax.prediction.summary import Summary
 from dtvit_jax.prediction.tables import strays_before, write_tables
 from dtvit_jax.runs.evaluated_run import open_model
-from dtvit_jax.runtime import keep_programs
+from dtvit_jax.runtime import keep_programs, quiet_libraries
 
 BATCH_ON_CPU, BATCH = 2, 32
-"""Slices at a time: few where a batch takes seconds, so that the first answer comes soon."""
+"""Slices of a batch: few on a CPU, where a batch takes seconds, for an early first answer."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What the command line says. batch: None for the device's own; key_name: as `load_key`'s;
-    dicom: write DICOM objects to OUT/dicom; explain: method of heat maps, 'auto' or 'none'.
+    """Settings of a session.
+
+    Attributes:
+      workdir: the run that answers.
+      out: folder to write.
+      point: name of the operating point.
+      batch: slices at a time; None: the device's default.
+      jobs: number of worker processes.
+      key, key_name: secret key of the pseudonyms, and the argument of `load_key` that gave it.
+      dicom: whether DICOM objects are written to OUT/dicom.
+      explain: method of heat maps, 'auto' or 'none'.
     """
 
     workdir: Path
@@ -54,40 +68,14 @@ class Settings:
     explain: str = "none"
 
 
-@dataclasses.dataclass(frozen=True)
-class Summary:
-    """What a run did, in studies and files; `refused_files` without data_builder's own."""
-
-    studies: int
-    before: int
-    without_answer: int
-    decisions: dict[str, int]
-    used_files: int
-    refused_files: int
-    reasons: dict[str, int]
-
-    def __str__(self) -> str:
-        told = ", ".join(f"{n} {decision}" for decision, n in self.decisions.items())
-        text = f"{self.studies} studies" if self.studies != 1 else "1 study"
-        text += f": {told or 'no answer'}"
-        if told and self.without_answer:
-            text += f", {self.without_answer} without an answer"
-        if self.before:
-            text += f" ({self.before} done before)"
-        text += f"; {self.used_files} files used"
-        if self.refused_files:
-            listed = ", ".join(f"{n} {reason}" for reason, n in self.reasons.items())
-            text += f", {self.refused_files} refused (files.csv): {listed}"
-        return text
-
-
 class Session:
-    """An open model over an OUT folder, which nobody else writes to meanwhile.
+    """An open model and a locked OUT folder.
 
-    Raises InputError as `open_model`, where OUT can't be written, or is in use.
+    Raises InputError as `open_model` does, where OUT can't be written, or is in use.
     """
 
     def __init__(self, settings: Settings) -> None:
+        quiet_libraries()
         keep_programs()
         self._settings, self._out = settings, settings.out
         model = open_model(settings.workdir)
@@ -101,13 +89,16 @@ class Session:
         if lookup:
             self._closing.enter_context(contextlib.closing(lookup))
         self._folders = StudyFolders(settings.out)
-        self._strays = {row["file"]: row for row in strays_before(settings.out)}
-        on_cpu = jax.default_backend() == "cpu"
-        batch = settings.batch or (BATCH_ON_CPU if on_cpu else BATCH)
+        self._strays = {row.file: row for row in strays_before(settings.out)}
+        batch = settings.batch or (BATCH_ON_CPU if jax.default_backend() == "cpu" else BATCH)
+        classifier = functools.cache(lambda: Classifier(model, batch))
+        of = AnsweredBy(
+            FORM, model.origin.checkpoint_step, _digest(model.rule), points.name, explain
+        )
         dicom = settings.out / "dicom" if settings.dicom else None
-        options = Options(points, settings.jobs, settings.key, dicom, explain)
+        output = StudyOutput(self._folders, of, classifier, dicom)
         self._predictor = Predictor(
-            model, self._folders, options, lambda: Classifier(model, batch), lookup
+            model, points, output, classifier, settings.key, settings.jobs, lookup
         )
 
     def __enter__(self) -> "Session":
@@ -116,138 +107,114 @@ class Session:
     def __exit__(self, *_: object) -> None:
         self._closing.close()
 
-    def answer(self, looking: Iterable[tuple[Look, Found | Lost]]) -> Summary:
-        """Answers every study among the files, and writes the tables; also when it is stopped.
+    def answer(self, files: Iterable[tuple[IdentifyTask, InputFile | Lost]]) -> Summary:
+        """Answers every study among identified files and writes the tables, also when stopped.
 
-        Raises InputError where no file is of a study.
+        Raises InputError where no file belongs to a study.
         """
-        finished, strays = self._answer(looking)
+        finished, strays = self._answer(files)
         if not finished:
             raise InputError(
-                f"PATH holds no study: files.csv in --out says of each of {len(strays)} files why"
+                "PATH holds no study: files.csv in --out gives the reason for each of "
+                f"{len(strays)} files"
             )
-        return _summary(finished, strays)
+        return Summary.of(finished, strays)
+
+    def answer_folder(self, folder: Path) -> list[Path]:
+        """Answers the study in a folder and returns its DICOM objects, for the listener.
+
+        Raises InputError where OUT can't be written.
+        """
+        tasks = files_in([folder], self._settings.key)
+        finished, _ = self._answer(identify_all(tasks, self._settings.jobs))
+        return [path for study in finished for path in study.objects]
+
+    def answer_new(self, studies: Sequence[StudyFiles], strays: Sequence[InputFile]) -> None:
+        """Answers studies, prints a line for each that was not done before, and writes the tables.
+
+        A study of images that were cleaned otherwise is refused on standard error. Raises
+        InputError where OUT can't be written.
+        """
+        new = [file for file in strays if file.file not in self._strays]
+        if not (studies or new):
+            return
+        valid = []
+        for study in studies:
+            try:
+                self._check_cleaned(study.files)
+                valid.append(study)
+            except InputError as error:
+                print(f"{study.key}: no answer: {error}", file=sys.stderr, flush=True)
+        try:
+            self._add_strays(self._predictor.refuse(new))
+            for finished in self._predictor.answer(valid):
+                if not finished.before:
+                    print(finished, flush=True)
+        finally:
+            self.write_tables()
+
+    def write_tables(self) -> None:
+        """Writes the tables over all finished studies."""
+        write_tables(self._out, self._folders, self._strays.values())
 
     def _answer(
-        self, looking: Iterable[tuple[Look, Found | Lost]]
-    ) -> tuple[list[Finished], list[Row]]:
-        found = [at if isinstance(at, Found) else unseen(task) for task, at in looking]
-        studies, strays = group(found)
-        self._check_cleaned(found)
+        self, files: Iterable[tuple[IdentifyTask, InputFile | Lost]]
+    ) -> tuple[list[FinishedStudy], list[FileRow]]:
+        inputs = [identified(task, result) for task, result in files]
+        studies, strays = group_by_study(inputs)
+        self._check_cleaned(inputs)
         finished = []
         try:
             rows = self._predictor.refuse(strays)
-            self._strays |= {row["file"]: row for row in rows}
-            _tell_of_people(studies)
-            for one in self._predictor.answer(studies):
-                finished.append(one)
-                print(in_words(one), flush=True)
+            self._add_strays(rows)
+            _warn_of_several_people(studies)
+            for study in self._predictor.answer(studies):
+                finished.append(study)
+                print(study, flush=True)
         finally:
             self.write_tables()
         return finished, rows
 
-    def answer_folder(self, folder: Path) -> list[Path]:
-        """Answers the study in a folder; its DICOM objects. For the listener.
+    def _add_strays(self, rows: Iterable[FileRow]) -> None:
+        self._strays |= {row.file: row for row in rows}
 
-        Raises InputError where it has no answer.
-        """
-        looks = files_in([folder], self._settings.key)
-        looking = InOrder(looks, look, self._settings.jobs, lambda _: SECONDS_TO_LOOK)
-        finished, _ = self._answer(looking)
-        return [path for one in finished for path in one.objects]
-
-    def answer_quiet(
-        self,
-        studies: Sequence[StudyFiles],
-        strays: Sequence[Found],
-        on_finished: Callable[[Finished], None],
-    ) -> None:
-        """Answers what is new and calls back for every answer that was not called back for yet.
-
-        A study of images that were cleaned otherwise is passed over, with a word. Raises InputError
-        where OUT can't be written.
-        """
-        new = [found for found in strays if found.file not in self._strays]
-        if not (studies or new):
-            return
-        fit = []
-        for study in studies:
-            try:
-                self._check_cleaned(study.files)
-                fit.append(study)
-            except InputError as error:
-                print(f"{study.key}: no answer: {error}", file=sys.stderr, flush=True)
-        try:
-            self._strays |= {row["file"]: row for row in self._predictor.refuse(new)}
-            for one in self._predictor.answer(fit):
-                if not self._folders.is_told(one.key):
-                    print(in_words(one), flush=True)
-                    on_finished(one)
-                    self._folders.mark_told(one.key)
-        finally:
-            self.write_tables()
-
-    def _check_cleaned(self, found: Iterable[Found]) -> None:
-        paths = (Path(one.path) for one in found)
+    def _check_cleaned(self, files: Iterable[InputFile]) -> None:
+        paths = (Path(file.path) for file in files)
         check_cleaned(paths, self._cleaning.mode, self._cleaning.stated)
 
-    def write_tables(self) -> None:
-        """Brings the tables over all studies up to date."""
-        write_tables(self._out, self._folders, self._strays.values())
+
+def _method(model: str, requested: str) -> str:
+    """The method of heat maps; empty for none. Raises InputError where the model has not got it."""
+    methods = VIT_METHODS if model.startswith("vit") else CNN_METHODS
+    if requested in ("auto", "none"):
+        return methods[0] if requested == "auto" else ""
+    if requested not in methods:
+        raise InputError(
+            f"--explain {requested}: this model has {', '.join(methods)}, auto and none"
+        )
+    return requested
 
 
-def _method(model: str, asked: str) -> str:
-    """The method of heat maps; empty for none. Raises InputError where the model has no such."""
-    known = ("gradient", "rollout") if model.startswith("vit") else ("grad_cam",)
-    if asked in ("auto", "none"):
-        return known[0] if asked == "auto" else ""
-    if asked not in known:
-        raise InputError(f"--explain {asked}: this model has {', '.join(known)}, auto and none")
-    return asked
-
-
-def in_words(one: Finished) -> str:
-    """A line for a finished study."""
-    if one.answer is None:
-        return f"{one.key}: no answer: {one.refusal}"
-    where = f", {one.answer.location}" if one.answer.location else ""
-    why = f" ({'; '.join(one.answer.reasons)})" if one.answer.reasons else ""
-    before = ", done before" if one.before else ""
-    return f"{one.key}: {one.answer.decision}{where}, p {one.answer.p_hemorrhage:.3f}{why}{before}"
-
-
-def _tell_of_people(studies: list[StudyFiles]) -> None:
+def _warn_of_several_people(studies: Sequence[StudyFiles]) -> None:
     people = {subject for study in studies for subject in study.subjects}
     if len(people) > 1:
-        told = f"{len(studies)} studies of {len(people)} patients: each is answered on its own"
-        print(told, file=sys.stderr)
+        message = f"{len(studies)} studies of {len(people)} patients: each is answered on its own"
+        print(message, file=sys.stderr)
 
 
-def _summary(finished: list[Finished], strays: list[Row]) -> Summary:
-    rows = [row for one in finished for row in one.files] + strays
-    refused = [row for row in rows if row["use"] == "refused"]
-    decisions = collections.Counter(one.answer.decision for one in finished if one.answer)
-    return Summary(
-        studies=len(finished),
-        before=sum(one.before for one in finished),
-        without_answer=sum(one.answer is None for one in finished),
-        decisions=dict(sorted(decisions.items())),
-        used_files=sum(row["use"] == "used" for row in rows),
-        refused_files=len(refused),
-        reasons=dict(sorted(collections.Counter(row["reason"] for row in refused).items())),
-    )
+def _digest(rule: DecisionRule) -> str:
+    return hashlib.sha256(json.dumps(rule.raw, sort_keys=True).encode()).hexdigest()[:16]
 
 
 @contextlib.contextmanager
 def _locked(out: Path) -> Iterator[None]:
+    """Locks OUT against other processes. Raises InputError where it is in use."""
     try:
         out.mkdir(parents=True, exist_ok=True)
         file = (out / ".lock").open("w")
     except OSError as error:
         raise unwritable(error) from error
     with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise InputError("another run is writing to --out: wait for it to end") from error
+        if not lock(file):
+            raise InputError("another run is writing to --out: wait for it to end")
         yield

@@ -1,174 +1,127 @@
-"""A finished study on disk: OUT/studies/KEY, which is there as a whole or not at all."""
+"""Stores finished studies in OUT/studies/KEY; each folder exists as a whole or not at all."""
 
 import contextlib
 import csv
-import dataclasses
 import io
 import json
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 from data_builder.errors import InputError
-from dtvit_jax.decision.answer import SliceAnswer, StudyAnswer
-
-FILE_COLUMNS = ("file", "study", "use", "slices", "reason", "detail")
-"""Of files.csv: 'use' is 'used', 'refused' or 'own words'; 'slices' those that were answered."""
+from data_builder.files import DRAFT, write_whole
+from dtvit_jax.prediction.records import FileRow, StudyResults, StudyState
 
 RESULTS, REPORT, FILES = "results.json", "report.html", "files.csv"
-_STATE, _TOLD = ".state.json", ".told"
-_DRAFT, _OLD = ".draft-", ".old-"
-
-
-@dataclasses.dataclass(frozen=True)
-class Finished:
-    """A study that has its answer, or the reason why there is none.
-
-    Attributes:
-      key: its pseudonym.
-      answer: None where it has none; `refusal` then says why.
-      folder: OUT/studies/KEY.
-      sources: the files that were used, in the order of `SliceAnswer.file`: private.
-      objects: DICOM objects under OUT/dicom/KEY.
-      files: its rows of files.csv.
-      before: it was done by an earlier run, and is as it was.
-    """
-
-    key: str
-    answer: StudyAnswer | None
-    refusal: str
-    folder: Path
-    sources: tuple[Path, ...] = ()
-    objects: tuple[Path, ...] = ()
-    files: tuple[dict[str, Any], ...] = ()
-    before: bool = False
+_STATE = ".state.json"
+_OLD = ".old-"
 
 
 class StudyFolders:
-    """The studies under one OUT. Cleans up what a run that was killed left."""
+    """The studies under one OUT, which this process has locked.
+
+    The constructor removes what a killed run left. Raises InputError where OUT can't be written.
+    """
 
     def __init__(self, out: Path) -> None:
         self.root = out / "studies"
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             for old in self.root.glob(f"{_OLD}*"):  # killed between two renames
-                place = self.root / old.name.removeprefix(_OLD)
-                if place.exists():
+                study = self.root / old.name.removeprefix(_OLD)
+                if study.exists():
                     shutil.rmtree(old)
                 else:
-                    old.rename(place)
-            for draft in self.root.glob(f"{_DRAFT}*"):
+                    old.rename(study)
+            for draft in self.root.glob(f"{DRAFT}*"):
                 shutil.rmtree(draft)
+            for draft in out.glob(f"{DRAFT}*"):
+                draft.unlink()
         except OSError as error:
             raise unwritable(error) from error
 
     def images(self, key: str) -> Path:
-        """Where the cleaned slices of a study lie until it is finished."""
-        return self.root / f"{_DRAFT}images-{key}"
+        """The folder of a study's cleaned slices until it is finished."""
+        return self.root / f"{DRAFT}images-{key}"
 
     @contextlib.contextmanager
     def draft(self, key: str) -> Iterator[Path]:
-        """An empty folder that becomes OUT/studies/KEY when the block ends without an error."""
-        draft, place, old = (self.root / f"{start}{key}" for start in (_DRAFT, "", _OLD))
+        """Yields an empty folder that becomes OUT/studies/KEY when the block ends without error."""
+        draft, study, old = (self.root / f"{start}{key}" for start in (DRAFT, "", _OLD))
         try:
             draft.mkdir()
             yield draft
-            if place.exists():
-                place.rename(old)
-            draft.rename(place)
+            if study.exists():
+                study.rename(old)
+            draft.rename(study)
             shutil.rmtree(old, ignore_errors=True)
         except OSError as error:
             raise unwritable(error) from error
         finally:
             shutil.rmtree(draft, ignore_errors=True)
 
-    def state(self, key: str) -> dict[str, Any]:
-        """What `write_state` wrote for a finished study; empty where it is not finished."""
+    def state(self, key: str) -> StudyState | None:
+        """The state of a finished study; None where it is missing or damaged."""
         try:
-            return json.loads((self.root / key / _STATE).read_text())
-        except (OSError, ValueError):
-            return {}
-
-    def is_told(self, key: str) -> bool:
-        """Whether whoever waits for answers was told of this one (`mark_told`)."""
-        return (self.root / key / _TOLD).is_file()
-
-    def mark_told(self, key: str) -> None:
-        """Notes it; a new answer of the study is a new folder, and told again."""
-        try:
-            (self.root / key / _TOLD).touch()
-        except OSError as error:
-            raise unwritable(error) from error
+            return StudyState.from_json(json.loads((self.root / key / _STATE).read_text()))
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
 
     def finished(self) -> list[str]:
         """The keys of finished studies, sorted."""
         return sorted(path.parent.name for path in self.root.glob(f"stu-*/{RESULTS}"))
 
-    def results(self, key: str) -> dict[str, Any]:
-        """results.json of a finished study. Raises InputError where it is damaged."""
+    def results(self, key: str) -> StudyResults:
+        """Reads results.json of a finished study. Raises InputError where it is damaged."""
         try:
-            return json.loads((self.root / key / RESULTS).read_text())
-        except (OSError, ValueError) as error:
+            return StudyResults.from_json(json.loads((self.root / key / RESULTS).read_text()))
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(
                 f"studies/{key}/{RESULTS} in --out is damaged: remove that folder and try again"
             ) from error
 
-    def files(self, key: str) -> list[dict[str, str]]:
-        """Its rows of files.csv."""
-        return read_rows(self.root / key / FILES)
+    def files(self, key: str) -> list[FileRow]:
+        """Reads files.csv of a finished study. Raises InputError where it is damaged."""
+        return read_file_rows(self.root / key / FILES)
 
 
-def write_state(folder: Path, state: dict[str, Any]) -> None:
-    """What a later run asks to know whether the study is done."""
-    (folder / _STATE).write_text(json.dumps(state, sort_keys=True) + "\n")
-
-
-def answer_of(results: dict[str, Any]) -> StudyAnswer | None:
-    """The answer in a study's results.json."""
-    stored = results["study"]
-    if stored is None:
-        return None
-    slices = [
-        SliceAnswer(**one | {"p_location": tuple(one["p_location"])}) for one in stored["slices"]
-    ]
-    tuples = {name: tuple(stored[name]) for name in ("p_location", "reasons")}
-    return StudyAnswer(**stored | tuples | {"slices": tuple(slices)})
+def write_state(folder: Path, state: StudyState) -> None:
+    """Writes the state of a study into its folder. Raises OSError."""
+    write_whole(folder / _STATE, json.dumps(state.to_json(), sort_keys=True) + "\n")
 
 
 def unwritable(error: OSError) -> InputError:
-    """The line for a full disk and its like."""
+    """The error for a folder that can't be written, such as on a full disk."""
     return InputError(
         f"--out can't be written ({error.strerror or type(error).__name__}): mend it, and the same "
         "command goes on"
     )
 
 
-def csv_text(columns: Iterable[str], rows: Iterable[dict[str, Any]]) -> str:
-    """A table as text; keys that are no columns are left out."""
+def csv_text(columns: Iterable[str], rows: Iterable[Mapping[str, str | int]]) -> str:
+    """Formats a table as CSV."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(columns), extrasaction="ignore", lineterminator="\n")
+    writer = csv.DictWriter(text, list(columns), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
 
 
-def read_rows(path: Path) -> list[dict[str, str]]:
-    """The rows of a table that this program wrote; none where it is missing."""
+def read_file_rows(path: Path) -> list[FileRow]:
+    """Reads a files.csv; no rows where it is missing. Raises InputError where it is damaged."""
     if not path.is_file():
         return []
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            return [FileRow.from_csv(row) for row in csv.DictReader(file)]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"a {FILES} in --out is damaged: remove it and try again") from error
 
 
 def put(path: Path, text: str) -> None:
-    """Writes a file whole or not at all; one that stays the same is not touched."""
-    data = text.encode()
+    """Writes a file whole or not at all, unless it holds `text` already. Raises InputError."""
     try:
-        if path.is_file() and path.read_bytes() == data:
-            return
-        draft = path.with_name(f".{path.name}.draft")
-        draft.write_bytes(data)
-        draft.replace(path)
+        if not path.is_file() or path.read_bytes() != text.encode():
+            write_whole(path, text)
     except OSError as error:
         raise unwritable(error) from error

@@ -1,10 +1,9 @@
-"""What workers made of one study's files: slices for the model, and each file's account."""
+"""Collects one study's slices for the model from the workers' results, and a row for each file."""
 
 import collections
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
@@ -17,33 +16,40 @@ from data_builder.errors import InputError
 from data_builder.parallel import processes
 from data_builder.pseudonyms import Pseudonyms
 from dtvit_jax.decision.study import SliceFacts
-from dtvit_jax.prediction.intake import Found, Prepare, Prepared, StudyFiles
+from dtvit_jax.prediction.intake import InputFile, Prepared, PrepareTask, StudyFiles
+from dtvit_jax.prediction.records import FileRow
 
 NO_HEAD = "no head"
 
-Row = dict[str, Any]
-
 
 @dataclasses.dataclass
-class Gathered:
-    """The slices of a study with a head, each at the same place in every list; its files.
+class StudyInput:
+    """The slices of a study that show a head, as parallel lists, and the results of its files.
 
-    pictures: the cleaned slice at its own resolution. sources: the files that slices come from,
-    which `SliceFacts.file` counts.
+    Attributes:
+      facts: key, frame and position of each slice, and its file as an index of `sources`.
+      stored: each slice at the size of the shards.
+      features: `outlier.features` of each slice.
+      pictures: the cleaned slice at its own resolution.
+      sources: the files that the slices come from.
+      results: of all files of the study.
     """
 
     facts: list[SliceFacts] = dataclasses.field(default_factory=list)
     stored: list[UInt8[np.ndarray, "side side"]] = dataclasses.field(default_factory=list)
     features: list[np.ndarray] = dataclasses.field(default_factory=list)
     pictures: list[Path] = dataclasses.field(default_factory=list)
-    sources: list[Found] = dataclasses.field(default_factory=list)
+    sources: list[InputFile] = dataclasses.field(default_factory=list)
     results: list[FileResult] = dataclasses.field(default_factory=list)
     _keys: set[str] = dataclasses.field(default_factory=set)
 
     def add(
-        self, task: Prepare, prepared: Prepared | processes.Lost
+        self, task: PrepareTask, prepared: Prepared | processes.Lost
     ) -> Iterator[UInt8[np.ndarray, "side side"]]:
-        """Takes the next file in; gives out its slices with a head, unless it is a duplicate."""
+        """Adds the next file; yields its slices with a head, none where it is a duplicate.
+
+        Raises InputError where the output can't be written.
+        """
         result = result_of(task, prepared)
         self.results.append(result)
         keys = {row.key for row in result.rows}
@@ -53,48 +59,52 @@ class Gathered:
         slices = zip(result.rows, prepared.stored, prepared.features, strict=True)
         heads = [each for each in slices if each[0].head]
         if heads:
-            self.sources.append(task.found)
+            self.sources.append(task.source)
         for row, stored, features in heads:
-            place = row.position if row.position_mm else None
+            position = row.position if row.position_mm else None
             frame = row.frame - 1 if row.frame else None
-            self.facts.append(SliceFacts(row.key, len(self.sources) - 1, frame, place))
+            self.facts.append(SliceFacts(row.key, len(self.sources) - 1, frame, position))
             self.stored.append(stored)
             self.features.append(features)
-            self.pictures.append(Path(task.out) / task.found.file / row.image)
+            self.pictures.append(Path(task.out) / task.source.file / row.image)
             yield stored
 
-    def accounts(self, study: StudyFiles, pseudonyms: Pseudonyms) -> tuple[list[Row], list[Row]]:
+    def file_rows(
+        self, study: StudyFiles, pseudonyms: Pseudonyms
+    ) -> tuple[list[FileRow], list[dict[str, str]]]:
         """A row of files.csv for each file of the study, and notes on gaps and doubles."""
-        paths = {one.file: PurePosixPath(one.path) for one in study.files}
+        paths = {source.file: PurePosixPath(source.path) for source in study.files}
         tables = assemble(self.results, paths, Labels([], pseudonyms), pseudonyms)
-        reasons = {row["file"]: row for row in tables.refused}
-        of_file = collections.defaultdict(list)
+        refusals = {row["file"]: row for row in tables.refused}
+        slices = collections.defaultdict(list)
         for labelled in tables.manifest:
-            of_file[labelled.file].append(labelled)
+            slices[labelled.file].append(labelled)
         rows = []
-        for one in study.files:
-            own = of_file[one.file]
-            if one.file in reasons:
-                row = reasons[one.file]
-                rows.append(file_row(one, "refused", 0, row["reason"], row["detail"]))
+        for source in study.files:
+            own = slices[source.file]
+            if source.file in refusals:
+                refusal = refusals[source.file]
+                rows.append(FileRow.refused(source, refusal["reason"], refusal["detail"]))
             elif heads := sum(labelled.head for labelled in own):
                 detail = f"{len(own) - heads} without a head" if heads < len(own) else ""
-                rows.append(file_row(one, "used", heads, "", detail))
+                rows.append(FileRow.used(source, heads, detail))
             else:
-                detail = "it shows none, or nothing that could be told from the holder"
-                rows.append(file_row(one, "refused", 0, NO_HEAD, detail))
-        return rows, [
-            {"position_mm": note["position_mm"], "note": note["note"]} for note in tables.notes
-        ]
+                detail = "it shows none, or none that could be separated from the holder"
+                rows.append(FileRow.refused(source, NO_HEAD, detail))
+        notes = [{name: note[name] for name in ("position_mm", "note")} for note in tables.notes]
+        return rows, notes
 
 
-def result_of(task: Prepare, prepared: Prepared | processes.Lost) -> FileResult:
-    """The file's result, of a lost one too. Raises InputError where the output can't be written."""
+def result_of(task: PrepareTask, prepared: Prepared | processes.Lost) -> FileResult:
+    """The file's result; a refusal where its worker was lost.
+
+    Raises InputError where the output can't be written.
+    """
     if isinstance(prepared, processes.Lost):
         detail = f"its decoder {prepared.cause} and was stopped"
         refusal = Refusal(Reason.DECODER_FAILED, detail)
-        result = refused(task.found.file, task.found.size, refusal)
-        result.meanings.append((task.found.file, task.found.path))
+        result = refused(task.source.file, task.source.size, refusal)
+        result.meanings.append((task.source.file, task.source.path))
         return result
     if prepared.result.failure:
         raise InputError(
@@ -102,15 +112,3 @@ def result_of(task: Prepare, prepared: Prepared | processes.Lost) -> FileResult:
             "goes on"
         )
     return prepared.result
-
-
-def file_row(found: Found, use: str, slices: int, reason: str, detail: str) -> Row:
-    """A row of files.csv."""
-    return {
-        "file": found.file,
-        "study": found.study,
-        "use": use,
-        "slices": slices,
-        "reason": reason,
-        "detail": detail,
-    }

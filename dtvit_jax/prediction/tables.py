@@ -1,22 +1,22 @@
-"""The tables over all studies of an OUT: results.csv, slices.csv, results.json, files.csv."""
+"""Writes results.csv, slices.csv, results.json and files.csv over all studies of an OUT."""
 
 import dataclasses
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from dtvit_jax.decision.answer import LOCATIONS, SliceAnswer, StudyAnswer
+from dtvit_jax.prediction.records import FILE_COLUMNS, FileRow
 from dtvit_jax.prediction.study_folder import (
-    FILE_COLUMNS,
     FILES,
     RESULTS,
     StudyFolders,
-    answer_of,
     csv_text,
     put,
-    read_rows,
+    read_file_rows,
 )
+
+Row = dict[str, str | int]
 
 P_LOCATIONS = tuple(f"p_{name}" for name in LOCATIONS)
 STUDY_COLUMNS = (
@@ -44,43 +44,45 @@ SLICE_COLUMNS = (
     *P_LOCATIONS,
     "outlier",
 )
-DIGITS = 6
+_DIGITS = 6
 
 
-def write_tables(out: Path, folders: StudyFolders, strays: Iterable[dict[str, Any]]) -> None:
-    """Writes the four tables from all finished studies; `strays` are files of no study."""
-    studies, slices, told, files = [], [], [], []
-    for key in folders.finished():
-        results = folders.results(key)
-        told.append(results)
-        files += folders.files(key)
-        answer = answer_of(results)
-        if answer is None:
-            studies.append({"study": key, "decision": "", "reasons": results["refusal"]})
-            continue
-        studies.append(study_row(answer))
-        slices += slice_rows(answer)
-    known = {row["file"] for row in files}
-    files += [row for row in strays if row["file"] not in known]
-    files.sort(key=lambda row: (row["study"] == "", row["study"], row["file"]))
+def write_tables(out: Path, folders: StudyFolders, strays: Iterable[FileRow]) -> None:
+    """Writes the four tables of all finished studies; `strays` are files that name no study."""
+    studies: list[Row] = []
+    slices: list[Row] = []
+    files: list[FileRow] = []
+    all_results = [folders.results(key) for key in folders.finished()]
+    for results in all_results:
+        files += folders.files(results.key)
+        if results.study is None:
+            row: Row = dict.fromkeys(STUDY_COLUMNS, "")
+            studies.append(row | {"study": results.key, "reasons": results.refusal})
+        else:
+            studies.append(study_row(results.study))
+            slices += slice_rows(results.study)
+    in_studies = {file.file for file in files}
+    files += [stray for stray in strays if stray.file not in in_studies]
+    files.sort(key=lambda file: (file.study == "", file.study, file.file))
     put(out / "results.csv", csv_text(STUDY_COLUMNS, studies))
     put(out / "slices.csv", csv_text(SLICE_COLUMNS, slices))
-    put(out / FILES, csv_text(FILE_COLUMNS, files))
-    put(out / RESULTS, json.dumps({"studies": told}, indent=1) + "\n")
+    put(out / FILES, csv_text(FILE_COLUMNS, map(dataclasses.asdict, files)))
+    as_json = {"studies": [dataclasses.asdict(results) for results in all_results]}
+    put(out / RESULTS, json.dumps(as_json, indent=1) + "\n")
 
 
-def strays_before(out: Path) -> list[dict[str, str]]:
-    """Files of no study that earlier runs have listed."""
-    return [row for row in read_rows(out / FILES) if not row["study"]]
+def strays_before(out: Path) -> list[FileRow]:
+    """Reads the files of no study that earlier runs listed. Raises InputError."""
+    return [row for row in read_file_rows(out / FILES) if not row.study]
 
 
 def worst_first(answer: StudyAnswer) -> list[SliceAnswer]:
-    """A study's slices from the most to the least probable hemorrhage."""
+    """Sorts a study's slices from the most to the least probable hemorrhage."""
     return sorted(answer.slices, key=lambda each: (-each.p_hemorrhage, each.key))
 
 
-def study_row(answer: StudyAnswer) -> dict[str, Any]:
-    """A study's row of results.csv."""
+def study_row(answer: StudyAnswer) -> Row:
+    """The row of an answered study in results.csv."""
     return {
         "study": answer.key,
         "subject": answer.subject,
@@ -97,8 +99,8 @@ def study_row(answer: StudyAnswer) -> dict[str, Any]:
     }
 
 
-def slice_rows(answer: StudyAnswer) -> list[dict[str, Any]]:
-    """A study's rows of slices.csv; location only where the slice's decision is ICH."""
+def slice_rows(answer: StudyAnswer) -> list[Row]:
+    """The rows of a study in slices.csv; a location is given where the slice's decision is ICH."""
     return [
         {
             "key": each.key,
@@ -115,14 +117,6 @@ def slice_rows(answer: StudyAnswer) -> list[dict[str, Any]]:
     ]
 
 
-def study_results(
-    key: str, answer: StudyAnswer | None, refusal: str, about: dict[str, Any]
-) -> dict[str, Any]:
-    """A study's results.json. about: what all studies of a model share."""
-    told = None if answer is None else dataclasses.asdict(answer)
-    return {"key": key, "refusal": refusal, "study": told, **about}
-
-
 def _likeliest(p: tuple[float, float, float]) -> str:
     return LOCATIONS[max(range(3), key=lambda i: p[i])]
 
@@ -132,4 +126,4 @@ def _locations(p: tuple[float, float, float]) -> dict[str, str]:
 
 
 def _digits(p: float) -> str:
-    return f"{p:.{DIGITS}f}"
+    return f"{p:.{_DIGITS}f}"

@@ -1,4 +1,4 @@
-"""A folder that is being fed: each study is answered once, when it has been quiet for a while."""
+"""Watches a folder that studies arrive in, and answers each once when it has been quiet."""
 
 import contextlib
 import dataclasses
@@ -8,43 +8,38 @@ from pathlib import Path
 
 from data_builder.cleaning.clean_folder import walk
 from data_builder.errors import InputError
-from data_builder.parallel.processes import InOrder, Lost
 from data_builder.pseudonyms import Pseudonyms
 from dtvit_jax.prediction.intake import (
-    SECONDS_TO_LOOK,
-    Found,
-    Look,
+    IdentifyTask,
+    InputFile,
     StudyFiles,
-    group,
-    look,
-    unseen,
+    group_by_study,
+    identified,
+    identify_all,
 )
 from dtvit_jax.prediction.session import Session
-from dtvit_jax.prediction.study_folder import Finished
 
-QUIET_SECONDS = 30.0
 POLL_SECONDS = 2.0
 
 Stamp = tuple[int, int]
-"""A file's size and time of change."""
+"""A file's size and time of its last change, ns."""
 
 
 @dataclasses.dataclass
-class _Seen:
-    """A file's stamp, since when (time.monotonic) it has it, and what a look at it then told."""
+class _WatchedFile:
+    """A file's stamp, since when it has it (time.monotonic), and its identity once it is steady."""
 
     stamp: Stamp
     since: float
-    found: Found | None = None
+    identity: InputFile | None = None
 
 
 class Watch:
-    """The files of a folder and how long they have been quiet.
+    """The files of a folder and how long each has been quiet.
 
-    A file is looked at when two polls in a row find it unchanged; a study is quiet when none of its
-    files has changed for `quiet_seconds`. Files that come later make a new answer of the whole
-    study. Hidden files and folders are left alone, so that
-    what is being written can have a name with a dot until it is whole.
+    A file is identified when two polls in a row see it unchanged; a study is quiet when none of its
+    files has changed for `quiet_seconds`. Late files give a new answer of the whole study. Hidden
+    files and folders are ignored, so that a writer can use a name with a dot until a file is whole.
     """
 
     def __init__(self, folder: Path, key: bytes, jobs: int, quiet_seconds: float) -> None:
@@ -53,68 +48,64 @@ class Watch:
             raise InputError("the folder to watch does not exist: make it, or give another")
         self._folder, self._key, self._jobs = folder.resolve(), key, jobs
         self._quiet = quiet_seconds
-        self._files: dict[str, _Seen] = {}
+        self._files: dict[str, _WatchedFile] = {}
         self._pseudonyms = Pseudonyms(key)
 
-    def poll(self, now: float) -> tuple[list[StudyFiles], list[Found]]:
-        """Studies that are quiet at time `now` (seconds, monotonic), and quiet files of none."""
+    def poll(self, now: float) -> tuple[list[StudyFiles], list[InputFile]]:
+        """Quiet studies at time `now` (seconds, monotonic), and quiet files that name no study."""
         steady = self._update(now)
-        self._look([path for path in steady if self._files[path].found is None])
-        looked = [seen.found for seen in self._files.values() if seen.found]
-        studies, strays = group(looked)
+        self._identify([path for path in steady if self._files[path].identity is None])
+        identities = [file.identity for file in self._files.values() if file.identity]
+        studies, strays = group_by_study(identities)
         return (
             [study for study in studies if self._all_quiet(study.files, now)],
-            [found for found in strays if self._all_quiet([found], now)],
+            [file for file in strays if self._all_quiet([file], now)],
         )
 
     def _update(self, now: float) -> list[str]:
-        """Takes in what the folder holds; the files that are as the last poll found them."""
-        there: dict[str, Stamp] = {}
+        """Reads the folder; returns the files that did not change since the last poll."""
+        stamps: dict[str, Stamp] = {}
         for inner in walk(self._folder):
             if not any(part.startswith(".") for part in inner.parts):
-                with contextlib.suppress(OSError):  # gone meanwhile
-                    state = (self._folder / inner).stat()
-                    there[str(self._folder / inner)] = (state.st_size, state.st_mtime_ns)
-        for path in self._files.keys() - there.keys():
+                with contextlib.suppress(OSError):  # removed meanwhile
+                    status = (self._folder / inner).stat()
+                    stamps[str(self._folder / inner)] = (status.st_size, status.st_mtime_ns)
+        for path in self._files.keys() - stamps.keys():
             del self._files[path]
         steady = []
-        for path, stamp in there.items():
-            seen = self._files.get(path)
-            if seen is None or seen.stamp != stamp:
-                self._files[path] = _Seen(stamp, now)
+        for path, stamp in stamps.items():
+            file = self._files.get(path)
+            if file is None or file.stamp != stamp:
+                self._files[path] = _WatchedFile(stamp, now)
             else:
                 steady.append(path)
         return steady
 
-    def _look(self, paths: list[str]) -> None:
-        looks = [Look(path, self._pseudonyms.file(path), self._key) for path in sorted(paths)]
-        if not looks:
+    def _identify(self, paths: list[str]) -> None:
+        if not paths:
             return
-        for task, at in InOrder(looks, look, self._jobs, lambda _: SECONDS_TO_LOOK):
-            self._files[task.path].found = unseen(task) if isinstance(at, Lost) else at
+        tasks = [IdentifyTask(path, self._pseudonyms.file(path), self._key) for path in paths]
+        for task, result in identify_all(tasks, self._jobs):
+            self._files[task.path].identity = identified(task, result)
 
-    def _all_quiet(self, files: Iterable[Found], now: float) -> bool:
-        return all(now - self._files[found.path].since >= self._quiet for found in files)
+    def _all_quiet(self, files: Iterable[InputFile], now: float) -> bool:
+        return all(now - self._files[file.path].since >= self._quiet for file in files)
 
 
 def watch(
     session: Session,
     watched: Watch,
-    on_finished: Callable[[Finished], None],
     *,
     poll_seconds: float = POLL_SECONDS,
     stop: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Answers what comes into the watched folder until `stop()`, or Ctrl-C.
+    """Answers studies that arrive in the watched folder until `stop()`, or Ctrl-C.
 
-    on_finished: called after a study is on disk, at least once for each answer: after a kill
-    between the two it is called when the program runs again. `Finished.sources` are its files; the
-    callback may remove them. Raises InputError where OUT can't be written.
+    Raises InputError where OUT can't be written.
     """
     settled: set[StudyFiles] = set()
     while not stop():
         studies, strays = watched.poll(time.monotonic())
-        new = [study for study in studies if study not in settled]
-        session.answer_quiet(new, strays, on_finished)
+        session.answer_new([study for study in studies if study not in settled], strays)
         settled = set(studies)
         time.sleep(poll_seconds)

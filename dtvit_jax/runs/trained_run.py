@@ -31,6 +31,7 @@ class TrainedRun:
     """
 
     def __init__(self, workdir: Path, data_dir: str = "") -> None:
+        prepare()
         self.config = record.read_config(workdir)
         self.record = record.read_record(workdir)
         if data_dir:
@@ -61,7 +62,6 @@ class TrainedRun:
 
     def predict(self, split: str) -> Predictions:
         """Probabilities of the best checkpoint for every slice of 'train', 'validation', 'test'."""
-        prepare()
         source = self.shards.source(split)
         network, params, stats = self.model()
         evaluate_fn = jax.jit(functools.partial(evaluate_step, network=network))

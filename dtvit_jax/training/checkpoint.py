@@ -5,7 +5,6 @@ state, computed on the devices that hold the arrays.
 """
 
 import json
-import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,10 +27,6 @@ from dtvit_jax.training.optimizer import overlay
 from dtvit_jax.training.record import HistoryRow
 from dtvit_jax.training.steps import TrainState
 from dtvit_jax.training.validation import lower_is_better
-
-# Orbax tells of every step it takes, and its threads log what the next wait raises as well.
-for _logger in ("absl", "asyncio", "concurrent.futures"):
-    logging.getLogger(_logger).setLevel(logging.CRITICAL)
 
 MODEL = ("params", "stats", "ema")
 """The fields of a state that make the model; the others are the optimizer's."""

@@ -1,3 +1,5 @@
+"""The command predict: studies in, tables and reports out; bad files, full disks and stops."""
+
 import errno
 import io
 import json
@@ -22,17 +24,14 @@ from data_builder.shards.sources import open_source
 from dtvit_jax.decision import rule as decision_rule
 from dtvit_jax.decision.predictions import read_csv
 from dtvit_jax.decision.study import points_of
-from dtvit_jax.prediction import intake, predictor, study_folder
+from dtvit_jax.prediction import intake, study_folder, study_output
 from dtvit_jax.training import record as run_record
 from dtvit_jax.training.setup import abstract_state, make_task
 from dtvit_jax.training.steps import probabilities
 from tests.helpers.dicom_files import ct, encoded, enhanced, head_hu
 from tests.helpers.model_folder import SIZE, save_model
 from tests.helpers.run_folder import random_weights
-from tests.helpers.studies import head, run, table, write
-
-NAME = "Doe^Jane"
-
+from tests.helpers.studies import NAME, head, run, table, write
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -46,20 +45,20 @@ def model(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def answered(model, tmp_path_factory):
-    """Two studies of two people in a folder with other files, and what came out."""
-    place = tmp_path_factory.mktemp("answered")
-    source = place / "Jane Doe"
+    """Two studies of two people in a folder with other files, answered; and the exit status."""
+    folder = tmp_path_factory.mktemp("answered")
+    source = folder / "Jane Doe"
     write(source / "one", [head(i) for i in range(5)])
     write(source / "two", [head(i, "another", "B9") for i in range(4)])
     (source / "two" / "readme.txt").write_text("Jane Doe")
     (source / "labels.csv").write_text("study,hemorrhage,location\n")
     (source / "one" / "Jane Doe 99.dcm").write_bytes(encoded(head(9))[:-50])
-    out = place / "out"
+    out = folder / "out"
     status = run(source, "--workdir", model, "--out", out)
     return source, out, status
 
 
-def test_every_study_has_its_answer_and_every_file_its_account(answered):
+def test_every_study_has_an_answer_and_every_file_a_row(answered):
     source, out, status = answered
     assert status == 1  # a file was refused
     studies, slices, files = (table(out / f"{n}.csv") for n in ("results", "slices", "files"))
@@ -70,22 +69,21 @@ def test_every_study_has_its_answer_and_every_file_its_account(answered):
     assert len(uses["used"]) == 9 and sum(int(row["slices"]) for row in uses["used"]) == 9
     assert sorted(row["reason"] for row in uses["refused"]) == ["not DICOM", "truncated"]
     assert [row["use"] for row in files].count("own words") == 1
-    told = json.loads((out / "results.json").read_text())["studies"]
-    assert [each["key"] for each in told] == [row["study"] for row in studies]
-    for each in told:
-        assert len(each["model"]["weights_sha256"]) == 64 and each["trained_on_phantoms"]
-        places = [one["position_mm"] for one in each["study"]["slices"]]
-        assert places == sorted(places)
-        page = (out / "studies" / each["key"] / "report.html").read_text()
-        assert "http" not in page.replace("http-equiv", "") and "made-up phantoms" in page
-        worst = max(each["study"]["slices"], key=lambda one: one["p_hemorrhage"])
-        assert page.index(worst["key"]) == min(
-            page.index(one["key"]) for one in each["study"]["slices"]
-        )
+    results = json.loads((out / "results.json").read_text())["studies"]
+    assert [study["key"] for study in results] == [row["study"] for row in studies]
+    for study in results:
+        assert len(study["model"]["weights_sha256"]) == 64 and study["trained_on_phantoms"]
+        slices = study["study"]["slices"]
+        positions = [one["position_mm"] for one in slices]
+        assert positions == sorted(positions)
+        page = (out / "studies" / study["key"] / "report.html").read_text()
+        assert "http" not in page.replace("http-equiv", "") and "synthetic phantoms" in page
+        worst = max(slices, key=lambda one: one["p_hemorrhage"])
+        assert page.index(worst["key"]) == min(page.index(one["key"]) for one in slices)
     assert not list(out.rglob(".draft*"))
 
 
-def test_nothing_that_names_a_person_or_a_place_is_written(answered):
+def test_no_name_of_a_person_and_no_path_is_written(answered):
     source, out, _ = answered
     forbidden = [NAME, "Jane", "A17", str(source), generate_uid(entropy_srcs=["a study"])]
     for path in out.rglob("*"):
@@ -95,12 +93,12 @@ def test_nothing_that_names_a_person_or_a_place_is_written(answered):
             assert not [word for word in forbidden if word.encode() in data], path.name
 
 
-def test_slices_are_what_clean_and_build_make_and_the_model_says_what_evaluation_says(
+def test_slices_and_probabilities_equal_those_of_clean_build_and_evaluate(
     answered, model, tmp_path
 ):
     """The chain of training, step by step, on the same files: equal keys, equal probabilities."""
     _, out, _ = answered
-    told = {row["key"]: row for row in table(out / "slices.csv")}
+    rows = {row["key"]: row for row in table(out / "slices.csv")}
     write(tmp_path / "src", [head(i) for i in range(5)])
     (tmp_path / "src" / "labels.csv").write_text(
         f"study,hemorrhage,location\n{generate_uid(entropy_srcs=['a study'])},0,\n"
@@ -125,9 +123,9 @@ def test_slices_are_what_clean_and_build_make_and_the_model_says_what_evaluation
     p = fitted["hemorrhage"].apply(decision_rule.both(raw), rule.method)[:, 1]
     where = fitted["location"].apply(where, rule.method)
     point = points_of(rule, "sensitivity_0.95").slice
-    assert {record.key for record in records} <= told.keys() and len(records) == 5
+    assert {record.key for record in records} <= rows.keys() and len(records) == 5
     for i, record in enumerate(records):
-        row = told[record.key]
+        row = rows[record.key]
         assert abs(float(row["p_hemorrhage"]) - p[i]) < 2e-5
         for j, name in enumerate(("deep", "lobar", "subtentorial")):
             assert abs(float(row[f"p_{name}"]) - where[i, j]) < 2e-5
@@ -149,7 +147,7 @@ def test_a_second_call_does_nothing_and_a_new_file_makes_a_new_answer(model, tmp
     assert row["slices"] == "5"
     again = tmp_path / "again"
     assert run(source, tmp_path / "more", "--workdir", model, "--out", again) == 0
-    assert same(out, again)  # the same files, the same bytes, however often they came
+    assert same(out, again)  # the same files give the same bytes, in one run or two
 
 
 def all_in(folder):
@@ -157,7 +155,7 @@ def all_in(folder):
 
 
 def same(one, other):
-    names = [{str(path.relative_to(place)) for path in all_in(place)} for place in (one, other)]
+    names = [{str(path.relative_to(root)) for path in all_in(root)} for root in (one, other)]
     return names[0] == names[1] and all(
         (one / name).read_bytes() == (other / name).read_bytes() for name in names[0]
     )
@@ -173,8 +171,8 @@ def test_cleaned_images_are_answered_as_their_dicom(answered, model, tmp_path, c
     for name in ("p_hemorrhage", "decision", "location", "slices"):
         assert row[name] == whole[name]
     settings = tmp_path / "cleaned" / "cleaning.json"
-    told = json.loads(settings.read_text())
-    settings.write_text(json.dumps(told | {"version": 0}))
+    values = json.loads(settings.read_text())
+    settings.write_text(json.dumps(values | {"version": 0}))
     assert run(images, "--workdir", model, "--out", tmp_path / "other") == 2
     assert "version 0; the model is for mode robust" in capsys.readouterr().err
 
@@ -193,7 +191,7 @@ def png(image, kind="PNG"):
 
 
 def bomb():
-    """A PNG of 200 bytes that says to be 60,000 x 60,000 pixels."""
+    """A PNG of 200 bytes whose header states 60,000 x 60,000 pixels."""
     data = bytearray(png(Image.new("L", (6, 6))))
     data[16:24] = struct.pack(">II", 60_000, 60_000)
     data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
@@ -219,7 +217,7 @@ BAD = {
 }
 
 
-def test_bad_files_each_have_their_word_and_cost_nobody_else(model, tmp_path, capsys):
+def test_bad_files_are_refused_each_with_its_reason_and_affect_no_other(model, tmp_path, capsys):
     source = write(tmp_path / "study", [head(i) for i in range(4)])
     for name, make in BAD.values():
         (source / name).write_bytes(make())
@@ -236,7 +234,7 @@ def test_bad_files_each_have_their_word_and_cost_nobody_else(model, tmp_path, ca
     assert "Traceback" not in capsys.readouterr().err
 
 
-def test_a_compressed_bomb_in_dicom_costs_its_own_file_alone(model, tmp_path):
+def test_a_compressed_bomb_in_dicom_affects_its_own_file_alone(model, tmp_path):
     """32 MB of zeros that deflate to 32 kB, where the header says 64 x 64 pixels."""
     from pydicom.uid import DeflatedExplicitVRLittleEndian
 
@@ -251,7 +249,7 @@ def test_a_compressed_bomb_in_dicom_costs_its_own_file_alone(model, tmp_path):
     assert [row["reason"] for row in files if row["use"] == "refused"] == ["pixel data length"]
 
 
-def test_no_head_mixed_patients_and_no_study_have_no_answer_but_a_word(model, tmp_path, capsys):
+def test_no_head_mixed_patients_and_no_study_give_a_reason(model, tmp_path, capsys):
     air = np.full((64, 64), -1000)
     source = tmp_path / "src"
     write(
@@ -262,9 +260,10 @@ def test_no_head_mixed_patients_and_no_study_have_no_answer_but_a_word(model, tm
     write(source / "good", [head(i, "good") for i in range(3)])
     out = tmp_path / "out"
     assert run(source, "--workdir", model, "--out", out) == 1
-    said = capsys.readouterr()
-    assert "no slice of it shows a head" in said.out and "its files name 2 patients" in said.out
-    assert "3 studies of 2 patients" in said.err
+    printed = capsys.readouterr()
+    assert "no slice of it shows a head" in printed.out
+    assert "its files name 2 patients" in printed.out
+    assert "3 studies of 2 patients" in printed.err
     rows = table(out / "results.csv")
     assert sorted(bool(row["decision"]) for row in rows) == [False, False, True]
     reasons = [row["reason"] for row in table(out / "files.csv")]
@@ -285,23 +284,23 @@ def test_three_thousand_slices_are_answered(model, tmp_path):
     assert run(tmp_path / "many.dcm", "--workdir", model, "--out", out, "--batch", 500) == 0
     (row,) = table(out / "results.csv")
     assert row["slices"] == "3000" and len(table(out / "slices.csv")) == 3000
-    (told,) = json.loads((out / "results.json").read_text())["studies"]
-    assert [each["frame"] for each in told["study"]["slices"]] == list(range(3000))
+    (results,) = json.loads((out / "results.json").read_text())["studies"]
+    assert [each["frame"] for each in results["study"]["slices"]] == list(range(3000))
 
 
 def test_a_full_disk_is_one_line_and_the_same_command_goes_on(model, tmp_path, monkeypatch, capsys):
     source = tmp_path / "src"
     for name in ("a", "b"):
         write(source / name, [head(i, name) for i in range(3)])
-    written = study_folder.put
+    put = study_folder.put
 
     def full(path, text):
         if path.parent.name.startswith(".draft-") and len(list(out.glob("studies/stu-*"))) == 1:
             raise OSError(errno.ENOSPC, "No space left on device")
-        written(path, text)
+        put(path, text)
 
     out = tmp_path / "out"
-    monkeypatch.setattr(predictor, "put", full)
+    monkeypatch.setattr(study_output, "put", full)
     assert run(source, "--workdir", model, "--out", out) == 2
     error = capsys.readouterr().err
     assert "No space left on device" in error and "Traceback" not in error
@@ -312,27 +311,27 @@ def test_a_full_disk_is_one_line_and_the_same_command_goes_on(model, tmp_path, m
     assert "1 done before" in capsys.readouterr().out and len(table(out / "results.csv")) == 2
 
 
-def test_a_worker_that_cant_write_is_a_full_disk_too(tmp_path):
+def test_a_worker_that_cannot_write_reports_a_failure(tmp_path):
     path = write(tmp_path / "s", [head(0)]) / "Jane Doe 00.dcm"
-    found = intake.look(intake.Look(str(path), "fil-a", PUBLIC_KEY))
+    source = intake.identify(intake.IdentifyTask(str(path), "fil-a", PUBLIC_KEY))
     (tmp_path / "file").write_text("")
-    task = intake.Prepare(found, str(tmp_path / "file"), "robust", "png", SIZE, PUBLIC_KEY)
+    task = intake.PrepareTask(source, str(tmp_path / "file"), "robust", "png", SIZE, PUBLIC_KEY)
     assert intake.prepare(task).result.failure
 
 
-def test_ctrl_c_keeps_what_is_done(model, tmp_path, monkeypatch, capsys):
+def test_ctrl_c_keeps_finished_studies(model, tmp_path, monkeypatch, capsys):
     source = tmp_path / "src"
     for name in ("a", "b"):
         write(source / name, [head(i, name) for i in range(3)])
     out = tmp_path / "out"
-    page = predictor.study_page
+    page = study_output.study_page
 
     def stopped(*arguments):
         if list(out.glob("studies/stu-*")):
             raise KeyboardInterrupt
         return page(*arguments)
 
-    monkeypatch.setattr(predictor, "study_page", stopped)
+    monkeypatch.setattr(study_output, "study_page", stopped)
     assert run(source, "--workdir", model, "--out", out) == 130
     assert "goes on from here" in capsys.readouterr().err
     assert len(table(out / "results.csv")) == 1
@@ -342,7 +341,7 @@ def test_ctrl_c_keeps_what_is_done(model, tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [
         ([], "give PATH"),
         (["missing"], "PATH 1 does not exist"),
@@ -354,16 +353,16 @@ def test_ctrl_c_keeps_what_is_done(model, tmp_path, monkeypatch, capsys):
         (["s", "--explain", "grad_cam", "--dicom_out", "no"], "this model has gradient, rollout"),
     ],
 )
-def test_a_wrong_command_line_is_one_line(model, tmp_path, monkeypatch, capsys, arguments, says):
+def test_a_wrong_command_line_is_one_line(model, tmp_path, monkeypatch, capsys, arguments, message):
     monkeypatch.chdir(tmp_path)
     write(Path("s"), [head(0)])
     Path("empty").mkdir()
     assert run("--workdir", model, "--out", "out", *arguments) == 2
     error = capsys.readouterr().err
-    assert says in error and error.count("\n") == 1
+    assert message in error and error.count("\n") == 1
 
 
-def test_a_run_that_uses_the_out_folder_keeps_another_away(model, tmp_path, capsys):
+def test_a_locked_out_folder_is_an_error(model, tmp_path, capsys):
     import fcntl
 
     source, out = write(tmp_path / "s", [head(0)]), tmp_path / "out"
@@ -374,7 +373,7 @@ def test_a_run_that_uses_the_out_folder_keeps_another_away(model, tmp_path, caps
     assert "another run is writing" in capsys.readouterr().err
 
 
-def test_the_way_back_is_beside_the_key(model, tmp_path, capsys):
+def test_lookup_finds_the_file_of_a_pseudonym(model, tmp_path, capsys):
     from data_builder.__main__ import main
 
     source, out, key = (
@@ -398,27 +397,27 @@ def test_a_start_imports_nothing_that_only_fits_or_draws():
     assert done.stdout.strip() == "set()"
 
 
-def test_objects_for_a_pacs_and_heat_maps_come_with_it(model, tmp_path):
+def test_dicom_objects_and_heat_maps_are_written(model, tmp_path):
     source = write(tmp_path / "s", [head(i) for i in range(5)])
     out = tmp_path / "out"
     words = ["--workdir", model, "--out", out, "--dicom_out", "yes", "--explain", "rollout"]
     assert run(source, *words) == 0
     (row,) = table(out / "results.csv")
-    place = out / "dicom" / row["study"]
-    assert {path.name for path in place.iterdir()} == {"sr.dcm", "capture.dcm"}
+    objects = out / "dicom" / row["study"]
+    assert {path.name for path in objects.iterdir()} == {"sr.dcm", "capture.dcm"}
     assert (out / "dicom").stat().st_mode & 0o777 == 0o700
-    report = pydicom.dcmread(place / "sr.dcm")
+    report = pydicom.dcmread(objects / "sr.dcm")
     assert report.PatientID == "A17" and row["study"] not in str(report.StudyInstanceUID)
-    capture = pydicom.dcmread(place / "capture.dcm")
+    capture = pydicom.dcmread(objects / "capture.dcm")
     assert int(capture.NumberOfFrames) == 4
     page = (out / "studies" / row["study"] / "report.html").read_text()
     assert page.count("<img") == 8 and "heat map of slice" in page and NAME not in page
-    before = {path: path.read_bytes() for path in place.iterdir()}
-    assert run(source, *words) == 0  # done: nothing is made anew
-    assert {path: path.read_bytes() for path in place.iterdir()} == before
+    before = {path: path.read_bytes() for path in objects.iterdir()}
+    assert run(source, *words) == 0  # done: nothing is written again
+    assert {path: path.read_bytes() for path in objects.iterdir()} == before
 
 
-def test_an_older_runs_config_has_the_newer_fields_too(model, tmp_path):
+def test_an_older_runs_config_gets_the_newer_fields(model, tmp_path):
     values = json.loads((model / "config.json").read_text())
     del values["clip_norm"], values["loss"]["location"]
     values["model"] = {"name": "resnet18"}

@@ -1,4 +1,4 @@
-"""A run's folder as training and evaluation leave it, without either: random weights."""
+"""Writes a run's folder as training and evaluation would, with random weights."""
 
 import json
 from pathlib import Path
@@ -37,18 +37,21 @@ CLEANING = {
 
 
 def heads(n: int, seed: int) -> list[dict]:
-    """Cleaned heads of `dicom_files` with a little noise, as a side of a data set."""
+    """Cleaned heads of `dicom_files` with a little noise, as records of a data set."""
     rng = np.random.default_rng(seed)
-    made = []
+    records = []
     for _ in range(n):
         hu = head_hu() + rng.normal(0, 1 + rng.random(), (64, 64))
         gray = clean.clean_slice(hu.astype(np.float32), "robust", (3.5, 3.5))
-        made.append({"image": np.asarray(resize(Image.fromarray(gray), SIZE))})
-    return made
+        records.append({"image": np.asarray(resize(Image.fromarray(gray), SIZE))})
+    return records
 
 
 def save_model(workdir: Path, validation=None, model=MODEL, method="temperature") -> tuple:
-    """Writes it; returns the parameters and statistics. validation: what the rule is fitted on."""
+    """Writes the folder; returns parameters and statistics.
+
+    validation: predictions that the decision rule is fitted on; None: synthetic ones.
+    """
     weights = save_run(workdir, ml_collections.ConfigDict(model))
     dataset = {"digest": "0123", "cleaning": CLEANING, "phantom": True, "size": SIZE}
     record = {"format": run_record.FORMAT, "transform_version": 1, "dataset": dataset}

@@ -1,3 +1,5 @@
+"""Synthetic head-CT studies as DICOM files, and calls of predict over them."""
+
 import csv
 
 import numpy as np
@@ -10,7 +12,7 @@ NAME = "Doe^Jane"
 
 
 def head(i, study="a study", patient="A17", **changes):
-    """Slice `i` of a study: a disc whose ramp turns with i."""
+    """Slice `i` of a study: a disc whose ramp is rotated by i quarter turns."""
     hu = np.rot90(head_hu(), i % 4) + (i // 4)
     return ct(
         hu.copy(),
@@ -25,6 +27,7 @@ def head(i, study="a study", patient="A17", **changes):
 
 
 def write(folder, datasets):
+    """Writes DICOM files whose names hold a person's; returns the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     for i, ds in enumerate(datasets):
         (folder / f"Jane Doe {i:02d}.dcm").write_bytes(encoded(ds))
@@ -32,12 +35,14 @@ def write(folder, datasets):
 
 
 def run(*arguments, key="public"):
-    words = [*arguments, "--key", key, "--jobs", "1"]
+    """Runs predict with one worker, without DICOM objects and maps unless asked for; the status."""
+    argv = [*arguments, "--key", key, "--jobs", "1"]
     if "--dicom_out" not in arguments:
-        words += ["--dicom_out", "no", "--explain", "none"]
-    return predict.main(list(map(str, words)))
+        argv += ["--dicom_out", "no", "--explain", "none"]
+    return predict.main(list(map(str, argv)))
 
 
 def table(path):
+    """The rows of a CSV file."""
     with path.open(newline="") as file:
         return list(csv.DictReader(file))

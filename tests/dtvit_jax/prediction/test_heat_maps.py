@@ -1,7 +1,6 @@
-"""Heat maps: their rules by hand, what they show after training, and the way back to the CT."""
+"""Heat maps of a trained model show what it learnt, and map back to the CT's pixels."""
 
 import functools
-from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +14,6 @@ from scipy.stats import spearmanr
 
 from data_builder.errors import InputError
 from data_builder.shards.images import resize
-from dtvit_jax import models
 from dtvit_jax.data.augment import IDENTITY
 from dtvit_jax.data.crop import Crop, centre_crop
 from dtvit_jax.prediction import attribution
@@ -73,7 +71,7 @@ def slices():
     return images[bled], spots[bled], head
 
 
-def test_the_gradients_mass_lies_on_what_was_learnt(trained, slices):
+def test_relevance_concentrates_on_the_learnt_spots(trained, slices):
     images, spots, head = slices
     heat = np.asarray(heat_maps(*trained, images))
     assert heat.shape == (len(images), 32, 32) and heat.dtype == np.float32
@@ -90,14 +88,14 @@ def alike(one, other):
     return np.median([spearmanr(a.ravel(), b.ravel()).statistic for a, b in pairs])
 
 
-def test_random_weights_make_another_map(trained, slices):
+def test_shuffled_weights_give_another_map(trained, slices):
     """Adebayo et al. 2018 (arXiv 1810.03292): here each array's own values, in any order."""
     task, params, stats = trained
     noise = np.random.default_rng(3)
     shuffled = jax.tree.map(lambda x: noise.permutation(np.ravel(x)).reshape(x.shape), params)
     images, _, _ = slices
 
-    def grid(params, head):  # one value a patch: pixels between them would be no news
+    def grid(params, head):  # one value a patch: pixels between are interpolated
         return np.asarray(heat_maps(task, params, stats, images, head=head))[:, 4::8, 4::8]
 
     nearly = jax.tree.map(lambda x: x * (1 + 0.02 * noise.standard_normal(x.shape)), params)
@@ -105,10 +103,10 @@ def test_random_weights_make_another_map(trained, slices):
     for head in attribution.HEADS:
         maps = grid(params, head)
         assert alike(maps, grid(shuffled, head)) < 0.4
-        assert alike(maps, grid(nearly, head)) > 0.8  # what is compared is no noise
+        assert alike(maps, grid(nearly, head)) > 0.8  # the maps compared are not noise
 
 
-def test_each_head_and_class_has_its_own_map_but_in_rollout(trained, slices):
+def test_each_head_and_class_has_its_own_map_except_in_rollout(trained, slices):
     images = slices[0][:8]
 
     def maps(**options):
@@ -135,139 +133,19 @@ def test_patches_without_tissue_are_dark(slices):
     assert not counted[0].any() and 0 < counted[1].sum() < 64
     heat = np.asarray(heat_maps(task, params, stats, images))
     assert (heat[0] == 0).all()
-    # A patch is dark where it and those around it, which the enlarging mixes in, are left out.
+    # A patch is dark where it and its neighbours, which the interpolation mixes in, are masked.
     grid = np.pad(counted.reshape(-1, 8, 8), ((0, 0), (1, 1), (1, 1)))
     near = np.lib.stride_tricks.sliding_window_view(grid, (3, 3), (1, 2)).any((-1, -2))
     cells = heat.reshape(-1, 8, 4, 8, 4).max((2, 4))
     assert (cells[~near] == 0).all() and (~near[1:]).any() and (cells[1:].max((1, 2)) > 0.999).all()
 
 
-def test_what_a_model_cannot_do_is_said(trained):
+def test_an_unknown_head_or_method_is_an_error(trained):
     images = np.zeros((1, 36, 36), np.uint8)
     with pytest.raises(InputError, match="gradient, rollout"):
         heat_maps(*trained, images, method="grad_cam")
     with pytest.raises(InputError, match="hemorrhage, location"):
         heat_maps(*trained, images, head="age")
-
-
-@pytest.fixture(scope="module")
-def model():
-    """A nano ViT of 16 patches with linear heads, and with a class 'normal'."""
-    options = {"image_size": 16, "channels": 1, "head": "linear", "location_classes": 4}
-    create = functools.partial(models.create, "vit_nano4", **options)
-    return nnx.jit(lambda: create(key=jax.random.key(0)))()
-
-
-@pytest.fixture
-def pooling(model):
-    """Sets the shared model's pooling; 'cls' again afterwards."""
-    yield lambda kind: setattr(model.encoder, "pooling", kind)
-    model.encoder.pooling = "cls"
-
-
-def test_the_attention_that_is_shown_is_the_models_own(model, pooling):
-    """Features from the whole attention matrices equal the encoder's, with and without a mask."""
-    rng = np.random.default_rng(0)
-    images = jnp.asarray(rng.normal(size=(3, 16, 16, 1)), jnp.float32)
-    mask = rng.random((3, 16)) < 0.6
-
-    for kind in ("mean", "cls"):
-        pooling(kind)
-
-        @jax.jit
-        def both_ways(images, mask):
-            patches, found = attribution.patchify(images, 4), []
-            for m in (None, mask):
-                shown = attribution.attend(model.encoder, images, m)
-                found.append((*shown, model.encoder.encode(patches, mask=m)))
-            return found
-
-        for features, weights, want in both_ways(images, mask):
-            np.testing.assert_allclose(features, want, atol=2e-6)
-            assert len(weights) == 2 and weights[0].shape == (3, 2, 17, 17)
-            np.testing.assert_allclose(np.sum(weights, -1), 1, atol=1e-5)
-    to_patches = np.asarray(weights[1])[:, :, :, 1:].transpose(0, 3, 1, 2)
-    assert not to_patches[~mask].any() and to_patches[mask].all()
-
-
-def test_patches_left_out_get_nothing_and_say_nothing(model, pooling):
-    pooling("mean")
-    rng = np.random.default_rng(0)
-    images = jnp.asarray(rng.normal(size=(2, 16, 16, 1)), jnp.float32)
-    mask = np.ones((2, 16), bool)
-    mask[:, :4] = False
-
-    @jax.jit
-    def maps(images, mask):
-        find = functools.partial(attribution.vit_relevance, model, images, mask, "hemorrhage")
-        return [find(jnp.ones(2, jnp.int32), method) for method in ("gradient", "rollout")]
-
-    other = images.at[:, :4].add(3.0)  # the first row of patches
-    for one, two in zip(maps(images, mask), maps(other, mask), strict=True):
-        one = np.asarray(one).reshape(2, 16)
-        assert (one[~mask] == 0).all() and one[mask].any()
-        np.testing.assert_allclose(one, np.asarray(two).reshape(2, 16), atol=1e-6)
-
-
-def test_rollout_by_hand():
-    """Two tokens, two blocks, two heads whose mean is known."""
-    first = jnp.array([[[1.0, 0.0], [0.5, 0.5]], [[0.0, 1.0], [0.5, 0.5]]])[None]
-    second = jnp.array([[[0.0, 1.0], [1.0, 0.0]], [[0.0, 1.0], [1.0, 0.0]]])[None]
-    # 0.5 A + 0.5 I: [[.75, .25], [.25, .75]], then [[.5, .5], [.5, .5]] times that.
-    np.testing.assert_allclose(attribution.rollout([first, second])[0], np.full((2, 2), 0.5))
-    np.testing.assert_allclose(attribution.rollout([first])[0], [[0.75, 0.25], [0.25, 0.75]])
-
-
-def test_gradient_relevance_by_finite_differences(model):
-    """One block, where R = I + mean over heads of (dy/dA x A)+: dy/dA by moving each weight."""
-    graph, state = nnx.split(model)
-    model = nnx.merge(graph, state)
-    model.encoder.blocks = nnx.List(model.encoder.blocks[:1])
-    # At the start the class token is near 0, and what comes next to it far from linear.
-    model.encoder.class_token[...] = jax.random.normal(jax.random.key(1), (1, 1, 64))
-    images = jnp.asarray(np.random.default_rng(2).normal(size=(1, 16, 16, 1)), jnp.float32)
-    step = 1e-2
-    moves = step * jnp.eye(32).reshape(32, 2, 16)  # of each head's weights from the class token
-    taps = jnp.zeros((32, 1, 2, 17, 17)).at[:, 0, :, 0, 1:].set(moves)
-
-    @jax.jit
-    def everything(taps):
-        def answer(tap):
-            features, weights = attribution.attend(model.encoder, images, None, [tap])
-            return attribution.log_odds(model, features, "location", jnp.array([2]))[0], weights[0]
-
-        changes = jax.vmap(lambda tap: answer(tap)[0] - answer(-tap)[0])(taps)
-        find = functools.partial(attribution.vit_relevance, model, images, None, "location")
-        return changes, answer(taps[0] * 0)[1], find(jnp.array([2]), "gradient")
-
-    changes, weights, got = everything(taps)
-    gradient = np.asarray(changes).reshape(2, 16) / (2 * step)
-    want = np.maximum(gradient * weights[0, :, 0, 1:], 0).mean(0)
-    assert (want > 0).sum() > 4
-    np.testing.assert_allclose(np.ravel(got), want, rtol=2e-2, atol=1e-3 * want.max())
-
-
-def test_log_odds_are_those_of_the_probability(model):
-    features = jnp.asarray(np.random.default_rng(0).normal(size=(5, 64)), jnp.float32)
-    p = jax.nn.softmax(model.hemorrhage(features))[:, 1]
-    ones = jnp.ones(5, jnp.int32)
-    got = attribution.log_odds(model, features, "hemorrhage", ones)
-    np.testing.assert_allclose(got, np.log(p / (1 - p)), atol=1e-5)
-    places = jax.nn.softmax(model.location(features)[:, :3])  # a fourth, 'normal', is no answer
-    got = attribution.log_odds(model, features, "location", -ones)
-    np.testing.assert_allclose(got, np.log(places.max(-1) / (1 - places.max(-1))), atol=1e-5)
-
-
-def test_grad_cam_is_cam_where_the_head_is_linear():
-    """Selvaraju et al. 2017, section 3.1: with pooled means and one linear layer they are equal."""
-    rng = np.random.default_rng(0)
-    last = jnp.asarray(rng.normal(size=(2, 5, 5, 8)), jnp.float32)
-    kernel = rng.normal(size=(8, 2)).astype(np.float32)
-    encoder = SimpleNamespace(last_map=lambda images: images, from_map=lambda x: x.mean((1, 2)))
-    model = SimpleNamespace(encoder=encoder, hemorrhage=lambda features: features @ kernel)
-    got = attribution.grad_cam(model, last, "hemorrhage", jnp.ones(2, jnp.int32))
-    want = np.maximum(np.asarray(last) @ (kernel[:, 1] - kernel[:, 0]), 0)
-    np.testing.assert_allclose(got, want / 25, atol=1e-6)  # a mean's gradient is 1 / 25
 
 
 @pytest.mark.parametrize("name", ["resnet18", "densenet121", "squeezenet1_1", "vgg16", "alexnet"])
@@ -280,8 +158,8 @@ def test_every_cnn_has_a_map_for_each_head(name):
     assert methods_of(abstract.params) == ("grad_cam",)
     images = jax.ShapeDtypeStruct((2, 72, 72), np.uint8)
     maps = functools.partial(heat_maps, task, head="location")
-    found = jax.eval_shape(maps, abstract.params, abstract.stats, images)
-    assert found.shape == (2, 64, 64) and found.dtype == np.float32
+    result = jax.eval_shape(maps, abstract.params, abstract.stats, images)
+    assert result.shape == (2, 64, 64) and result.dtype == np.float32
 
 
 @settings(max_examples=25, deadline=None)
@@ -290,8 +168,8 @@ def test_every_cnn_has_a_map_for_each_head(name):
     where=st.tuples(st.floats(0.35, 0.65), st.floats(0.35, 0.65)),
     crop=st.integers(0, 7),
 )
-def test_a_map_goes_back_to_where_it_was_seen(shape, where, crop):
-    """A round spot goes the way of a slice; its image, taken for a map, must come home."""
+def test_a_map_returns_to_its_position_in_the_slice(shape, where, crop):
+    """A round spot is transformed like a slice; taken as a map, it returns to its position."""
     y, x = np.mgrid[: shape[0], : shape[1]]
     row, column = where[0] * shape[0], where[1] * shape[1]
     spot = np.exp(-((y - row) ** 2 + (x - column) ** 2) / (2 * 9.0**2))
@@ -306,7 +184,7 @@ def test_a_map_goes_back_to_where_it_was_seen(shape, where, crop):
     np.testing.assert_allclose(back, spot, atol=0.08)
 
 
-def test_the_overlay_leaves_alone_what_has_no_heat():
+def test_the_overlay_changes_no_pixel_without_heat():
     image = np.arange(200, dtype=np.uint8).reshape(10, 20)
     heat = np.zeros((10, 20), np.float32)
     heat[3, 4] = 1

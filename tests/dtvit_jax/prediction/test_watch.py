@@ -1,3 +1,5 @@
+"""A watched folder: quiet studies are answered once, across restarts and kills."""
+
 import pytest
 
 from data_builder.errors import InputError
@@ -8,6 +10,8 @@ from dtvit_jax.prediction.watch import Watch, watch
 from tests.helpers.model_folder import save_model
 from tests.helpers.studies import head, table, write
 
+pytestmark = pytest.mark.usefixtures("own_cache")
+
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
@@ -16,9 +20,10 @@ def model(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+@pytest.fixture
+def lines(capsys):
+    """Returns the lines on standard output since the last call."""
+    return lambda: capsys.readouterr().out.splitlines()
 
 
 def session(model, out):
@@ -27,87 +32,101 @@ def session(model, out):
     )
 
 
-def rounds(session, watched, n, on_finished):
-    """As `watch` for `n` polls."""
-    left = iter(range(n))
-    watch(session, watched, on_finished, poll_seconds=0.0, stop=lambda: next(left, None) is None)
+def poll(session, watched, times):
+    """Runs `watch` for so many polls."""
+    left = iter(range(times))
+    watch(session, watched, poll_seconds=0.0, stop=lambda: next(left, None) is None)
 
 
 def test_a_study_is_quiet_when_nothing_of_it_came_for_a_while(tmp_path):
-    place = tmp_path / "in"
-    write(place / "a", [head(i, "a") for i in range(2)])
-    watched = Watch(place, PUBLIC_KEY, 1, quiet_seconds=10.0)
-    assert watched.poll(0.0) == ([], [])  # just found: it may still be written
+    incoming = tmp_path / "in"
+    write(incoming / "a", [head(i, "a") for i in range(2)])
+    watched = Watch(incoming, PUBLIC_KEY, 1, quiet_seconds=10.0)
+    assert watched.poll(0.0) == ([], [])  # new files may still be written
     assert watched.poll(1.0) == ([], [])
-    write(place / "b", [head(0, "b")])
-    (place / ".hidden").write_text("half")
-    (place / "notes.txt").write_text("a text")
+    write(incoming / "b", [head(0, "b")])
+    (incoming / ".hidden").write_text("half")
+    (incoming / "notes.txt").write_text("a text")
     studies, strays = watched.poll(10.0)
     assert [len(study.files) for study in studies] == [2] and not strays
     watched.poll(11.0)
     studies, strays = watched.poll(20.0)
     assert len(studies) == 2 and len(strays) == 1
-    (place / "a" / "more.dcm").write_bytes((place / "b" / "Jane Doe 00.dcm").read_bytes())
-    assert [len(s.files) for s in watched.poll(21.0)[0]] == [2, 1]
+    (incoming / "a" / "more.dcm").write_bytes((incoming / "b" / "Jane Doe 00.dcm").read_bytes())
+    assert [len(study.files) for study in watched.poll(21.0)[0]] == [2, 1]
     watched.poll(22.0)
-    studies, _ = watched.poll(23.0)  # it is of b, which is restless again
+    studies, _ = watched.poll(23.0)  # the new file belongs to b, which is not quiet any more
     assert [len(study.files) for study in studies] == [2]
     assert sorted(len(study.files) for study in watched.poll(31.0)[0]) == [2, 2]
 
 
-def test_each_study_is_answered_once_also_when_it_comes_again_and_after_a_restart(model, tmp_path):
-    place, out = tmp_path / "in", tmp_path / "out"
-    write(place / "a", [head(i, "a") for i in range(3)])
-    (place / "notes.txt").write_text("a text")
-    told = []
-    with session(model, out) as one:
-        watched = Watch(place, PUBLIC_KEY, 1, 0.0)
-        rounds(one, watched, 3, told.append)
-        assert [each.key for each in told] == [told[0].key]
-        assert [path.name for path in told[0].sources] == [
-            f"Jane Doe {i:02d}.dcm" for i in range(3)
-        ]
-        write(place / "again", [head(i, "a") for i in range(3)])  # the same study, sent again
-        write(place / "b", [head(i, "b") for i in range(3)])
-        rounds(one, watched, 3, told.append)
-    assert len(told) == 2 and len(table(out / "results.csv")) == 2
+def test_each_study_is_answered_once_also_when_sent_again_and_after_a_restart(
+    model, tmp_path, lines
+):
+    incoming, out = tmp_path / "in", tmp_path / "out"
+    write(incoming / "a", [head(i, "a") for i in range(3)])
+    (incoming / "notes.txt").write_text("a text")
+    with session(model, out) as first:
+        watched = Watch(incoming, PUBLIC_KEY, 1, 0.0)
+        poll(first, watched, 3)
+        (row,) = table(out / "results.csv")
+        (line,) = lines()
+        assert line.startswith(f"{row['study']}: ")
+        used = [file for file in table(out / "files.csv") if file["use"] == "used"]
+        assert [file["study"] for file in used] == 3 * [row["study"]]
+        write(incoming / "again", [head(i, "a") for i in range(3)])  # the same study, sent again
+        write(incoming / "b", [head(i, "b") for i in range(3)])
+        poll(first, watched, 3)
+    (line,) = lines()
+    assert row["study"] not in line and len(table(out / "results.csv")) == 2
     reports = {path: path.stat().st_mtime_ns for path in out.glob("studies/*/report.html")}
-    with session(model, out) as one:
-        rounds(one, Watch(place, PUBLIC_KEY, 1, 0.0), 3, told.append)
-        assert len(told) == 2
-        write(place / "late", [head(7, "b")])
-        rounds(one, Watch(place, PUBLIC_KEY, 1, 0.0), 3, told.append)
-    assert len(told) == 3 and len(told[2].answer.slices) == 4 and told[2].key == told[1].key
+    with session(model, out) as second:
+        poll(second, Watch(incoming, PUBLIC_KEY, 1, 0.0), 3)
+        assert lines() == []
+        write(incoming / "late", [head(7, "b")])
+        poll(second, Watch(incoming, PUBLIC_KEY, 1, 0.0), 3)
+    (line_of_late,) = lines()
+    assert line_of_late.split(":")[0] == line.split(":")[0]
+    slices = {each["study"]: each["slices"] for each in table(out / "results.csv")}
+    assert slices == {row["study"]: "3", line.split(":")[0]: "4"}
     after = {path: path.stat().st_mtime_ns for path in out.glob("studies/*/report.html")}
     assert sum(after[path] != reports[path] for path in reports) == 1
-    assert [row["reason"] for row in table(out / "files.csv")].count("not DICOM") == 1
+    assert [file["reason"] for file in table(out / "files.csv")].count("not DICOM") == 1
 
 
-def test_who_waits_is_told_after_a_kill_too_and_nothing_is_answered_twice(model, tmp_path):
-    place, out = tmp_path / "in", tmp_path / "out"
-    write(place, [head(i, "a") for i in range(3)])
+def test_after_a_kill_nothing_is_answered_twice_and_the_tables_are_whole(
+    model, tmp_path, monkeypatch
+):
+    incoming, out = tmp_path / "in", tmp_path / "out"
+    write(incoming, [head(i, "a") for i in range(3)])
 
-    def killed(finished):
+    def killed(*arguments, **options):
         raise KeyboardInterrupt
 
-    with session(model, out) as one, pytest.raises(KeyboardInterrupt):
-        rounds(one, Watch(place, PUBLIC_KEY, 1, 0.0), 3, killed)
+    # The study is on disk, its line and the tables are not.
+    monkeypatch.setattr("dtvit_jax.prediction.session.print", killed, raising=False)
+    monkeypatch.setattr("dtvit_jax.prediction.session.write_tables", killed)
+    with session(model, out) as first, pytest.raises(KeyboardInterrupt):
+        poll(first, Watch(incoming, PUBLIC_KEY, 1, 0.0), 3)
+    monkeypatch.undo()
     (report,) = out.glob("studies/*/report.html")
     written = report.stat().st_mtime_ns
-    # And one that was killed while it wrote: neither draft counts.
+    # Another process was killed while it wrote: neither draft counts.
     (out / "studies" / ".draft-stu-x").mkdir()
+    (out / ".draft-1-1-results.csv").write_text("half")
     report.parent.rename(out / "studies" / f".old-{report.parent.name}")
-    told = []
-    with session(model, out) as one:
-        rounds(one, Watch(place, PUBLIC_KEY, 1, 0.0), 3, told.append)
-    assert len(told) == 1 and told[0].before and len(told[0].sources) == 3
+    with session(model, out) as second:
+        poll(second, Watch(incoming, PUBLIC_KEY, 1, 0.0), 3)
     assert report.stat().st_mtime_ns == written
     assert [path.name for path in (out / "studies").iterdir()] == [report.parent.name]
+    assert not list(out.glob(".draft*"))
+    (row,) = table(out / "results.csv")
+    assert row["study"] == report.parent.name and row["slices"] == "3"
 
 
 def test_the_command_watches_until_ctrl_c(model, tmp_path, monkeypatch, capsys):
-    place, out = tmp_path / "in", tmp_path / "out"
-    write(place, [head(i, "a") for i in range(3)])
+    incoming, out = tmp_path / "in", tmp_path / "out"
+    write(incoming, [head(i, "a") for i in range(3)])
     polls = iter(range(4))
 
     def sleep(seconds):
@@ -115,7 +134,7 @@ def test_the_command_watches_until_ctrl_c(model, tmp_path, monkeypatch, capsys):
             raise KeyboardInterrupt
 
     monkeypatch.setattr("dtvit_jax.prediction.watch.time.sleep", sleep)
-    words = ["--watch", place, "--workdir", model, "--out", out, "--quiet", "0.001"]
+    words = ["--watch", incoming, "--workdir", model, "--out", out, "--quiet", "0.001"]
     assert predict.main([*map(str, words), "--key", "public", "--jobs", "1"]) == 130
     assert len(table(out / "results.csv")) == 1
     with pytest.raises(InputError, match="does not exist"):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from data_builder.errors import InputError
+from dtvit_jax.runtime import quiet_libraries
 from dtvit_jax.training.checkpoint import Checkpoints, Damaged, check, checksums, saved_config
 from dtvit_jax.training.steps import TrainState
 
@@ -136,6 +137,7 @@ def test_the_average_is_the_model_where_there_is_one(tmp_path):
 
 @pytest.mark.parametrize("seen_before", [True, False], ids=["seen before", "met in the save"])
 def test_a_full_disk_is_said_once_and_loses_nothing(small_disk, seen_before, monkeypatch, caplog):
+    quiet_libraries()
     if not seen_before:
         monkeypatch.setattr(
             "dtvit_jax.training.checkpoint.check_room", lambda workdir, needed: None

@@ -1,0 +1,36 @@
+"""The capture shows the heat maps at their own resolution, with the notice burnt in."""
+
+import numpy as np
+
+from dtvit_jax.dicom.secondary_capture import Overlay, secondary_capture
+from tests.helpers.answers import MODEL, answer_for, overlay_image
+from tests.helpers.dicom_objects import MADE, series
+
+
+def test_a_remark_is_one_more_line():
+    sources, remark = series(1), "Trained on synthetic phantoms"
+    answer, overlays = answer_for(sources), [Overlay(0, overlay_image(512, 512), "map")]
+    plain = secondary_capture(answer, sources, MODEL, overlays, MADE).pixel_array
+    remarked = secondary_capture(answer, sources, MODEL, overlays, MADE, [remark]).pixel_array
+    rows = plain.shape[0]
+    np.testing.assert_array_equal(remarked[:rows], plain)
+    assert remarked[rows:].any()
+
+
+def test_a_capture_shows_the_overlays_at_their_own_resolution_with_the_notice():
+    sources = series(3)
+    answer, image = answer_for(sources), overlay_image(512, 512)
+    overlays = [Overlay(2, image, "map one"), Overlay(0, image[:, ::-1].copy(), "map two")]
+    ds = secondary_capture(answer, sources, MODEL, overlays, MADE)
+    shown = ds.pixel_array
+    assert shown.shape[0] == 2 and shown.shape[2:] == (512, 3)
+    top = next(row for row in range(60) if (shown[0, row : row + 512] == image).all())
+    np.testing.assert_array_equal(shown[1, top : top + 512], image[:, ::-1])
+    yellow = (shown[:, :top] == (255, 255, 0)).all(-1).sum((1, 2))
+    assert (yellow > 300).all()  # the notice, on every frame
+    assert ds.ImageComments == ds.SeriesDescription == "Research use, not for clinical use"
+    assert ds.BurnedInAnnotation == "NO" and ds.ImageType[:2] == ["DERIVED", "SECONDARY"]
+    assert [item.ReferencedSOPInstanceUID for item in ds.SourceImageSequence] == [
+        sources[2].SOPInstanceUID,
+        sources[0].SOPInstanceUID,
+    ]
