@@ -12,6 +12,7 @@ from dtvit_jax.data.augment import (
     Augmentation,
     normalise,
     rotate,
+    shares,
     sharpen,
     transform,
 )
@@ -85,6 +86,17 @@ def test_identity_changes_nothing(images):
         std=(0.5,),
     )
     assert np.allclose(np.asarray(whole)[..., 0], images / 255 * 2 - 1, atol=1e-6)
+
+
+@pytest.mark.parametrize("width", [7, 11])
+def test_a_table_of_another_width_is_refused_when_traced(width):
+    """JAX would clamp the index of a column that is not there."""
+    shapes = jax.ShapeDtypeStruct((2, 64, 64), jnp.uint8), jax.ShapeDtypeStruct((2, width), float)
+    whole = {"image_size": 56, "channels": 1, "windows": WHOLE, "mean": (0.0,), "std": (1.0,)}
+    with pytest.raises(ValueError, match=f"{width} augmentation parameters: it has 10"):
+        jax.eval_shape(lambda x, p: transform(x, p, **whole), *shapes)
+    with pytest.raises(ValueError, match=f"{width} augmentation parameters"):
+        shares(jnp.zeros((2, width)))
 
 
 def test_flip_zoom_and_shift(images):

@@ -2,7 +2,7 @@ import concurrent.futures
 import contextlib
 import gc
 import shutil
-import time
+import threading
 import weakref
 from collections import Counter
 
@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from data_builder.errors import InputError
+from dtvit_jax.data import loader
 from dtvit_jax.data.augment import Augmentation
 from dtvit_jax.data.examples import TrainingExamples, class_weights, replication
 from dtvit_jax.data.loader import Prefetched, evaluation_batches, training_batches
@@ -122,14 +123,28 @@ def test_processes_read_their_parts_of_the_same_batches(shards):
         assert equal(next(whole), together)
 
 
-class Slow:
-    """Stands for batches whose making takes a while."""
+class Clock:
+    """A replacement of the loader's `time`, at which 1 second passes while a batch is made."""
 
-    def __init__(self, seconds):
-        self.place, self.seconds = 0, seconds
+    def __init__(self):
+        self.now, self.at_next_reading = 0.0, None
+
+    def perf_counter(self):
+        now, action, self.at_next_reading = self.now, self.at_next_reading, None
+        if action is not None:
+            action()
+        return now
+
+
+class Batches:
+    """A source of batches 1, 2, ..., each of which is made once a permit is released."""
+
+    def __init__(self, clock):
+        self.place, self.clock, self.permits = 0, clock, threading.Semaphore(0)
 
     def __next__(self):
-        time.sleep(self.seconds)
+        self.permits.acquire()
+        self.clock.now += 1
         self.place += 1
         return self.place
 
@@ -138,6 +153,17 @@ class Slow:
 
     def set_state(self, state):
         self.place = state["place"]
+
+
+class Device:
+    """Results that a device is computing until `batch` is made, which begins meanwhile."""
+
+    def __init__(self, source, batch):
+        self.source, self.batch = source, batch
+
+    def block_until_ready(self):
+        self.source.permits.release()
+        concurrent.futures.wait([self.batch])
 
 
 def test_the_state_is_that_of_the_batches_taken(shards):
@@ -156,34 +182,32 @@ def test_the_state_is_that_of_the_batches_taken(shards):
             assert all(equal(next(resumed), expected) for expected in whole[taken:])
 
 
-class Device:
-    """Stands for figures that a device is still computing."""
-
-    def __init__(self, until):
-        self.until = until
-
-    def block_until_ready(self):
-        concurrent.futures.wait(self.until)
-
-
-def test_only_what_starves_the_device_counts_as_waited():
-    with contextlib.closing(Prefetched(Slow(0.05), lambda x: x)) as batches:
-        assert [batches.take() for _ in range(3)] == [1, 2, 3]
-        assert batches.get_state() == {"place": 3}
-        starved = batches.waited
-        assert starved > 0.05
-        assert batches.take(Device(list(batches._coming))) == 4  # at work until that is made
-        assert batches.waited - starved < 0.04
-        concurrent.futures.wait(batches._coming)
-        before = batches.waited
-        assert [batches.take(), batches.waited] == [5, before]
+def test_only_time_in_which_the_device_is_idle_counts_as_waited(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(loader, "time", clock)
+    source = Batches(clock)
+    with contextlib.ExitStack() as stack:
+        batches = stack.enter_context(contextlib.closing(Prefetched(source, lambda x: x)))
+        stack.callback(source.permits.release, 10)  # or the thread would never end
+        for n in (1, 2, 3):  # made only once `take` waits for it
+            clock.at_next_reading = source.permits.release
+            assert batches.take() == n
+            assert batches.get_state() == {"place": n}
+            assert batches.waited == n
+        busy = Device(source, batches._pending[0])
+        assert [batches.take(busy), clock.now, batches.waited] == [4, 4.0, 3.0]
+        source.permits.release()
+        concurrent.futures.wait([batches._pending[0]])
+        assert [batches.take(), clock.now, batches.waited] == [5, 5.0, 3.0]  # it was ready
 
 
-def test_what_goes_wrong_in_the_thread_is_told_by_the_loop():
+def test_an_error_in_the_thread_is_raised_by_take():
     def fail(batch):
         raise InputError("a shard holds a damaged slice")
 
-    batches = Prefetched(Slow(0), fail)
+    source = Batches(Clock())
+    source.permits.release(10)
+    batches = Prefetched(source, fail)
     with contextlib.closing(batches), pytest.raises(InputError, match="damaged"):
         batches.take()
 
