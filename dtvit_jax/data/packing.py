@@ -77,7 +77,7 @@ def choose_levels(counts: Sequence[int], slices: int, patches: int) -> tuple[Lev
 
 
 def _breaks(totals: Int[np.ndarray, " drawn"], parts: int) -> list[int]:
-    """Returns up to `parts` values, the last the largest, that rounding up to pads least on average.
+    """Returns up to `parts` values, the last the largest; rounding up to them adds the least.
 
     By dynamic programming over the sorted totals, in steps of 8.
     """

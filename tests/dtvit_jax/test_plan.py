@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 import json
 import subprocess
@@ -9,9 +10,11 @@ import pytest
 
 from configs import resnet18, vit_l
 from data_builder.errors import InputError
-from dtvit_jax.plan import parse_mesh, plan
+from dtvit_jax.data.augment import PARAMETERS
+from dtvit_jax.plan import parse_mesh
 from dtvit_jax.planning import accelerators, flops
 from dtvit_jax.planning.accelerators import ACCELERATORS
+from dtvit_jax.planning.plan import WaysToFit, make_plan
 from dtvit_jax.planning.step_cost import forward_macs, step_cost, step_time
 from dtvit_jax.planning.table import table
 from dtvit_jax.training.memory import GIB
@@ -105,31 +108,32 @@ def paper():
     """The paper's recipe in float32 on one device, with no device and nothing compiled."""
     config = vit_l.get_config()
     config.dtype = "float32"
-    return plan(config, 1, 1, ACCELERATORS, 0.4)
+    return make_plan(config, 1, 1, ACCELERATORS, 0.4)
 
 
 def test_the_papers_batch_on_24_gib(paper):
-    assert paper["fits"]["memory"] == 24 * GIB
-    ways = paper["fits"]["with"]
+    assert paper.fits.memory == 24 * GIB
+    ways = paper.fits.ways
+    assert paper.as_json()["fits"] == {"memory": 24 * GIB, "with": ways}
     assert 12 * 304_353_797 < ways[""] < 0.92 * 24 * GIB
-    block = paper["bytes_per_device"]["activations"] / 24
+    block = paper.bytes_per_device.activations / 24
     recomputing = ways["--config.model.remat=True"]
     assert 12 * 304_353_797 + block < recomputing < ways[""] / 2
     assert "Does batch 32 fit on 24 GiB? Yes: it needs" in table(paper)
-    more = {way: need for way, need in ways.items() if way}
+    only_flags = WaysToFit(24 * GIB, {way: need for way, need in ways.items() if way})
     assert "Does batch 32 fit on 24 GiB? No, it needs" in table(
-        paper | {"fits": paper["fits"] | {"with": more}}
+        dataclasses.replace(paper, fits=only_flags)
     )
-    fitting = {d["name"]: d["fits"] for d in paper["devices"]}
+    fitting = {d.name: d.fits for d in paper.devices}
     assert fitting["RTX 3090"] and not fitting["TPU v5e"] and fitting["A100"]
 
 
 def test_state_and_time_by_hand(paper):
-    assert paper["parameters"] == 303_301_632 + 2 * (1024 * 512 + 512) + 512 * 5 + 5
-    state = paper["bytes_per_device"]["state"]
-    assert state == pytest.approx(12 * paper["parameters"], abs=64)  # the steps' counters
-    a100 = next(d for d in paper["devices"] if d["name"] == "A100")
-    assert a100["step_s"] == pytest.approx(paper["tflop_per_step"] / 156 / 0.4, rel=1e-3)
+    assert paper.parameters == 303_301_632 + 2 * (1024 * 512 + 512) + 512 * 5 + 5
+    state = paper.bytes_per_device.state
+    assert state == pytest.approx(12 * paper.parameters, abs=64)  # the steps' counters
+    a100 = next(d for d in paper.devices if d.name == "A100")
+    assert a100.step_s == pytest.approx(paper.tflop_per_step / 156 / 0.4, rel=1e-3)
 
 
 def test_sharding_and_links():
@@ -157,9 +161,9 @@ def test_names_of_devices_and_meshes():
         with pytest.raises(InputError, match="give data=N"):
             parse_mesh(text, config)
     with pytest.raises(InputError, match="multiple"):
-        plan(config, 3, 1, ACCELERATORS, 0.4)
+        make_plan(config, 3, 1, ACCELERATORS, 0.4)
     with pytest.raises(InputError, match="--utilisation"):
-        plan(config, 1, 1, ACCELERATORS, 1.5)
+        make_plan(config, 1, 1, ACCELERATORS, 1.5)
 
 
 def run_plan(*arguments):
@@ -175,7 +179,7 @@ def test_the_command_agrees_with_the_compiled_step():
     answer = json.loads(done.stdout)
     compiled, device = answer["compiled"], answer["bytes_per_device"]
     config = tiny.get_config()
-    batch = config.batch_size // 4 * (36 * 36 + 4 + 4 + 7 * 4)
+    batch = config.batch_size // 4 * (36 * 36 + 4 + 4 + len(PARAMETERS) * 4)
     gathered = compiled["collectives"]["all-gather"]
     assert compiled["arguments"] == pytest.approx(device["state"] - gathered + batch, abs=512)
     assert 4 * compiled["tflop"] == pytest.approx(answer["tflop_per_step"], rel=0.2)
