@@ -34,13 +34,17 @@ class Accelerator:
     link: float
 
 
-def _gpu(name: str, bf16: float, tf32: float, gb: int, gb_s: float, link: float) -> Accelerator:
+def _gpu(
+    name: str, bf16: float | int, tf32: float | int, gb: int, gb_s: float | int, link: float | int
+) -> Accelerator:
     # TFLOP/s, GB and GB/s. A GPU of 24 GB has 24 GiB; one of 80 GB, with HBM, a little over 80e9.
     memory = gb * 2**30 if gb < 80 else gb * 10**9
     return Accelerator(name, bf16 * 1e12, tf32 * 1e12, memory, gb_s * 1e9, link * 1e9)
 
 
-def _tpu(name: str, bf16: float, gb: int, gb_s: float, link: float) -> Accelerator:
+def _tpu(
+    name: str, bf16: float | int, gb: int, gb_s: float | int, link: float | int
+) -> Accelerator:
     return Accelerator(name, bf16 * 1e12, bf16 * 1e12, gb * 10**9, gb_s * 1e9, link * 1e9)
 
 

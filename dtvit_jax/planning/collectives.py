@@ -39,12 +39,12 @@ def collectives(hlo: str) -> list[Collective]:
     return operations
 
 
-def sent_by_all_reduce(size: float, devices: int) -> float:
+def sent_by_all_reduce(size: float | int, devices: int) -> float:
     """Returns the bytes that each device sends in a ring all-reduce of `size` bytes."""
     return 2 * size * (devices - 1) / devices
 
 
-def sent_by_all_gather(size: float, devices: int) -> float:
+def sent_by_all_gather(size: float | int, devices: int) -> float:
     """Returns the bytes that each device sends in a ring all-gather to `size` bytes.
 
     A reduce-scatter of `size` bytes sends as many.

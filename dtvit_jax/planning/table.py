@@ -66,7 +66,7 @@ def _row(name: str, value: str) -> str:
     return f"  {name:22}{value}"
 
 
-def _gib(size: float) -> str:
+def _gib(size: float | int) -> str:
     return f"{size / GIB:.2f} GiB" if size >= GIB / 100 else f"{size / 2**20:.2f} MiB"
 
 

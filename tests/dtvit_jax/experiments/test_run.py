@@ -246,7 +246,7 @@ def test_the_experiments_of_this_project_are_grids_whose_commands_can_be_parsed(
     for cell in cells(config):
         if cell.row == BASELINE or cell.fold or cell.split == "slice":
             continue
-        words = experiment_grid.command(config, cell, tmp_path)
+        words = experiment_run.command(config, cell, tmp_path)
         values = flags.FlagValues()
         main.define_flags(values)
         monkeypatch.setattr(sys, "argv", ["main", *words[3:]])  # config flags look there
