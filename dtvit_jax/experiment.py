@@ -19,7 +19,6 @@ from ml_collections import config_flags
 from data_builder.errors import InputError, run_command
 from data_builder.shards.files import data_sets
 from dtvit_jax.command_line import parse
-from dtvit_jax.experiments.run import run
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -39,6 +38,8 @@ def _main(argv: list[str]) -> None:
                 f"config.source is empty and {config.data_dir} holds no data set: give "
                 "--config.source=SRC"
             )
+        from dtvit_jax.experiments.run import run  # imports JAX, which takes seconds
+
         return run(config, Path(flags.FLAGS.out))
 
     sys.exit(run_command(command))
