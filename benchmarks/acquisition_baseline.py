@@ -1,4 +1,4 @@
-"""How far a gray histogram and a logistic regression get: subject folds, slice folds, and the leak.
+"""Evaluates the gray-histogram baseline on folds by subject and by slice, and the leak.
 
     python benchmarks/acquisition_baseline.py --source SRC --data_dir DIR
 

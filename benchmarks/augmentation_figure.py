@@ -1,9 +1,9 @@
-"""A picture of what each augmentation does to a slice.
+"""Draws what each augmentation does to a slice.
 
     python -m benchmarks.augmentation_figure IMAGE IMAGE --out augmentation.png
 
 The first image is a cleaned slice (8-bit, any size); the second is what mixup blends it with. Each
-row has one option at a strength that shows, and four draws of it; the last is the paper's recipe.
+row shows four draws of one option at a visible strength; the last is the paper's recipe.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image, UnidentifiedImageError
 
-from data_builder.errors import InputError
+from data_builder.errors import InputError, run_command
 from data_builder.shards.images import resize
 from dtvit_jax.data import augment
 from dtvit_jax.data.augment import Augmentation, transform
@@ -48,9 +48,9 @@ _OFF = {
 def augmented(
     images: UInt8[np.ndarray, "2 side side"], options: dict[str, float]
 ) -> Float[np.ndarray, "draws pixels pixels"]:
-    """DRAWS draws of `options` on the first image, 0 to 1; what is mixed comes from the second."""
+    """Draws `options` DRAWS times on the first image, mixed with the second; values 0 to 1."""
     drawn = Augmentation(**{**_OFF, **options})
-    # Each draw and its partner, half a batch further, as in training.
+    # The batch is each draw and its partner, half a batch further, as in training.
     rows = drawn.draw(0, 0, 2 * DRAWS)
     shown = transform(
         jnp.repeat(jnp.asarray(images), DRAWS, axis=0),
@@ -68,7 +68,7 @@ def augmented(
 
 
 def draw(images: UInt8[np.ndarray, "2 side side"]) -> Figure:
-    """A row for each of ROWS, after one with the two slices as they are."""
+    """Draws a row with the two slices as stored, then a row for each of ROWS."""
     figure = Figure(figsize=(1 + 1.5 * DRAWS, 1.5 * (len(ROWS) + 1)), dpi=80)
     cells = figure.subplots(len(ROWS) + 1, DRAWS, squeeze=False)
     unchanged = augmented(images, {})[:1], augmented(images[::-1].copy(), {})[:1]
@@ -87,14 +87,14 @@ def draw(images: UInt8[np.ndarray, "2 side side"]) -> Figure:
 
 
 def gray(figure: Figure) -> Image.Image:
-    """The drawn figure in gray, half the size of a file in color."""
+    """Renders the figure in gray, which halves the file's size."""
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("L")
 
 
 def read(path: Path) -> UInt8[np.ndarray, "side side"]:
-    """A slice as the shards hold it. Raises InputError for what is no image."""
+    """Reads a slice at the shards' size. Raises InputError if it is no readable image."""
     try:
         with Image.open(path) as image:
             return np.asarray(resize(image.convert("L"), SIZE))
@@ -103,7 +103,7 @@ def read(path: Path) -> UInt8[np.ndarray, "side side"]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Bad input is one line and status 2."""
+    """Writes the picture and returns the exit status: 2 for bad input."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.augmentation_figure",
         description=__doc__,
@@ -112,17 +112,17 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("images", type=Path, nargs=2, metavar="IMAGE")
     parser.add_argument("--out", type=Path, required=True, help="the picture to write, PNG")
     args = parser.parse_args(argv)
-    try:
-        figure = draw(np.stack([read(path) for path in args.images]))
+
+    def command() -> int:
+        picture = gray(draw(np.stack([read(path) for path in args.images])))
         try:
-            gray(figure).save(args.out, format="PNG", optimize=True)
+            picture.save(args.out, format="PNG", optimize=True)
         except OSError as error:
             raise InputError(f"cannot write {args.out}: {error.strerror}") from error
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(args.out)
-    return 0
+        print(args.out)
+        return 0
+
+    return run_command(command)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The published data's size from JPG to shards: seconds, memory, and the cost of the checks.
+"""Times the build of shards at the published data's size: seconds, memory, cost of the checks.
 
     python benchmarks/build.py --source SRC [--times 1] [--out DIR]
 
@@ -32,8 +32,8 @@ PUBLISHED = {"normal": 4407, "deep": 6093, "lobar": 1656, "subtentorial": 495}
 SLICES_A_SUBJECT = 30
 
 
-def made_up(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The slice turned, scaled along both axes and perhaps mirrored."""
+def transformed(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Rotates a slice, scales it along both axes and mirrors it with probability 0.5."""
     turn = cv2.getRotationMatrix2D((256, 256), rng.uniform(-25, 25), 1.0)
     scale = np.diag([*rng.uniform(0.85, 1.05, 2), 1.0])
     scale[:2, 2] = 256 * (1 - np.diag(scale)[:2]) + rng.uniform(-15, 15, 2)
@@ -56,7 +56,7 @@ def write_source(source: Path, out: Path, times: int) -> int:
             stem = f"{number:04d}-1{subject}x"
             if name != "normal":
                 stem = f"{number:04d}-2020_filtered-1x-{CLASSES.index(name)}{subject:05d}"
-            ok = cv2.imwrite(str(place / f"{stem}.jpg"), made_up(image, person))
+            ok = cv2.imwrite(str(place / f"{stem}.jpg"), transformed(image, person))
             assert ok
             total += 1
     return total
@@ -90,9 +90,9 @@ def main() -> None:
         started = time.monotonic()
         assert damaged_shards(made) == []
         check = time.monotonic() - started
-        told = json.loads((made / "metadata.json").read_text())
+        metadata = json.loads((made / "metadata.json").read_text())
         size = sum(path.stat().st_size for path in made.glob("*.array_record*"))
-    near = told["audit"]["near_pairs_across_subjects"]
+    near = metadata["audit"]["near_pairs_across_subjects"]
     print(f"slices: {slices}, near pairs across subjects: {near}")
     print(f"build: {seconds:.1f} s ({cpu:.1f} CPU s), {memory:.0f} MiB, {os.cpu_count()} cores")
     print(f"second call: {again:.1f} s")

@@ -1,4 +1,4 @@
-"""How fast cleaning is, beside the paper's steps as a user would write them.
+"""Times cleaning against the paper's steps as a user would write them.
 
 Each round does the same files in every way, in turn, so that a busy machine slows all alike; what
 is printed are medians over rounds, and for ratios the median and range of each round's own ratio.

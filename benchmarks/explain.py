@@ -2,7 +2,7 @@
 
     python benchmarks/explain.py --workdir RUN [--subjects 60] [--seed 100] [--pictures DIR]
 
-New made-up subjects (of another seed than the run's) are scanned, cleaned and explained, by every
+New phantom subjects (of another seed than the run's) are scanned, cleaned and explained, by every
 method that the model has, with its own weights and with random ones (the sanity check of Adebayo
 et al. 2018, arXiv 1810.03292). A slice's share is how much of its map's mass, over the whole
 image, lies on the bleed; chance is the bleed's part of the head's area. Prints Markdown; 95%
@@ -34,7 +34,7 @@ RESAMPLES = 4000
 
 
 class Slices(NamedTuple):
-    """ICH slices of made-up subjects, a row each."""
+    """ICH slices of phantoms, a row each."""
 
     cleaned: np.ndarray  # uint8 [n, 512, 512]
     stored: np.ndarray  # uint8 [n, size, size]
@@ -140,7 +140,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--workdir", type=Path, required=True, help="a phantom-trained run")
-    parser.add_argument("--subjects", type=int, default=60, help="made-up; 6 of 10 have ICH")
+    parser.add_argument("--subjects", type=int, default=60, help="phantoms; 6 of 10 have ICH")
     parser.add_argument("--seed", type=int, default=100)
     parser.add_argument("--pictures", type=Path, help="folder for a picture")
     args = parser.parse_args()

@@ -1,8 +1,8 @@
-"""Slices a second into the step, beside torchvision's DataLoader with two workers.
+"""Measures slices a second into the step, against torchvision's DataLoader with two workers.
 
     python benchmarks/input_pipeline.py [--source SRC] [--rounds 15] [--torch PYTHON]
 
-SRC is a folder in the published layout (512 x 512 JPG); without it, made-up heads are cleaned to
+SRC is a folder in the published layout (512 x 512 JPG); without it, phantoms are cleaned to
 such files first. PYTHON has torchvision (.venv-parity, by `./launch.sh parity`). Both sides
 see each training slice once an epoch, shuffled, in batches of 32, and both are counted to the
 float32 tensor, [32, 224, 224, 3] or [32, 3, 224, 224], that a model takes:
@@ -32,17 +32,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-sys.path.append(str(Path(__file__).parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 BATCH, SIDE = 32, 224
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def serve_torch(folders: list[Path]) -> None:
-    """For each line read, a folder's number, an epoch of it; prints its slices and seconds."""
+    """Reads a folder's number from each line, and prints slices and seconds of an epoch of it."""
     import torch
-    from make_references import import_torchvision
     from PIL import Image
+
+    from tests.helpers.make_references import import_torchvision
 
     transforms = import_torchvision().transforms
 
@@ -81,7 +82,7 @@ def serve_torch(folders: list[Path]) -> None:
 
 @contextlib.contextmanager
 def torch_loaders(python: str, folders: list[Path]) -> Iterator[Callable[[int], float]]:
-    """Slices a second of an epoch of a folder, by its number."""
+    """Yields a function from a folder's number to the slices a second of an epoch of it."""
     command = [python, __file__, "--serve", *map(str, folders)]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as process:
@@ -98,7 +99,7 @@ def torch_loaders(python: str, folders: list[Path]) -> Iterator[Callable[[int], 
 
 
 def prepare(source: Path | None, place: Path) -> tuple[Path, list[Path]]:
-    """The built data set, and folders with its training slices as 512-pixel JPG, 256-pixel PNG."""
+    """Builds the data set, and folders of its training slices, 512-pixel JPG and 256-pixel PNG."""
     import cv2
 
     from data_builder.pseudonyms import PUBLIC_KEY, Pseudonyms
@@ -132,7 +133,7 @@ def prepare(source: Path | None, place: Path) -> tuple[Path, list[Path]]:
 
 
 def make_transform() -> Callable:
-    """The compiled transform of the paper's recipe."""
+    """Returns the compiled transform of the paper's recipe."""
     import jax
 
     from dtvit_jax.data.augment import transform
@@ -143,7 +144,7 @@ def make_transform() -> Callable:
 
 
 def make_examples(data: Path) -> Any:
-    """The training slices, nothing of them decoded yet."""
+    """Returns the training examples of a data set opened anew, with no slice decoded yet."""
     from dtvit_jax.data.augment import Augmentation
     from dtvit_jax.data.examples import TrainingExamples
     from dtvit_jax.data.shards import Shards
@@ -153,7 +154,7 @@ def make_examples(data: Path) -> Any:
 
 
 def two_epochs(data: Path, transform: Callable) -> tuple[float, float, float]:
-    """Seconds of opening, and slices a second of the first epoch and of the second."""
+    """Returns the seconds of opening, and slices a second of the first and of the second epoch."""
     import jax
 
     from dtvit_jax.data.loader import Prefetched, training_batches
@@ -176,7 +177,7 @@ def two_epochs(data: Path, transform: Callable) -> tuple[float, float, float]:
 
 
 def profile(data: Path, transform: Callable) -> None:
-    """Processor milliseconds a slice of each part of a first epoch."""
+    """Prints the processor milliseconds a slice of each part of a first epoch."""
     import jax
     import numpy as np
 
@@ -248,13 +249,13 @@ def main() -> None:
     keep_freed_memory()  # as dtvit_jax.main does
     with contextlib.ExitStack() as stack:
         place = args.keep or Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        told = place / "prepared.json"
-        if told.exists():
-            data, *folders = map(Path, json.loads(told.read_text()))
+        prepared = place / "prepared.json"
+        if prepared.exists():
+            data, *folders = map(Path, json.loads(prepared.read_text()))
         else:
             place.mkdir(parents=True, exist_ok=True)
             data, folders = prepare(args.source, place)
-            told.write_text(json.dumps([str(data), *map(str, folders)]))
+            prepared.write_text(json.dumps([str(data), *map(str, folders)]))
         transform = make_transform()
         two_epochs(data, transform)
         if args.profile:

@@ -2,9 +2,9 @@
 
     python benchmarks/interval_coverage.py --simulations 400
 
-Made-up subjects whose slices share half of their variance; the truth is that of a sample thousands
-of times as large. 'hull' is what `stats.bootstrap` gives, 'percentile' the plain percentile
-interval over subjects, 'slices' the percentile interval over slices, as most papers have it.
+Synthetic subjects whose slices share half of their variance; the truth is that of a sample
+thousands of times as large. 'hull' is the interval of `bootstrap.bootstrap`, 'percentile' the plain
+percentile interval over subjects, 'slices' the percentile interval over slices, as in most papers.
 """
 
 import argparse
@@ -31,7 +31,7 @@ LARGE = 3000
 def sample(
     task: str, sizes: tuple[int, ...], slices: int, distance: float, rng: np.random.Generator
 ) -> tuple[bootstrap.Statistic, np.ndarray, np.ndarray]:
-    """A statistic of made-up slices, each slice's subject and each subject's class."""
+    """Returns a statistic of synthetic slices, slices' subjects and subjects' classes."""
     strata = np.repeat(np.arange(len(sizes)), sizes)
     subject = np.repeat(np.arange(len(strata)), slices)
     truth = strata[subject]
@@ -74,8 +74,8 @@ def percentiles(
 def hull(
     statistic: bootstrap.Statistic, row: np.ndarray, strata: np.ndarray, resamples: int, seed: int
 ) -> dict[str, tuple[float, float]]:
-    found = bootstrap.bootstrap(statistic, row, strata, resamples, seed)
-    return {name: (interval.low, interval.high) for name, interval in found.items()}
+    intervals = bootstrap.bootstrap(statistic, row, strata, resamples, seed)
+    return {name: (interval.low, interval.high) for name, interval in intervals.items()}
 
 
 METHODS: dict[str, Callable[..., dict[str, tuple[float, float]]]] = {
@@ -102,8 +102,8 @@ def main() -> None:
                 by_slice = method == "slices"
                 row = np.arange(len(subject)) if by_slice else subject
                 classes = strata[subject] if by_slice else strata
-                found = interval(statistic, row, classes, options.resamples, simulation)
-                for name, (low, high) in found.items():
+                bounds = interval(statistic, row, classes, options.resamples, simulation)
+                for name, (low, high) in bounds.items():
                     covered[name][method] += low <= true[name] <= high
         print(f"\n{task}: {' + '.join(map(str, sizes))} subjects of {slices} slices")
         print(f"{'':20}{'truth':>8}" + "".join(f"{method:>12}" for method in METHODS))

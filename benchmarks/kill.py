@@ -1,8 +1,8 @@
-"""A run that is killed ten times ends with the same bytes as one that nobody touched.
+"""Checks that a run that is killed ten times ends with the same bytes as an undisturbed one.
 
     python benchmarks/kill.py --out OUT [--devices 1 2] [--kills 10] [--seed 0]
 
-For each number of CPU devices a small ViT is trained on made-up heads without a break, and then
+For each number of CPU devices a small ViT is trained on phantoms without a break, and then
 again, killed with SIGKILL at moments drawn from --seed (while it starts, between two saves, inside
 a save) and started anew each time with the same command. Compared are all arrays of the last
 checkpoint (parameters, moments, average) and history.jsonl.
@@ -16,6 +16,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -26,7 +27,7 @@ LIMIT_SECONDS = 300  # for a moment to come; the run is slow where the machine i
 
 
 def make_data(out: Path) -> tuple[Path, float]:
-    """Shards of twenty made-up people at 36 pixels, made once; and epochs between two saves."""
+    """Builds shards of twenty phantoms at 36 pixels, once; returns epochs between two saves too."""
     os.environ["JAX_PLATFORMS"] = "cpu"
     from data_builder.cleaning.clean_folder import clean_folder
     from data_builder.phantom import write_studies
@@ -86,8 +87,8 @@ def saving(workdir: Path) -> bool:
     return any((workdir / "checkpoints").glob("*.orbax-checkpoint-tmp*"))
 
 
-def wait(process: subprocess.Popen, moment) -> bool:
-    """Until `moment()`; False where the process ended before."""
+def wait(process: subprocess.Popen, moment: Callable[[], bool]) -> bool:
+    """Waits until `moment()`; returns False if the process ended before."""
     deadline = time.monotonic() + LIMIT_SECONDS
     while not moment():
         if process.poll() is not None or time.monotonic() > deadline:
@@ -97,12 +98,12 @@ def wait(process: subprocess.Popen, moment) -> bool:
 
 
 def kill_once(process: subprocess.Popen, kind: str, draw: random.Random, workdir: Path) -> str:
-    """Kills at a moment of `kind`; what was done, '' where the process had ended before."""
+    """Kills at a moment of `kind`; returns what it did, '' if the process had ended before."""
     before = steps_saved(workdir)
     if kind == "start":
         delay = draw.uniform(0.5, 8)
         time.sleep(delay)
-        said = f"{delay:.2f} s after its start"
+        moment = f"{delay:.2f} s after its start"
     else:
         saves = draw.randint(1, 2)  # of this process, before it is killed
         newest = before[-1] if before else -1
@@ -116,18 +117,18 @@ def kill_once(process: subprocess.Popen, kind: str, draw: random.Random, workdir
         else:
             delay = draw.uniform(0, 0.4)
         time.sleep(delay)
-        said = f"{delay:.3f} s after {'a save began' if kind == 'save' else 'a save was done'}"
+        moment = f"{delay:.3f} s after {'a save began' if kind == 'save' else 'a save was done'}"
     inside = saving(workdir)
     process.kill()
     if process.wait() != -9:
         return ""
     inside = inside and saving(workdir)
     saved = steps_saved(workdir)
-    return f"{said}{', inside a save' if inside else ''}; saved until step {saved[-1:] or None}"
+    return f"{moment}{', inside a save' if inside else ''}; saved until step {saved[-1:] or None}"
 
 
 def arrays(workdir: Path) -> dict[str, bytes]:
-    """Every array of the last checkpoint by its name, as bytes."""
+    """Returns the bytes of every array of the last checkpoint, by name."""
     import jax
     import numpy as np
     import orbax.checkpoint as ocp
@@ -143,7 +144,7 @@ def arrays(workdir: Path) -> dict[str, bytes]:
 
 
 def compare(whole: Path, killed: Path) -> list[str]:
-    """What differs between the two runs; nothing where all is well."""
+    """Lists the differences between two runs."""
     one, other = arrays(whole), arrays(killed)
     differ = [
         name for name in sorted(one.keys() | other.keys()) if one.get(name) != other.get(name)
@@ -157,7 +158,7 @@ def compare(whole: Path, killed: Path) -> list[str]:
 
 
 def prove(out: Path, data: tuple[Path, float], devices: int, kills: int, seed: int) -> bool:
-    """Both runs on `devices`; whether they end alike after `kills` kills."""
+    """Makes both runs on `devices`; returns whether they end alike after `kills` kills."""
     draw = random.Random(f"{seed} {devices}")
     whole, killed = out / f"whole_{devices}", out / f"killed_{devices}"
     for folder in (whole, killed):
@@ -173,12 +174,12 @@ def prove(out: Path, data: tuple[Path, float], devices: int, kills: int, seed: i
     done = 0
     for kind in kinds:
         process = start(words, devices, log)
-        said = kill_once(process, kind, draw, killed)
-        if not said:
+        outcome = kill_once(process, kind, draw, killed)
+        if not outcome:
             print("  the run ended before it was killed", flush=True)
             break
         done += 1
-        print(f"  kill {done}: {said}", flush=True)
+        print(f"  kill {done}: {outcome}", flush=True)
     status = start(words, devices, log).wait()
     differ = compare(whole, killed) if status == 0 else [f"exit status {status}"]
     passed = not differ and done == kills

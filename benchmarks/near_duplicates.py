@@ -1,4 +1,4 @@
-"""How far the slices of different subjects are apart, and how far copies are: what NEAR rests on.
+"""Measures distances between slices of different subjects and between copies, the basis of NEAR.
 
     python benchmarks/near_duplicates.py --source SRC
 

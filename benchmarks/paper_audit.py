@@ -1,8 +1,8 @@
-"""What the published figures of arXiv 2405.06814 are worth, computed from its printed integers.
+"""Recomputes the published figures of arXiv 2405.06814 from its printed integers.
 
     python -m benchmarks.paper_audit
 
-prints the tables of docs/paper_audit.md. The integers are outputs that the authors' notebook
+Prints the tables of docs/paper_audit.md. The integers are outputs that the authors' notebook
 comparative_experiments.ipynb printed, and numbers in the paper's tables and text; nothing is
 reconstructed from an accuracy.
 """
@@ -27,10 +27,14 @@ TRUE_LOCATIONS = (599, 162, 46)
 class Published:
     """One model's printed numbers.
 
-    task1: TP, TN, FP, FN with NORMAL as the positive class. task2: C[i][j], true location i called
-    j, where a Deep slice called Lobar was added to C[1][1] instead of C[0][1]. counted: the true
-    slices of a location that were not called 'none'. pooled: percent right of all decisions of
-    both tasks. printed: the accuracies of tasks 1 and 2. table4: the paper's accuracy column.
+    Attributes:
+      pooled: percentage of correct decisions of both tasks.
+      task1: TP, TN, FP, FN with NORMAL as the positive class.
+      task2: C[i][j], slices of location i predicted as j. A Deep slice predicted as Lobar was added
+        to C[1][1] instead of C[0][1].
+      counted: the slices of each location that were not predicted as 'none'.
+      printed: the accuracies of tasks 1 and 2.
+      table4: the paper's accuracy column.
     """
 
     name: str
@@ -116,9 +120,10 @@ NOTEBOOK = (
 
 
 def location_matrix(model: Published) -> Int[np.ndarray, "3 4"]:
-    """True location in rows; called Deep, Lobar, Subtentorial or 'none' in columns, put right.
+    """Returns the corrected confusion matrix: true location in rows, the prediction in columns.
 
-    Raises ValueError where the printed integers contradict each other.
+    Columns: Deep, Lobar, Subtentorial, 'none'. Raises ValueError if the printed integers contradict
+    each other.
     """
     cells = np.array(model.task2)
     moved = model.counted[0] - cells[0, 0] - cells[0, 2]
@@ -130,36 +135,36 @@ def location_matrix(model: Published) -> Int[np.ndarray, "3 4"]:
 
 
 def location_errors(model: Published) -> int:
-    """Of the 807 ICH slices, those called in a wrong place or 'none'."""
+    """Returns how many of the 807 ICH slices are predicted in a wrong location or as 'none'."""
     return ICH - int(np.trace(location_matrix(model)[:, :3]))
 
 
 def hemorrhage_errors(model: Published) -> int:
-    """Of all 1,266 slices, those on the wrong side."""
+    """Returns how many of all 1,266 slices are misclassified as ICH or normal."""
     return model.task1[2] + model.task1[3]
 
 
 def ich_rates(model: Published) -> tuple[float, float]:
-    """Sensitivity and specificity for ICH: the printed 'specificity' and 'recall'."""
+    """Returns sensitivity and specificity for ICH, which are printed as specificity and recall."""
     tp, tn, fp, fn = model.task1
     return tn / (tn + fp), tp / (tp + fn)
 
 
 def pooled_errors(model: Published) -> int:
-    """Wrong decisions of both tasks among all 2 x 1,266 that the notebook pooled."""
+    """Returns the wrong decisions among the 2 x 1,266 of both tasks that the notebook pooled."""
     return round(2 * (NORMAL + ICH) * (1 - model.pooled / 100))
 
 
 def table4_is(model: Published) -> str:
-    """Whether the paper's accuracy is 'pooled', or the 'mean' of both printed accuracies."""
-    ways = {"pooled": model.pooled / 100, "mean": sum(model.printed) / 2}
-    return " and ".join(w for w, v in ways.items() if round(v, 4) == model.table4)
+    """Returns what the paper's accuracy is: 'pooled', or the 'mean' of both printed accuracies."""
+    values = {"pooled": model.pooled / 100, "mean": sum(model.printed) / 2}
+    return " and ".join(w for w, v in values.items() if round(v, 4) == model.table4)
 
 
 def mcnemar_range(errors_a: int, errors_b: int, n: int) -> tuple[float, float]:
-    """The least and the greatest p of McNemar's exact test that the two error counts allow.
+    """Returns the smallest and the largest p of McNemar's exact test for two error counts.
 
-    Which slices both models got wrong was not published; every possible overlap is tried.
+    The slices that both models got wrong are not published, so every possible overlap is tried.
     """
     p = []
     for both in range(max(0, errors_a + errors_b - n), min(errors_a, errors_b) + 1):
@@ -168,16 +173,8 @@ def mcnemar_range(errors_a: int, errors_b: int, n: int) -> tuple[float, float]:
     return min(p), max(p)
 
 
-def unseen_share(slices: int, train: float = 0.8) -> float:
-    """Chance that a test slice of a subject with so many slices has no sibling in training.
-
-    Slices are drawn to the sides one by one, as in the paper's split.
-    """
-    return float((1 - train) ** (slices - 1))
-
-
 def errors_table() -> Iterator[str]:
-    """Markdown: the printed and the corrected accuracy of each model."""
+    """Yields Markdown: the printed and the corrected accuracy of each model."""
     yield from _head(
         "model",
         "ICH errors of 1,266",
@@ -197,7 +194,7 @@ def errors_table() -> Iterator[str]:
 
 
 def table4_table() -> Iterator[str]:
-    """Markdown: what the accuracy column of Table 4 is made of."""
+    """Yields Markdown: the definition behind the accuracy column of Table 4."""
     yield from _head(
         "model",
         "printed in Table 4",
@@ -214,7 +211,7 @@ def table4_table() -> Iterator[str]:
 
 
 def tests_table() -> Iterator[str]:
-    """Markdown: DTViT against each other model, over every overlap of errors that is possible."""
+    """Yields Markdown: DTViT against each other model, over every possible overlap of errors."""
     yield from _head(
         "DTViT against",
         "location errors of 807",

@@ -1,4 +1,4 @@
-"""The models beside their publishers' own code: the largest differences; ViT-L/16 at full size.
+"""Compares the models with their publishers' own code: largest differences; ViT-L/16 at full size.
 
     ./launch.sh parity                                        (sets up .venv-parity)
     .venv-parity/bin/python benchmarks/parity.py
@@ -22,15 +22,14 @@ from typing import Any
 import numpy as np
 import torch
 
-sys.path.append(str(Path(__file__).parents[1] / "tests"))
-
-from make_references import REFERENCES, answers, fill, import_torchvision, save
-from reference_models import difference, load, our_answers, pictures
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from dtvit_jax.weights import files
+from tests.helpers.make_references import REFERENCES, answers, fill, import_torchvision, save
+from tests.helpers.reference_models import difference, load, our_answers, pictures
 
 SIDE = 224
-HEAD = "| beside | embedding or stem | first block or stage | logits |\n|---|---|---|---|"
+HEAD = "| compared with | embedding or stem | first block or stage | logits |\n|---|---|---|---|"
 
 
 MEASURED = """
@@ -44,9 +43,9 @@ sys.exit(status)
 
 
 def convert(src: Path, out: Path) -> tuple[float, float, float]:
-    """Seconds, CPU seconds and peak gigabytes (Linux's VmHWM) of one call of the command.
+    """Runs the command; returns seconds, CPU seconds and peak gigabytes (Linux's VmHWM).
 
-    A child's ru_maxrss would be no less than its parent's, which is large here.
+    Not ru_maxrss: a child's is at least that of its parent, which is large here.
     """
     arguments = [str(src), "--model", "vit_l16", "--out", str(out)]
     command = [sys.executable, "-c", MEASURED, *arguments]
@@ -60,16 +59,16 @@ def convert(src: Path, out: Path) -> tuple[float, float, float]:
 
 
 def row(name: str, got: dict[str, Any], want: dict[str, np.ndarray]) -> str:
-    """A row of the table: the largest difference at each place, and relative to its largest."""
+    """Formats a row: the largest difference of each output, and relative to its largest value."""
     cells = [name]
-    for place in want:
-        absolute, relative = difference(got[place], want[place])
+    for output in want:
+        absolute, relative = difference(got[output], want[output])
         cells.append(f"{absolute:.1e} ({relative:.1e})")
     return f"| {' | '.join(cells)} |"
 
 
 def families() -> None:
-    """Every family at test size."""
+    """Prints the table of every family at test size."""
     print(f"\n{HEAD}")
     for name, make in REFERENCES.items():
         reference = make()
@@ -81,7 +80,7 @@ def families() -> None:
 
 
 def timm_features(path: Path) -> np.ndarray:
-    """timm's vit_large_patch16_224 with the file loaded strictly."""
+    """Returns the features of timm's vit_large_patch16_224 with the file loaded strictly."""
     import timm
 
     vit = timm.create_model("vit_large_patch16_224", num_classes=0)
@@ -92,7 +91,7 @@ def timm_features(path: Path) -> np.ndarray:
 
 
 def full_size() -> None:
-    """ViT-L/16 with 1000 classes at 224 pixels."""
+    """Converts and compares ViT-L/16 with 1000 classes at 224 pixels."""
     vit = import_torchvision().models.vit_l_16()
     state = fill(vit)
     places = {"embedding": "encoder.dropout", "block": "encoder.layers.encoder_layer_0"}
@@ -117,7 +116,7 @@ def full_size() -> None:
         del encoder
         ours = load(out, "vit_l16", image_size=SIDE).encoder(pictures(SIDE))
         absolute, relative = difference(ours, timm_features(out))
-        print(f"\nfeatures beside timm's with the written file: {absolute:.1e} ({relative:.1e})")
+        print(f"\nfeatures against timm's with the written file: {absolute:.1e} ({relative:.1e})")
 
 
 if __name__ == "__main__":

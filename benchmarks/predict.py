@@ -1,14 +1,14 @@
-"""How long a study takes: ViT-L, 32 slices of 512 x 512 DICOM, beside torchvision's ViT-L.
+"""Measures how long a study takes: ViT-L, 32 slices of 512 x 512 DICOM, against torchvision's.
 
     python benchmarks/predict.py --out DIR [--rounds 3] [--torch PYTHON]
 
-Makes a ViT-L run with random weights and a made-up study once, into DIR. Each round is a fresh
+Makes a ViT-L run with random weights and a synthetic study once, in DIR. Each round is a fresh
 process of each program, in turn; what is printed are medians with the range. PYTHON is an
 interpreter with torchvision (default: this one). Without heat maps and DICOM objects.
 
-What is not the model's own time: the whole of the process, from its start to its end, less the time
-that the same compiled batches take alone, on an idle machine, in that process afterwards. Given
-too for the study alone, without the start (imports, weights, the compiled program from the cache).
+The time that is not the model's own is that of the process, from start to end, minus the time that
+the same compiled batches take alone, in that process afterwards. It is also printed for the study
+alone, without the start (imports, weights, the compiled program from the cache).
 """
 
 import argparse
@@ -23,13 +23,13 @@ import tempfile
 import time
 from pathlib import Path
 
-TESTS = str(Path(__file__).parents[1] / "tests")
+ROOT = str(Path(__file__).resolve().parents[1])
 SLICES = 32
 BATCH = 2
 
 
 def make_run(folder: Path, name: str) -> None:
-    """A run of configs/vit_l.py with random weights, and a rule fitted on made-up predictions."""
+    """A run of configs/vit_l.py with random weights, and a rule fitted on synthetic predictions."""
     import jax
     import numpy as np
 
@@ -78,7 +78,7 @@ def make_run(folder: Path, name: str) -> None:
 
 
 def make_study(folder: Path) -> None:
-    """32 slices of two phantoms, made one study, in folder/dicom; cleaned in folder/cleaned."""
+    """Writes 32 slices of two phantoms as one study to folder/dicom, and cleans it."""
     import pydicom
     from pydicom.uid import generate_uid
 
@@ -100,7 +100,7 @@ def make_study(folder: Path) -> None:
 
 
 def shows_head(path: Path) -> bool:
-    """Whether cleaning leaves anything of the slice."""
+    """Returns whether cleaning leaves any pixel of the slice."""
     from data_builder.cleaning import clean
     from data_builder.dicom.read import read_slices
 
@@ -109,7 +109,7 @@ def shows_head(path: Path) -> bool:
 
 
 def ours(run: Path, study: Path, out: Path) -> dict[str, float]:
-    """One process of predict: called in that process, with the seconds since its start."""
+    """Runs predict in this process; returns seconds since the process's start."""
     born = float(os.environ["BORN"])
     from dtvit_jax import predict
 
@@ -206,7 +206,7 @@ NAMES = {
 
 
 def one(words: list[str], **changed: str) -> dict[str, float]:
-    """Runs a child; its marks, with the two parts. What its end took is part of the whole."""
+    """Runs a child and returns its marks and both fractions; its exit is part of the whole."""
     born = time.time()
     environment = os.environ | changed | {"BORN": str(born)}
     done = subprocess.run(words, capture_output=True, text=True, env=environment)
@@ -245,11 +245,11 @@ def main() -> None:
         make_study(study)
     if args.only != "ours" and not weights.is_file():
         save = (
-            "import sys, torch; sys.path.append(sys.argv[2]); "
-            "from make_references import import_torchvision as t; "
+            "import sys, torch; sys.path.insert(0, sys.argv[2]); "
+            "from tests.helpers.make_references import import_torchvision as t; "
             "torch.save(t().models.vit_l_16().state_dict(), sys.argv[1])"
         )
-        subprocess.run([args.torch, "-c", save, str(weights), TESTS], check=True)
+        subprocess.run([args.torch, "-c", save, str(weights), ROOT], check=True)
     if args.only == "make":
         return
     (images,) = (study / "cleaned" / "images").iterdir()
@@ -264,20 +264,20 @@ def main() -> None:
     cache = {"XDG_CACHE_HOME": str(args.out / "cache")}
     if "predict" in ways and not (args.out / "cache").exists():
         print("cold:", json.dumps(one(ways["predict"], **cache)), flush=True)
-    found: dict[str, list[dict[str, float]]] = {name: [] for name in ways}
+    marks_of: dict[str, list[dict[str, float]]] = {name: [] for name in ways}
     for _ in range(args.rounds):
         for name, words in ways.items():
-            found[name].append(one(words, **cache))
-            print(name, json.dumps(found[name][-1]), flush=True)
+            marks_of[name].append(one(words, **cache))
+            print(name, json.dumps(marks_of[name][-1]), flush=True)
     print(f"\n{SLICES} slices, batch {BATCH}, {args.rounds} rounds, {os.cpu_count()} cores;")
     print(f"median (range)\n\n| | {' | '.join(ways)} |\n|---|{'---|' * len(ways)}")
     for key, name in NAMES.items():
-        cells = [spread([marks[key] for marks in found[way]]) for way in ways]
+        cells = [spread([marks[key] for marks in marks_of[way]]) for way in ways]
         print(f"| {name} | {' | '.join(cells)} |")
     if len(ways) == 2:
         ratios = [
             a["model"] / b["model"]
-            for a, b in zip(found["predict"], found["torchvision"], strict=True)
+            for a, b in zip(marks_of["predict"], marks_of["torchvision"], strict=True)
         ]
         print(f"| the model's time, times torchvision's | {spread(ratios)} | |")
 

@@ -1,4 +1,4 @@
-"""configs/real_small.py on folds by subject, beside a ResNet-18 and a gray histogram.
+"""Evaluates configs/real_small.py on folds by subject, against a ResNet-18 and a gray histogram.
 
     python benchmarks/real_small.py --source SRC --out OUT --torch_python TORCH/bin/python
 
@@ -10,7 +10,6 @@ Prints a table with 95% intervals over subjects, and paired differences; writes 
 """
 
 import argparse
-import dataclasses
 import json
 import os
 import subprocess
@@ -30,6 +29,7 @@ from data_builder.shards.splits import SplitPlan, divide
 from dtvit_jax.data.examples import replication
 from dtvit_jax.decision.predictions import Predictions, read_csv
 from dtvit_jax.evaluation.summary import evaluate_predictions, paired_difference
+from dtvit_jax.experiments.table import joined
 
 FIGURES = (("hemorrhage", "auroc"), ("location", "macro_recall"))
 HERE = Path(__file__).parent
@@ -82,27 +82,20 @@ def resnet_fold(
         )
         script = [args.torch_python, HERE / "resnet18_fold.py", given]
         subprocess.run([*script, f"--cpu_seconds={seconds}", f"--out={answer}"], check=True)
-    found = np.load(answer)
-    test = found["test"]
-    print(f"fold {fold}: ResNet-18 {found['epochs']:.1f} epochs in {found['cpu_seconds']:.0f} s")
+    result = np.load(answer)
+    test = result["test"]
+    print(f"fold {fold}: ResNet-18 {result['epochs']:.1f} epochs in {result['cpu_seconds']:.0f} s")
     return Predictions(
         key=np.array([records[i].key for i in test]),
         subject=np.array([records[i].subject for i in test]),
         hemorrhage=hemorrhage[test],
         location=location[test],
-        p_hemorrhage=found["p_hemorrhage"],
-        p_location=found["p_location"].astype(np.float64),
+        p_hemorrhage=result["p_hemorrhage"],
+        p_location=result["p_location"].astype(np.float64),
         split=np.full(len(test), "test"),
         study=np.array([records[i].study for i in test]),
         fold=np.full(len(test), fold),
     )
-
-
-def joined(parts: list[Predictions]) -> Predictions:
-    """All folds' test slices, each predicted once, in the order of their keys."""
-    names = [field.name for field in dataclasses.fields(Predictions)]
-    whole = Predictions(**{n: np.concatenate([getattr(p, n) for p in parts]) for n in names})
-    return whole.select(np.argsort(whole.key))
 
 
 def cell(figure: dict) -> str:
@@ -131,7 +124,7 @@ def main() -> None:
         parts["ViT"].append(predictions)
         parts["ResNet-18"].append(resnet_fold(args, records, side_of, fold, seconds))
         parts["gray histogram"].append(histogram_predict(records, x, side_of, fold))
-    whole = {name: joined(found) for name, found in parts.items()}
+    whole = {name: joined(folds) for name, folds in parts.items()}
     results = {name: evaluate_predictions(table)["subject"] for name, table in whole.items()}
     table: dict = {"cpu_seconds": cpu, "subject": {}, "ViT minus": {}}
     print(f"\nCPU seconds a fold: {', '.join(f'{s:.0f}' for s in cpu)}")

@@ -1,6 +1,6 @@
 """How fast the review page is on 50,000 slices, in a real browser on the same machine.
 
-Makes a folder of 50,000 rows over a few made-up heads (hard links), in which the reader has
+Makes a folder of 50,000 rows over a few phantoms (hard links), in which the reader has
 labelled every slice and a second reader half of them, and measures in the page:
 
 - open: from navigation to the first slice drawn, the list of all studies included;
@@ -8,7 +8,7 @@ labelled every slice and a second reader half of them, and measures in the page:
 - jump: the same to a slice that was not fetched ahead (the last of a study just opened);
 - sheet: from the key to the contact sheet's picture shown, its thumbnails made before;
 - in HU: next slice and jump with --dicom, where each slice is decoded from its scan;
-- fetch: one slice over HTTP, beside `python -m http.server` on the same files, in turn.
+- fetch: one slice over HTTP, against `python -m http.server` on the same files, in turn.
 
     python benchmarks/review.py [--slices 50000] [--rounds 5]
 """
@@ -64,7 +64,7 @@ SHEET = """async () => {
 
 
 def many(place: Path, slices: int) -> Path:
-    """A cleaned folder of so many rows, out of a few made-up heads."""
+    """Makes a cleaned folder of so many rows from a few phantoms."""
     write_studies(place / "scans", 4, 5, None)
     clean_folder(place / "scans", place / "few", key="public")
     few = [row for row in Folder(place / "few").rows.values() if row["keep"] == "1"]
@@ -219,7 +219,7 @@ def measure(url: str, port: int, folder: Path, rounds: int) -> None:
     ratios = sorted(one / other for one, other in pairs)
     low, high = ratios[len(ratios) // 20], ratios[-len(ratios) // 20]
     print(
-        f"\nReview beside http.server: {statistics.median(ratios):.2f} times as long (90% of "
+        f"\nReview against http.server: {statistics.median(ratios):.2f} times as long (90% of "
         f"pairs: {low:.2f} to {high:.2f})."
     )
     sizes = json.dumps({"slices": len(Folder(folder).rows), "studies": len(Folder(folder).studies)})

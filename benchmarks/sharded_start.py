@@ -109,11 +109,11 @@ def main() -> None:
         lines = one.communicate()[0].splitlines()
         if one.returncode:
             sys.exit(f"a process ended with {one.returncode}")
-        found = json.loads(lines[-1])
+        measured = json.loads(lines[-1])
         print(
-            f"  process {found['process']}: peak {found['peak'] / 1e9:.2f} GB, before "
-            f"{found['before'] / 1e9:.2f} GB, its state {found['state'] / 1e9:.2f} GB, "
-            f"{found['seconds']} s"
+            f"  process {measured['process']}: peak {measured['peak'] / 1e9:.2f} GB, before "
+            f"{measured['before'] / 1e9:.2f} GB, its state {measured['state'] / 1e9:.2f} GB, "
+            f"{measured['seconds']} s"
         )
 
 

@@ -2,7 +2,7 @@
 
     python benchmarks/start.py --out OUT [--model vit_l16] [--batch 4] [--scan] [--rounds 3]
 
-Runs `python -m dtvit_jax.main` from random weights on made-up heads (made once, in OUT), in each
+Runs `python -m dtvit_jax.main` from random weights on phantoms (made once, in OUT), in each
 round with an empty folder of compiled programs and then with what that run left there. Step 1 ends
 when its loss is written to TensorBoard's file. Prints both medians with their range, and the peak
 of resident memory.
@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def make_data(out: Path) -> tuple[Path, int]:
-    """Shards of 24 made-up people at 256 pixels, made once; how many slices to train on."""
+    """Builds shards of 24 phantoms at 256 pixels, once; returns the training slices too."""
     from data_builder.cleaning.clean_folder import clean_folder
     from data_builder.phantom import write_studies
     from data_builder.pseudonyms import PUBLIC_KEY, Pseudonyms
@@ -96,11 +96,11 @@ def main() -> None:
     seconds: dict[str, list[float]] = {"no program kept": [], "programs kept": []}
     for _ in range(args.rounds):
         shutil.rmtree(args.out / "programs", ignore_errors=True)
-        for found in seconds.values():
-            found.append(run(args.out, data, args))
-            print(f"{found[-1]:.1f} s", flush=True)
-    for kind, found in seconds.items():
-        middle, low, high = statistics.median(found), min(found), max(found)
+        for times in seconds.values():
+            times.append(run(args.out, data, args))
+            print(f"{times[-1]:.1f} s", flush=True)
+    for kind, times in seconds.items():
+        middle, low, high = statistics.median(times), min(times), max(times)
         print(f"{kind}: {middle:.1f} s ({low:.1f} to {high:.1f}) to the end of step 1")
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
     print(f"peak memory {peak:.1f} GiB")

@@ -1,4 +1,4 @@
-"""How often the review page's suggested drops are right, on phantoms, whose truth is known.
+"""Measures how often the review page's suggested drops are right, on phantoms of known truth.
 
 The phantoms' own scans begin at the posterior fossa; here each begins 35 mm lower, so that there
 is something below the skull base, and every study gets two slices again: one with the same pixels,
@@ -92,27 +92,27 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
     visits = plan(args.subjects, args.seed)
-    said: list[str] = []
+    suggested: list[str] = []
     true: list[str] = []
     bled: list[bool] = []
     for visit in track(visits, len(visits), "studies"):
         stack, truth, bleeds = scanned(visit, args.seed)
-        said += suggest(stack)
+        suggested += suggest(stack)
         true += truth
         bled += bleeds
-    print(f"{len(said)} slices of {len(visits)} made-up studies, seed {args.seed}\n")
+    print(f"{len(suggested)} slices of {len(visits)} synthetic studies, seed {args.seed}\n")
     print("| suggested | slices that are so | suggested | right | precision | recall |")
     print("|---|---|---|---|---|---|")
     for reason in (*REASONS, "any of them"):
         one, other = (
             np.array([bool(word) if reason == "any of them" else word == reason for word in words])
-            for words in (said, true)
+            for words in (suggested, true)
         )
         right = int((one & other).sum())
         precision = f"{right / one.sum():.3f}" if one.any() else "none suggested"
         recall = f"{right / other.sum():.3f}" if other.any() else "there is none"
         print(f"| {reason} | {other.sum()} | {one.sum()} | {right} | {precision} | {recall} |")
-    shown = [word for word, bleeds in zip(said, bled, strict=True) if bleeds]
+    shown = [word for word, bleeds in zip(suggested, bled, strict=True) if bleeds]
     lost = sum(word not in ("", "repeated") for word in shown)
     print(f"\nOf {sum(bled)} slices that show a bleed, {lost} are suggested as showing no brain.")
 

@@ -1,10 +1,10 @@
-"""Ways to see a slice beside the usual one: the same folds, seeds, epochs and examples.
+"""Compares ways to crop and tokenise a slice on the same folds, seeds, epochs and examples.
 
     python benchmarks/tissue_accuracy.py --source SRC --out OUT [--folds 5] [--epochs 6]
     python benchmarks/tissue_accuracy.py --phantoms 60 --out OUT --curves OUT/curves.png
     python benchmarks/tissue_accuracy.py --source SRC --out OUT --ways all head
 
-SRC is a folder in the published layout; without it made-up heads are made and cleaned in OUT. Each
+SRC is a folder in the published layout; without it phantoms are made and cleaned in OUT. Each
 fold trains configs/real_small.py in each way (WAYS); the test slices of all folds are joined and
 the subjects compared in pairs with the first way's. Finished folds are not run again: give each
 --seed, --folds and --epochs an OUT of its own. Prints a table with 95% intervals over subjects;
@@ -24,11 +24,12 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
-from real_small import FIGURES, cell, joined  # noqa: E402
+from real_small import FIGURES, cell  # noqa: E402
 
 from configs import real_small  # noqa: E402
 from dtvit_jax.decision.predictions import Predictions, read_csv, write_csv  # noqa: E402
 from dtvit_jax.evaluation.summary import evaluate_predictions, paired_difference  # noqa: E402
+from dtvit_jax.experiments.table import joined  # noqa: E402
 from dtvit_jax.runs.trained_run import TrainedRun  # noqa: E402
 from dtvit_jax.runtime import keep_freed_memory  # noqa: E402
 from dtvit_jax.train import train  # noqa: E402
@@ -43,7 +44,7 @@ WAYS: dict[str, dict] = {
 
 
 def phantoms(out: Path, subjects: int) -> Path:
-    """A folder of made-up heads, cleaned."""
+    """Makes phantoms and cleans them; returns the cleaned folder."""
     scans, cleaned = out / "scans", out / "cleaned"
     if not (cleaned / "manifest.csv").exists():
         for command in (
@@ -117,10 +118,10 @@ def main() -> None:
     seconds: dict[str, list[float]] = {way: [] for way in args.ways}
     for which in range(args.folds):
         for way in args.ways:
-            found, taken = fold(args, source, which, way)
-            parts[way].append(found)
+            predictions, taken = fold(args, source, which, way)
+            parts[way].append(predictions)
             seconds[way].append(taken)
-    whole = {way: joined(found) for way, found in parts.items()}
+    whole = {way: joined(folds) for way, folds in parts.items()}
     table: dict = {"seconds": seconds, "subject": {}, "minus": {}}
     print(f"subject level, {args.folds} folds | ICH AUROC | location macro recall")
 

@@ -1,4 +1,4 @@
-"""What the compiled training step needs in memory, with all patches and with those of tissue.
+"""Reports the compiled training step's memory, with all patches and with those of tissue.
 
     python benchmarks/tissue_memory.py --model vit_s16 --batch 16 --data_dir DIR
 
@@ -67,9 +67,9 @@ def main() -> None:
         task = make_task(config, steps=10)
         abstract = abstract_state(task)
         step = jax.jit(functools.partial(train_step, task=task), donate_argnums=0)
-        found = step.lower(abstract, given).compile().memory_analysis()
-        kept = found.argument_size_in_bytes + found.output_size_in_bytes
-        return (kept - found.alias_size_in_bytes + found.temp_size_in_bytes) / GIB
+        memory = step.lower(abstract, given).compile().memory_analysis()
+        kept = memory.argument_size_in_bytes + memory.output_size_in_bytes
+        return (kept - memory.alias_size_in_bytes + memory.temp_size_in_bytes) / GIB
 
     print(f"{args.model}, batch {args.batch}")
     dense = needs("all", batch)
@@ -78,9 +78,9 @@ def main() -> None:
     for i, level in enumerate(packer.levels):
         if args.levels is not None and i not in args.levels:
             continue
-        found = needs("tissue", {**batch, "packing": packing.pack(nothing, level, 1)})
+        need = needs("tissue", {**batch, "packing": packing.pack(nothing, level, 1)})
         print(
-            f"tissue  {found:6.2f} GiB  {100 * (found / dense - 1):+5.1f}%  {level.tokens} tokens, "
+            f"tissue  {need:6.2f} GiB  {100 * (need / dense - 1):+5.1f}%  {level.tokens} tokens, "
             f"attention {level.lengths}, taken {taken[i]} of 200",
             flush=True,
         )

@@ -1,4 +1,4 @@
-"""How many patches hold tissue, what padding batches of them need, and what finding them costs.
+"""Counts patches that hold tissue, the padding of batches of them, and the cost of the search.
 
     python benchmarks/tissue_patches.py SRC [--patch 16] [--image_size 224]
     python benchmarks/tissue_patches.py CLEANED... --picture FILE.png
@@ -52,12 +52,12 @@ def exact(images: np.ndarray, rows: np.ndarray, tissue: Tissue) -> np.ndarray:
         x = rotate(centre_crop(images, size).astype(jnp.float32), rows)
         return sharpen(x, rows[:, column("sharpness")])
 
-    found, side = [], size // patch
+    batches, side = [], size // patch
     for start in range(0, len(images), 64):
         x = np.asarray(gray(images[start : start + 64], rows[start : start + 64]))
         most = x.reshape(-1, side, patch, side, patch).max((2, 4))
-        found.append((most > tissue.threshold).reshape(len(x), -1))
-    return np.concatenate(found)
+        batches.append((most > tissue.threshold).reshape(len(x), -1))
+    return np.concatenate(batches)
 
 
 def padding(counts: np.ndarray, batch: int, patches: int) -> str:

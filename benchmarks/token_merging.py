@@ -1,10 +1,10 @@
-"""What merging tokens (ToMe, arXiv 2210.09461) would save after air is left out, and cost.
+"""Estimates what merging tokens (ToMe, arXiv 2210.09461) would save and cost on tissue patches.
 
     python benchmarks/token_merging.py [--tokens 100] [--batch 16] [--merged 4]
 
-Times a block of ViT-S/16, forward, beside one merging before it: bipartite soft matching on the
-keys' mean over heads, `merged` pairs a block. Prints both, and the part of all blocks' products
-that merging in every block leaves out by arithmetic. It is no part of the program.
+Times a block of ViT-S/16, forward, and one merging before it: bipartite soft matching on the keys'
+mean over heads, `merged` pairs a block. Prints both, and the fraction of all blocks' products that
+merging in every block would save, by arithmetic. It is no part of the program.
 """
 
 import argparse
@@ -83,12 +83,12 @@ def main() -> None:
     x = jax.random.normal(jax.random.key(0), (args.batch, args.tokens + 1, SIZE.width))
     keys = jax.random.normal(jax.random.key(1), (*x.shape[:2], SIZE.width // SIZE.heads))
     whole = milliseconds(lambda s, x: nnx.merge(graph, s)(x), state, x)
-    less = milliseconds(lambda s, x: nnx.merge(graph, s)(x), state, x[:, args.merged :])
+    shorter = milliseconds(lambda s, x: nnx.merge(graph, s)(x), state, x[:, args.merged :])
     cost = milliseconds(functools.partial(merged, pairs=args.merged), x, keys)
     left = [products(args.tokens + 1 - args.merged * i) for i in range(SIZE.depth)]
     saved = 1 - sum(left) / (SIZE.depth * products(args.tokens + 1))
     print(f"block of S, batch {args.batch}, {args.tokens} tokens: {whole:.2f} ms")
-    print(f"the same with {args.merged} tokens fewer: {less:.2f} ms")
+    print(f"the same with {args.merged} tokens fewer: {shorter:.2f} ms")
     print(f"merging {args.merged} of them: {cost:.2f} ms")
     print(f"products left out over {SIZE.depth} blocks: {100 * saved:.0f}%")
 

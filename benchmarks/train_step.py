@@ -1,4 +1,4 @@
-"""The training step and the forward pass beside torchvision's ViT, in turn in one call.
+"""Times the training step and the forward pass against torchvision's ViT, in turn in one call.
 
     ./launch.sh parity                                        (sets up .venv-parity)
     .venv-parity/bin/python benchmarks/train_step.py --model ti --batch 32
@@ -41,8 +41,7 @@ from typing import Any
 
 import numpy as np
 
-sys.path.append(str(Path(__file__).parents[1] / "tests"))
-sys.path.append(str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 WIDTHS = {"ti": (192, 3, 768), "s": (384, 6, 1536), "b": (768, 12, 3072), "l": (1024, 16, 4096)}
 DEPTHS = {"ti": 12, "s": 12, "b": 12, "l": 24}
@@ -65,8 +64,9 @@ def torchvision_vit(
 ) -> dict[str, Callable]:
     del data_dir
     import torch
-    from make_references import import_torchvision
     from torch import nn
+
+    from tests.helpers.make_references import import_torchvision
 
     VisionTransformer = import_torchvision().models.VisionTransformer
 
@@ -113,7 +113,7 @@ def torchvision_vit(
 
 
 def our_step(model: str, batch: int, depth: int = 0, **options: Any) -> tuple[Any, ...]:
-    """The program's task, state, jitted train_step and batch for images made beforehand."""
+    """Returns the program's task, state, compiled train_step and a batch of transformed images."""
     from dtvit_jax.runtime import prepare
 
     prepare()
@@ -123,6 +123,7 @@ def our_step(model: str, batch: int, depth: int = 0, **options: Any) -> tuple[An
     import jax
 
     from configs import vit_l
+    from dtvit_jax.data.augment import IDENTITY
     from dtvit_jax.models import vit
     from dtvit_jax.training.setup import abstract_state, initial_state, make_task
     from dtvit_jax.training.sharding import make_mesh, state_sharding
@@ -137,7 +138,8 @@ def our_step(model: str, batch: int, depth: int = 0, **options: Any) -> tuple[An
     network = dataclasses.replace(task.network, transform=lambda images, augmentation: images)
     task = dataclasses.replace(task, network=network)
     state = initial_state(config, task, state_sharding(make_mesh(config.mesh), abstract))
-    given = jax.device_put({**batch_of(batch), "augmentation": np.zeros((batch, 7), np.float32)})
+    identity = np.repeat(IDENTITY[None], batch, 0)
+    given = jax.device_put({**batch_of(batch), "augmentation": identity})
     step = jax.jit(functools.partial(train_step, task=task), donate_argnums=0)
     return task, state, step, given
 
@@ -243,11 +245,11 @@ def tissue(model: str, depth: int, batch: int, threads: int, data_dir: str) -> d
 
 
 CONTESTANTS = {"torchvision": torchvision_vit, "dtvit_jax": dtvit_jax, "tissue": tissue}
-"""Name to a function (model, depth, batch, threads, data_dir) that gives the two things to time."""
+"""Functions (model, depth, batch, threads, data_dir) that return both calls to time, by name."""
 
 
 def shards(source: str, data_dir: str) -> None:
-    """Builds the slices at `source` as configs/vit_l.py wants them, or finds them built."""
+    """Builds the shards of `source` for configs/vit_l.py, unless they exist."""
     from configs import vit_l
     from dtvit_jax.data.shards import open_shards
 
@@ -257,8 +259,8 @@ def shards(source: str, data_dir: str) -> None:
 
 
 def contest(name: str, options: tuple, pipe: Any) -> None:
-    """Answers each task's name with the seconds that it took and the programs that it compiled (or
-    read from the cache), until None comes."""
+    """Answers each task's name with its seconds and the number of programs that it compiled (or
+    read from the cache), until it receives None."""
     name, *flags = name.split()
     if flags:
         os.environ["XLA_FLAGS"] = " ".join(flags)

@@ -1,4 +1,4 @@
-"""What the CNNs of the paper's Table 4 have in common: section 4.4, same heads and optimiser."""
+"""Shares the recipe of the CNNs of the paper's Table 4: same heads and optimiser (section 4.4)."""
 
 import ml_collections
 
@@ -6,7 +6,7 @@ from configs import vit_l
 
 
 def recipe(name: str) -> ml_collections.ConfigDict:
-    """vit_l.py's recipe with torchvision's CNN called `name`, from ImageNet-1K."""
+    """Returns vit_l.py's recipe with a CNN of torchvision, from its ImageNet-1K weights."""
     config = vit_l.get_config()
     config.init_from = f"torchvision/{name}"
     shared = ("image_size", "channels", "head", "head_dropout", "location_classes")

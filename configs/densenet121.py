@@ -2,8 +2,8 @@
 
     python -m dtvit_jax.main --config configs/densenet121.py --config.data.source=SRC
 
-Which depth the paper took is not stated.
-Not trained yet on real slices: no result is claimed.
+The paper does not state the depth.
+Not yet trained on real slices; no result is claimed.
 """
 
 import ml_collections
@@ -12,5 +12,5 @@ from configs import _cnn
 
 
 def get_config() -> ml_collections.ConfigDict:
-    """vit_l.py's recipe with this encoder."""
+    """Returns vit_l.py's recipe with this encoder."""
     return _cnn.recipe("densenet121")

@@ -1,9 +1,9 @@
-"""ResNet-18 on made-up heads, from random weights: phantom.py's slices, windows and schedule.
+"""ResNet-18 on phantoms, from random weights, with phantom.py's slices, windows and schedule.
 
     python -m dtvit_jax.main --config configs/phantom_resnet18.py --workdir runs/phantom_resnet18
 
-A CNN whose Grad-CAM maps can be looked at (docs/explain.md); 11 minutes on 2 CPU cores. Phantom
-results say nothing about patients.
+A CNN for Grad-CAM maps (docs/explain.md); 11 minutes on 2 CPU cores. Phantom results say nothing
+about patients.
 """
 
 import ml_collections
@@ -12,7 +12,7 @@ from configs import _cnn, phantom
 
 
 def get_config() -> ml_collections.ConfigDict:
-    """phantom.py's recipe with this encoder and half of the epochs."""
+    """Returns phantom.py's recipe with this encoder and half of the epochs."""
     config = phantom.get_config()
     image_size = config.model.image_size
     config.model = _cnn.recipe("resnet18").model

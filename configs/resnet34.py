@@ -1,8 +1,8 @@
-"""ResNet-34 with the two heads: not in the paper, which has ResNet-18.
+"""ResNet-34 with the two heads; not in the paper, which has ResNet-18.
 
     python -m dtvit_jax.main --config configs/resnet34.py --config.data.source=SRC
 
-Not trained yet on real slices: no result is claimed.
+Not yet trained on real slices; no result is claimed.
 """
 
 import ml_collections
@@ -11,5 +11,5 @@ from configs import _cnn
 
 
 def get_config() -> ml_collections.ConfigDict:
-    """vit_l.py's recipe with this encoder."""
+    """Returns vit_l.py's recipe with this encoder."""
     return _cnn.recipe("resnet34")

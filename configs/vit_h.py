@@ -1,8 +1,8 @@
-"""ViT-Huge/14 with the two heads; section 3.3 of arXiv 2405.06814 names it beside ViT-Large.
+"""ViT-Huge/14 with the two heads; section 3.3 of arXiv 2405.06814 names it with ViT-Large.
 
     python -m dtvit_jax.main --config configs/vit_h.py --config.data.source=SRC
 
-Not trained yet: no result is claimed.
+Not yet trained; no result is claimed.
 """
 
 import ml_collections
@@ -11,7 +11,7 @@ from configs import vit_l
 
 
 def get_config() -> ml_collections.ConfigDict:
-    """vit_l.py's recipe with this encoder."""
+    """Returns vit_l.py's recipe with this encoder."""
     config = vit_l.get_config()
     config.model.name = "vit_h14"
     config.init_from = "torchvision/vit_h_14_swag_linear"  # its 224-pixel weights

@@ -1,4 +1,4 @@
-"""Parses the command lines that take a config: main, plan and experiment."""
+"""Parses the command lines of main, plan and experiment, which take a config."""
 
 import sys
 
@@ -6,16 +6,22 @@ from absl import flags
 
 
 def parse(argv: list[str]) -> list[str]:
-    """absl's parser, with one line and status 2 for an unknown field or a value of another type."""
+    """Parses flags with absl and returns the program's name.
+
+    An unknown field, a value of another type or an argument that is no flag ends the process with
+    one line on standard error and status 2.
+    """
     try:
-        left = flags.FLAGS(argv)
-        flags.FLAGS.config.lock()  # a file that could not be read fails at its first use
-        if len(left) > 1:
-            raise flags.Error(f"what is {left[1]!r}? Options start with --")
-        return left
+        arguments = flags.FLAGS(argv)
+        flags.FLAGS.config.lock()  # a file that can't be read fails here, at its first use
+        if len(arguments) > 1:
+            raise flags.Error(f"what is {arguments[1]!r}? Options start with --")
+        return arguments
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-        said = " ".join(str(error).split()).strip("\"'")
-        if "Failed loading config file" in said and "No such file" in said:
-            said = "--config names a file that does not exist"
-        print(f"error: the command line: {said}: see --help and the config file", file=sys.stderr)
+        message = " ".join(str(error).split()).strip("\"'")
+        if "Failed loading config file" in message and "No such file" in message:
+            message = "--config names a file that does not exist"
+        print(
+            f"error: the command line: {message}: see --help and the config file", file=sys.stderr
+        )
         sys.exit(2)

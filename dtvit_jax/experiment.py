@@ -1,12 +1,12 @@
-"""Trains a grid of recipes, splits, folds and seeds, and keeps a table of what is done.
+"""Trains a grid of recipes, splits, folds and seeds, and keeps a table of the finished cells.
 
     python -m dtvit_jax.experiment --config configs/experiments/table4_small.py \
         --config.source=SRC --out experiments/table4_small
 
-A run that was killed goes on when the same command is given again; finished cells are not run
-again, nor when the grid has got new rows beside the old ones. --out gets table.md, table.html and
-table.json, anew after each cell, figures of the curves and confusion matrices, runs/ with a workdir
-a cell, and failed.csv where a cell could not be run.
+The same command continues a run that was stopped or killed: finished cells are not run again, also
+if the grid has new rows in addition to the old ones. --out gets table.md, table.html and
+table.json, written after each cell; runs/, with a workdir for each cell; failed.csv if cells
+failed; and at the end figures of the curves and confusion matrices.
 Exit status 1: some cells failed; the table has the rest.
 """
 
@@ -19,11 +19,10 @@ from ml_collections import config_flags
 from data_builder.errors import InputError, run_command
 from data_builder.shards.files import data_sets
 from dtvit_jax.command_line import parse
-from dtvit_jax.experiments.run import run
 
 
 def define_flags(values: flags.FlagValues) -> None:
-    """The program's two flags, --config and --out."""
+    """Defines the command's flags."""
     config_flags.DEFINE_config_file("config", None, "The experiment.", flag_values=values)
     flags.DEFINE_string("out", None, "The experiment's folder.", values)
     flags.mark_flags_as_required(["config", "out"], values)
@@ -39,6 +38,8 @@ def _main(argv: list[str]) -> None:
                 f"config.source is empty and {config.data_dir} holds no data set: give "
                 "--config.source=SRC"
             )
+        from dtvit_jax.experiments.run import run  # imports JAX, which takes seconds
+
         return run(config, Path(flags.FLAGS.out))
 
     sys.exit(run_command(command))

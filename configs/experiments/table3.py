@@ -3,7 +3,7 @@
     python -m dtvit_jax.experiment --config configs/experiments/table3.py \
         --config.source=SRC --out experiments/table3
 
-Not run yet; no result is claimed.
+Not yet run; no result is claimed.
 """
 
 import ml_collections
@@ -12,7 +12,7 @@ from configs.experiments import table4
 
 
 def get_config() -> ml_collections.ConfigDict:
-    """table4.py's grid with the two rows of Table 3."""
+    """Returns table4.py's grid with the two rows of Table 3."""
     config = table4.get_config()
     config.title = "Table 3: DTViT with and without balancing"
     config.rows = rows = ml_collections.ConfigDict()

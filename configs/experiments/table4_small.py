@@ -1,11 +1,11 @@
-"""Tables 3 and 4 at a size for two CPU cores: small images, few steps, from random weights.
+"""The paper's Tables 3 and 4 on two CPU cores: small images, few steps, random initial weights.
 
     python -m dtvit_jax.experiment --config configs/experiments/table4_small.py \
         --config.source=SRC --out experiments/table4_small
 
-From random weights; not a replication. docs/evidence.md has the result on 1,184 real slices.
-ResNet18, SqueezeNet and DenseNet121 stand for the CNNs of table4.py: VGG16 has not been run at this
-size, and AlexNet needs 63 pixels.
+Not a replication, since no weights are pretrained. docs/evidence.md has the result on 1,184 real
+slices. The CNNs are ResNet18, SqueezeNet and DenseNet121: VGG16 has not been run at this size, and
+AlexNet needs 63 pixels.
 """
 
 import ml_collections
@@ -28,12 +28,12 @@ SMALL = {
     "warmup": 0.05,
     "clip_norm": 1.0,
 }
-# The ViTs get six times the steps.
+# ViTs are trained for six times as many steps.
 SMALL_VIT = SMALL | {"learning_rate": 1e-3, "num_steps": 240, "eval_every_epochs": 2.0}
 
 
 def get_config() -> ml_collections.ConfigDict:
-    """table4.py's grid with one small setting for all, and Table 3's row without balancing."""
+    """Returns table4.py's grid at a small size, and Table 3's row without balancing."""
     config = table4.get_config()
     config.title = "Tables 3 and 4, small"
     config.rows = rows = ml_collections.ConfigDict()

@@ -1,7 +1,13 @@
-"""Training examples: each one a function of the seed and of its place in the sequence."""
+"""The sequence of training examples: balanced, shuffled and with drawn augmentation parameters.
+
+Example i is a function of the seed and of i alone, so that a run can start anywhere in the
+sequence, and the number of threads and processes makes no difference.
+"""
+
+from typing import Any
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, Int
 
 from data_builder.errors import InputError
 from data_builder.records import CLASSES
@@ -9,13 +15,13 @@ from dtvit_jax.data.augment import Augmentation, stream
 from dtvit_jax.data.shards import SliceSource
 
 BALANCES = ("replicate", "weights", "none")
-"""How training slices are balanced: seen more often, weighed in the loss, or not at all."""
+"""Values of config.data.balance: slices are replicated, weighted in the loss, or neither."""
 
 
-def replication(strata: np.ndarray) -> np.ndarray:
-    """How often each class of CLASSES is seen in an epoch (section 2.2.3 of the paper).
+def replication(strata: Int[np.ndarray, " slices"]) -> Int[np.ndarray, " 4"]:
+    """Returns how often an epoch repeats the slices of each of CLASSES (section 2.2.3).
 
-    Integer factors: first the locations up to the largest of them, floor(largest / class); then
+    Integer factors: first each location up to the largest one, floor(largest / location); then
     the smaller of ICH and normal up to the larger. Published counts give 3, 1, 3, 12.
     """
     slices = np.bincount(strata, minlength=len(CLASSES))
@@ -31,24 +37,34 @@ def replication(strata: np.ndarray) -> np.ndarray:
     return factors
 
 
-def class_weights(strata: np.ndarray) -> Float32[np.ndarray, "4 2"]:
-    """Weights of each class of CLASSES in the two tasks' losses, from the training slices.
+def class_weights(strata: Int[np.ndarray, " slices"]) -> Float32[np.ndarray, "4 2"]:
+    """Returns the weights of each of CLASSES in the losses of both tasks.
 
-    In each task every class weighs the same in total, and the mean weight is 1: n / (k n_c). The
+    n / (k n_c): in each task all classes have the same total weight, and the mean weight is 1. The
     location task counts ICH slices; its fourth class, where a model has one, weighs as the others.
     """
     slices = np.bincount(strata, minlength=len(CLASSES)).astype(np.float32)
-    hemorrhage, places = slices[1:].sum(), np.count_nonzero(slices[1:])
+    hemorrhage, locations = slices[1:].sum(), np.count_nonzero(slices[1:])
     weights = np.zeros((len(CLASSES), 2), np.float32)
-    seen = np.maximum(slices, 1)
-    weights[0, 0] = slices.sum() / (2 * seen[0])
+    divisors = np.maximum(slices, 1)
+    weights[0, 0] = slices.sum() / (2 * divisors[0])
     weights[1:, 0] = slices.sum() / (2 * max(hemorrhage, 1))
-    weights[:, 1] = hemorrhage / (max(places, 1) * seen)
+    weights[:, 1] = hemorrhage / (max(locations, 1) * divisors)
     return weights
 
 
 class TrainingExamples:
-    """All epochs as one long sequence: `[i]` is a function of seed and i alone."""
+    """All epochs as one sequence without an end.
+
+    `[i]` is a dict: the slice (`SliceSource`), `augmentation` (a row of augment.PARAMETERS) and,
+    with balance='weights', `class_weight` (float32 [2]: one for each task's loss).
+
+    Args:
+      source: the training slices.
+      balance: one of BALANCES. Raises InputError for any other.
+      augmentation: ranges of the parameters.
+      seed: of order and parameters.
+    """
 
     def __init__(
         self, source: SliceSource, balance: str, augmentation: Augmentation, seed: int
@@ -61,33 +77,33 @@ class TrainingExamples:
         self._weights = class_weights(source.strata) if balance == "weights" else None
         factors = replication(source.strata) if balance == "replicate" else np.ones(4, int)
         self._epoch = np.repeat(np.arange(len(source)), factors[source.strata])
-        self._epochs: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self._drawn: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
     @property
     def epoch_length(self) -> int:
-        """Examples an epoch, replicas counted."""
+        """Examples of an epoch, replicas included."""
         return len(self._epoch)
 
     def __len__(self) -> int:
         return np.iinfo(np.int32).max
 
-    def _drawn(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """The epoch's order, and the parameters of its examples."""
-        # Not functools.lru_cache of a method, whose cycle would keep a source's decoded slices in
-        # memory after its use, until Python collects cycles.
-        if epoch not in self._epochs:
+    def _order_and_parameters(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """An epoch's permutation, and the parameters of its examples; two epochs are kept."""
+        # Not functools.lru_cache of a method: its reference cycle would keep a source's decoded
+        # slices in memory after their use, until Python collects cycles.
+        if epoch not in self._drawn:
             n = len(self._epoch)
             order = stream(self._seed, epoch, "order").permutation(n)
             drawn = order, self._augmentation.draw(self._seed, epoch, n)
-            self._epochs = {epoch: drawn, **dict(list(self._epochs.items())[:1])}
-        return self._epochs[epoch]
+            self._drawn = {epoch: drawn, **dict(list(self._drawn.items())[:1])}
+        return self._drawn[epoch]
 
-    def __getitem__(self, i: int) -> dict:
-        epoch, place = divmod(int(i), len(self._epoch))
-        order, parameters = self._drawn(epoch)
-        which = order[place]
-        row = self._source[int(self._epoch[which])]
-        row["augmentation"] = parameters[which]
+    def __getitem__(self, i: int) -> dict[str, Any]:
+        epoch, position = divmod(int(i), len(self._epoch))
+        order, parameters = self._order_and_parameters(epoch)
+        replica = order[position]
+        row = self._source[int(self._epoch[replica])]
+        row["augmentation"] = parameters[replica]
         if self._weights is not None:
             row["class_weight"] = self._weights[row["location"] + 1]
         return row

@@ -1,35 +1,76 @@
-"""Batches of examples through grain, prepared ahead of the step that takes them.
+"""Batches of examples, made by threads ahead of the step that takes them.
 
-Batches on the device before the step asks for them, and how long a step had to wait.
+Training: `training_batches` is an endless iterator over batches of a sequence of examples, whose
+position can be saved and restored; batch n has examples n * batch_size onwards, whatever the
+number of threads or processes. `Prefetched` takes such an iterator, moves batches to the device
+before the step asks for them, and measures how long the device had to wait.
+
+Evaluation: `evaluation_batches` gives every slice of a source once, in stored order.
+
+Both make a `Batch`. A process of several reads its own `rows` of each batch alone. With
+config.model.tokens='tissue' a `packer` adds which patches hold tissue, and how they are laid out.
 """
 
 import collections
 import concurrent.futures
 import functools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import grain
 import jax
 import numpy as np
 import psutil
+from jaxtyping import Int
 
+from dtvit_jax.data.examples import TrainingExamples
 from dtvit_jax.data.packing import Packer
 from dtvit_jax.data.shards import SliceSource
 from dtvit_jax.runtime import aligned
 
-Batch = dict[str, np.ndarray]
+Batch = dict[str, Any]
+"""Arrays with the batch on their first axis: `image` (uint8 [batch, size, size]), `hemorrhage` and
+`location` (-1: none) and `index` (int32 [batch]). In training also `augmentation` (rows of
+augment.PARAMETERS) and, with config.data.balance='weights', `class_weight` (float32 [batch, 2]); in
+evaluation `mask` (False: padding). With a packer `packing` (models.packed.Packing)."""
+
+PREFETCHED = 2
+"""Batches on the device, or being made, besides the one that the step computes."""
+
+
+def training_batches(
+    examples: TrainingExamples,
+    batch_size: int,
+    rows: Int[np.ndarray, " rows"] | None = None,
+    threads: int | None = None,
+    packer: Packer | None = None,
+) -> grain.DatasetIterator:
+    """Returns an endless iterator of batches, whose position can be saved and restored.
+
+    Args:
+      examples: a sequence without an end.
+      rows: those of each batch that this process reads; None: all.
+      threads: each makes whole batches, so that grain's own cost arises once a batch. None: half
+        as many as cores, since the step needs cores too and Python runs one thread at a time.
+        The batches do not depend on their number.
+      packer: adds `packing`.
+    """
+    rows = np.arange(batch_size) if rows is None else rows
+    dataset = grain.MapDataset.source(_TrainingBatches(examples, batch_size, rows, packer))
+    threads = threads or max((psutil.cpu_count() or 1) // 2, 1)
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(threads, 4))
+    return iter(dataset.to_iter_dataset(options))
 
 
 class _TrainingBatches:
-    """`[n]` is `rows` of batch n of the endless sequence of examples."""
+    """The sequence of batches that grain reads: `[n]` is `rows` of batch n."""
 
     def __init__(
         self,
-        examples: Any,
+        examples: TrainingExamples,
         batch_size: int,
-        rows: np.ndarray,
+        rows: Int[np.ndarray, " rows"],
         packer: Packer | None,
     ) -> None:
         self._examples, self._batch_size, self._rows = examples, batch_size, rows
@@ -46,70 +87,43 @@ class _TrainingBatches:
         return self._packer(batch, self._rows, lambda row: self._examples[start + row])
 
 
-def training_batches(
-    examples: Any,
-    batch_size: int,
-    rows: np.ndarray | None = None,
-    threads: int | None = None,
-    packer: Packer | None = None,
-) -> grain.DatasetIterator:
-    """An endless iterator of batches; its state can be saved and set.
-
-    Args:
-      examples: an endless sequence, such as TrainingExamples.
-      rows: those of each batch that this process reads; all, if None.
-      threads: each makes a whole batch, so that grain's own cost is paid once for it; None: half
-        as many as cores, since the step wants cores too and Python runs one thread at a time.
-        The batches do not depend on their number.
-      packer: adds `packing` to each batch (config.model.tokens='tissue').
-    """
-    rows = np.arange(batch_size) if rows is None else rows
-    dataset = grain.MapDataset.source(_TrainingBatches(examples, batch_size, rows, packer))
-    threads = threads or max((psutil.cpu_count() or 1) // 2, 1)
-    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(threads, 4))
-    return iter(dataset.to_iter_dataset(options))
-
-
-def stacked(rows: Sequence[dict]) -> Batch:
-    """Examples as one batch."""
-    batch = {name: np.array([row[name] for row in rows]) for name in rows[0] if name != "image"}
-    images = aligned((len(rows), *rows[0]["image"].shape))
-    return {**batch, "image": np.stack([row["image"] for row in rows], out=images)}
-
-
-def _at(source: SliceSource, indices: np.ndarray, row: int) -> dict:
-    return source[int(indices[row])]
-
-
 def evaluation_batches(
     source: SliceSource,
     batch_size: int,
-    rows: np.ndarray | None = None,
+    rows: Int[np.ndarray, " rows"] | None = None,
     packer: Packer | None = None,
 ) -> Iterator[Batch]:
-    """Every slice once, in stored order; the last batch is padded where `mask` is False.
+    """Yields every slice once, in stored order; the last batch is padded with the last slice.
 
-    `rows` of each batch are given, where this process loads those alone; all of them, if None.
-    `packer` adds `packing` to each batch (config.model.tokens='tissue').
+    Args:
+      rows: those of each batch that this process reads; None: all.
+      packer: adds `packing`.
     """
     rows = np.arange(batch_size) if rows is None else rows
     for start in range(0, len(source), batch_size):
-        wanted = start + rows
-        batch = stacked([source[int(i)] for i in np.minimum(wanted, len(source) - 1)])
-        batch["mask"] = wanted < len(source)
+        index = np.minimum(start + np.arange(batch_size), len(source) - 1).tolist()
+        batch = stacked([source[index[row]] for row in rows])
+        batch["mask"] = start + rows < len(source)
         if packer is not None:
-            of_row = np.minimum(start + np.arange(batch_size), len(source) - 1)
-            batch = packer(batch, rows, functools.partial(_at, source, of_row))
+            batch = packer(batch, rows, functools.partial(_row_of, source, index))
         yield batch
 
 
-AHEAD = 2
-"""Batches that lie ready, or are being made, beside the one that the step computes."""
+def _row_of(source: SliceSource, index: Sequence[int], row: int) -> dict[str, Any]:
+    return source[index[row]]
+
+
+def stacked(examples: Sequence[Mapping[str, Any]]) -> Batch:
+    """Stacks examples into a batch; images are aligned, so that JAX on a CPU need not copy them."""
+    first = examples[0]
+    batch = {name: np.array([row[name] for row in examples]) for name in first if name != "image"}
+    images = aligned((len(examples), *first["image"].shape))
+    return {**batch, "image": np.stack([row["image"] for row in examples], out=images)}
 
 
 @runtime_checkable
 class Resumable(Protocol):
-    """An iterator that can go on from a saved place, such as grain's."""
+    """An iterator whose position can be saved and restored, such as grain's."""
 
     def __next__(self) -> Any: ...
 
@@ -119,63 +133,74 @@ class Resumable(Protocol):
 
 
 class Prefetched(Iterator):
-    """`batches`, each handed to `put` (host arrays to device arrays) by a thread, AHEAD of use.
+    """Takes batches from an iterator and moves them to the device ahead of use, by one thread.
 
-    `get_state` is that of the batches taken so far, not of those made ahead: a run that sets it
-    goes on with the next batch, whatever lay ready. `waited` counts the seconds in which the
-    device had nothing to do for want of data.
+    Its state is the position after the last batch that was taken, not after those made ahead: a
+    run that restores it continues with the next batch.
+
+    Args:
+      batches: an iterator of batches on the host.
+      put: moves a batch to the device.
+      ahead: batches made before the step asks for them.
+
+    Attributes:
+      waited: seconds for which the device was idle because no batch was ready.
     """
 
-    def __init__(self, batches: Resumable, put: Callable[[Any], Any], ahead: int = AHEAD) -> None:
+    def __init__(
+        self, batches: Resumable, put: Callable[[Any], Any], ahead: int = PREFETCHED
+    ) -> None:
         self._batches, self._put, self._ahead = batches, put, ahead
         self._state = batches.get_state()
         self._thread = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="prefetch")
-        self._coming: collections.deque[concurrent.futures.Future] = collections.deque()
+        self._pending: collections.deque[concurrent.futures.Future] = collections.deque()
         self.waited = 0.0
 
     def __next__(self) -> Any:
         return self.take()
 
     def take(self, busy: Any = None) -> Any:
-        """The next batch. Raises what making it raised, and StopIteration at the end.
+        """Returns the next batch. Raises what its making raised, and StopIteration at the end.
 
-        `busy`: what the device still computes. Where no batch is ready, that is waited for first,
-        since a device at work does not starve; only the wait after it is counted.
+        Args:
+          busy: arrays that the device is still computing. If no batch is ready, these are waited
+            for first, since a device at work is not idle; only the time after that counts as
+            `waited`.
         """
         self._fill()
-        coming = self._coming.popleft()
-        if not coming.done():
+        pending = self._pending.popleft()
+        if not pending.done():
             jax.block_until_ready(busy)
             started = time.perf_counter()
-            concurrent.futures.wait([coming])
+            concurrent.futures.wait([pending])
             self.waited += time.perf_counter() - started
-        batch, self._state = coming.result()
+        batch, self._state = pending.result()
         self._fill()
         return batch
 
     def peek(self) -> Any:
-        """The next batch, which `take` will give. Raises what making it raised."""
+        """Returns the batch that the next `take` returns. Raises what its making raised."""
         self._fill()
-        return self._coming[0].result()[0]
+        return self._pending[0].result()[0]
 
     def get_state(self) -> Any:
-        """The place after the last batch that was taken."""
+        """Returns the position after the last batch that was taken."""
         return self._state
 
     def set_state(self, state: Any) -> None:
-        """Goes on from a saved place; what lay ready is dropped."""
-        while self._coming:
-            concurrent.futures.wait([self._coming.popleft()])
+        """Continues from a saved position; batches made ahead are dropped."""
+        while self._pending:
+            concurrent.futures.wait([self._pending.popleft()])
         self._batches.set_state(state)
         self._state = state
 
     def close(self) -> None:
-        """Ends the thread; a batch that it is making is waited for."""
+        """Ends the thread, after the batch that it is making."""
         self._thread.shutdown(cancel_futures=True)
 
     def _fill(self) -> None:
-        while len(self._coming) < self._ahead:
-            self._coming.append(self._thread.submit(self._make))
+        while len(self._pending) < self._ahead:
+            self._pending.append(self._thread.submit(self._make))
 
     def _make(self) -> tuple[Any, Any]:
         batch = next(self._batches)

@@ -1,7 +1,8 @@
-"""Batches of tissue patches in few shapes: which lengths there are, and how a batch is laid out.
+"""Lays out batches of tissue patches in a few fixed shapes, so that a step compiles few times.
 
-A batch keeps its slices and their order. Its length is the number of all its patches, rounded up
-to one of a few levels, so that a step compiles at most `LEVELS` times.
+A batch keeps its slices and their order. Its patches are counted and padded to the smallest of at
+most `LEVELS` shapes, chosen at the start from a sample of slices (`choose_levels`); `Packer` adds
+the layout (`models.packed.Packing`) to each batch.
 """
 
 import dataclasses
@@ -11,42 +12,52 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Int
 
+from dtvit_jax.data.examples import TrainingExamples
+from dtvit_jax.data.shards import SliceSource
 from dtvit_jax.data.tissue import Tissue
 from dtvit_jax.models.packed import Packing
 
 LEVELS = 5
-"""Shapes that a step is compiled for, the whole slices' own among them."""
+"""Shapes that a step is compiled for, including the one of all patches."""
 
 SETS = 4
-"""Padded lengths that attention is computed at, where the slices can be divided by it."""
+"""Padded lengths of attention in a level, if the number of slices is a multiple of it."""
 
 SAMPLED_SLICES = 512
-"""Slices that the levels are chosen by."""
+"""Slices whose patches are counted to choose the levels."""
 
 DRAWN_BATCHES = 2000
-"""Batches drawn from the sampled slices to choose the levels by."""
+"""Batches drawn from these slices to choose the levels."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Level:
-    """A shape: tokens of a group's flat sequence, and attention's lengths, longest first.
+    """A shape that a batch's groups are padded to.
 
-    Neither counts class tokens in `tokens`; both do in `lengths`.
+    Attributes:
+      tokens: length of a group's flat sequence of patches, without class tokens.
+      lengths: attention's padded lengths of the sets of slices, longest first, each with the class
+        token.
     """
 
     tokens: int
     lengths: tuple[int, ...]
 
     def fits(self, counts: Int[np.ndarray, "groups slices"]) -> bool:
-        """Whether slices with so many patches can be laid out in this shape."""
+        """Returns whether slices with `counts` patches fit into this shape."""
         longest = _longest(counts, len(self.lengths)) + 1
         return bool(counts.sum(1).max() <= self.tokens and (longest <= self.lengths).all())
 
 
 def choose_levels(counts: Sequence[int], slices: int, patches: int) -> tuple[Level, ...]:
-    """Levels for groups of `slices`, from the patches of some slices; the last fits any group.
+    """Chooses the levels for groups of slices, smallest first; the last fits any group.
 
-    All but the last are such that groups drawn at random from `counts` have the least padding.
+    The others minimise the padding of groups drawn at random from `counts`.
+
+    Args:
+      counts: kept patches of sampled slices.
+      slices: slices of a group.
+      patches: patches of a whole slice.
     """
     sets = next(n for n in (SETS, 2, 1) if slices % n == 0)
     whole = Level(slices * patches, (patches + 1,) * sets)
@@ -66,16 +77,19 @@ def choose_levels(counts: Sequence[int], slices: int, patches: int) -> tuple[Lev
 
 
 def _breaks(totals: Int[np.ndarray, " drawn"], parts: int) -> list[int]:
-    """Up to `parts` values, the last the largest, by which rounding up adds least on average."""
+    """Returns up to `parts` values, the last the largest; rounding up to them adds the least.
+
+    By dynamic programming over the sorted totals, in steps of 8.
+    """
     values, number = np.unique(_round_up(totals, 8), return_counts=True)
-    seen = np.concatenate([[0], np.cumsum(number)])
-    cost = values * seen[1:]  # of the first i + 1 values with one break, at the i-th
+    cumulative = np.concatenate([[0], np.cumsum(number)])
+    cost = values * cumulative[1:]  # of the first i + 1 values with one break, at the i-th
     before: list[np.ndarray] = []
     for _ in range(parts - 1):
-        # of all up to i: one break at i, the earlier ones at their best up to some j < i
+        # Of all up to i: one break at i, the earlier breaks at their best up to some j < i.
         table = np.where(
             np.tri(len(values), k=-1, dtype=bool),
-            cost[None, :] + values[:, None] * (seen[1:, None] - seen[None, 1:]),
+            cost[None, :] + values[:, None] * (cumulative[1:, None] - cumulative[None, 1:]),
             np.iinfo(np.int64).max,
         )
         table[np.arange(len(values)), np.arange(len(values))] = cost
@@ -88,9 +102,9 @@ def _breaks(totals: Int[np.ndarray, " drawn"], parts: int) -> list[int]:
 
 
 def _longest(counts: np.ndarray, sets: int) -> np.ndarray:
-    """The most patches in each set, when each group's slices are sorted into `sets` by them."""
-    in_order = -np.sort(-counts, axis=1)
-    return in_order[:, :: counts.shape[1] // sets].max(0)
+    """Returns the most patches of a slice in each set, the slices of each group sorted by them."""
+    descending = -np.sort(-counts, axis=1)
+    return descending[:, :: counts.shape[1] // sets].max(0)
 
 
 def _round_up(n: Any, step: int) -> Any:
@@ -100,8 +114,7 @@ def _round_up(n: Any, step: int) -> Any:
 def in_groups(
     kept: Bool[np.ndarray, "batch patches"], groups: int, accumulation: int
 ) -> Bool[np.ndarray, "groups slices patches"]:
-    """As `steps.train_step` divides a batch: group `device * accumulation + part` has that part
-    of that device's slices."""
+    """Divides a batch as `steps.train_step` does: into groups device * accumulation + part."""
     patches = kept.shape[1]
     kept = kept.reshape(groups // accumulation, -1, accumulation, patches).swapaxes(1, 2)
     return kept.reshape(groups, -1, patches)
@@ -110,7 +123,7 @@ def in_groups(
 def pack(
     kept: Bool[np.ndarray, "batch patches"], level: Level, groups: int, accumulation: int = 1
 ) -> Packing:
-    """Lays out a batch, `in_groups`, in the shape of a level that fits it."""
+    """Lays out a batch in the shape of a level that it fits (see `in_groups` for its division)."""
     slices, sets = len(kept) // groups, len(level.lengths)
     kept = in_groups(kept, groups, accumulation)
     counts = kept.sum(2)
@@ -120,27 +133,30 @@ def pack(
     slot = np.empty((groups, slices), np.int32)
     starts = np.concatenate([[0], np.cumsum([slices // sets * n for n in level.lengths])])
     for group in range(groups):
-        found = np.flatnonzero(kept[group])
-        source[group, : len(found)] = found
+        patches = np.flatnonzero(kept[group])
+        source[group, : len(patches)] = patches
         order = np.argsort(-counts[group], kind="stable")
         slot[group, order] = np.arange(slices)
         first = slices + np.concatenate([[0], np.cumsum(counts[group])])
-        for at, which in enumerate(order):
-            chosen, line = divmod(at, slices // sets)
-            flat = np.concatenate([[which], np.arange(first[which], first[which + 1])])
-            rows[chosen][group, line, : len(flat)] = flat
-            begin = starts[chosen] + line * level.lengths[chosen]
+        for rank, index in enumerate(order):
+            of_set, line = divmod(rank, slices // sets)
+            flat = np.concatenate([[index], np.arange(first[index], first[index + 1])])
+            rows[of_set][group, line, : len(flat)] = flat
+            begin = starts[of_set] + line * level.lengths[of_set]
             place[group, flat] = begin + np.arange(len(flat))
     return Packing(source, tuple(rows), place, slot)
 
 
 class Packer:
-    """Adds `packing` to a batch: which patches hold tissue, at the smallest level that fits.
+    """Adds `packing` to a batch: its tissue patches, laid out at the smallest level that fits.
 
     Args:
-      batch_size: slices of the whole batch, in all processes.
+      tissue: the rule that selects patches.
+      levels: shapes, smallest first; the last fits any batch.
+      batch_size: of all processes together.
       groups: devices of all processes, times `accumulation`.
-      mixes: slices are blended in pairs (`mixup`): both then keep the patches of either.
+      accumulation: parts that a device's slices are computed in.
+      mixes: slices are blended in pairs (mixup): both then keep the patches of either.
     """
 
     def __init__(
@@ -158,22 +174,27 @@ class Packer:
     def __call__(
         self, batch: dict[str, Any], rows: np.ndarray, example: Callable[[int], dict[str, Any]]
     ) -> dict[str, Any]:
-        """`batch` with `packing`.
+        """Returns `batch` with `packing`.
 
         Args:
-          batch: `rows` of a global batch.
-          example: any row of it. The level is chosen by all, so that every process takes the same
-            one: each looks at all slices of the batch, and nothing needs to be sent.
+          batch: `rows` of the batch of all processes.
+          example: returns any row of that batch. Every process reads all of its slices, so that
+            all choose the same level without communication.
         """
-        of_row = {int(row): at for at, row in enumerate(rows)}
+        index_of = {int(row): index for index, row in enumerate(rows)}
+        fields = [name for name in ("image", "augmentation") if name in batch]
         kept = np.stack(
             [
-                self._kept(batch, of_row[row]) if row in of_row else self._kept_of(example(row))
+                self._kept(
+                    {name: batch[name][index_of[row]] for name in fields}
+                    if row in index_of
+                    else example(row)
+                )
                 for row in range(self._batch_size)
             ]
         )
         parts = self._accumulation
-        if self._mixes:  # as mixup.partner pairs each part of the batch
+        if self._mixes:  # the pairs of augment.partner, in each part of the batch
             for part in range(parts):
                 kept[part::parts] |= np.roll(kept[part::parts], self._batch_size // parts // 2, 0)
         counts = in_groups(kept, self._groups, parts).sum(2)
@@ -181,21 +202,23 @@ class Packer:
         groups = self._groups * len(rows) // self._batch_size
         return {**batch, "packing": pack(kept[rows], level, groups, parts)}
 
-    def _kept(self, batch: dict[str, Any], at: int) -> np.ndarray:
-        return self._kept_of({k: batch[k][at] for k in ("image", "augmentation") if k in batch})
-
-    def _kept_of(self, row: dict[str, Any]) -> np.ndarray:
+    def _kept(self, row: dict[str, Any]) -> Bool[np.ndarray, " patches"]:
         return self._tissue.kept(row["image"], row.get("augmentation"))
 
 
-def for_training(tissue: Tissue | None, examples: Any, config: Any, devices: int) -> Packer | None:
-    """The packer of a run's training batches; its levels come from the first examples."""
+def for_training(
+    tissue: Tissue | None, examples: TrainingExamples, config: Any, devices: int
+) -> Packer | None:
+    """Returns the packer of a run's training batches, with levels from the first examples.
+
+    None without a rule (config.model.tokens='all').
+    """
     if tissue is None:
         return None
-    some = range(min(examples.epoch_length, SAMPLED_SLICES))
-    rows = (examples[i] for i in some)
+    sample = range(min(examples.epoch_length, SAMPLED_SLICES))
+    rows = (examples[i] for i in sample)
     kept = np.stack([tissue.kept(row["image"], row["augmentation"]) for row in rows])
-    mixes = config.augment.get("mixup", 0) > 0
+    mixes = config.augment.mixup > 0
     if mixes:
         kept |= np.roll(kept, 1, axis=0)
     groups = devices * config.accumulation
@@ -204,12 +227,15 @@ def for_training(tissue: Tissue | None, examples: Any, config: Any, devices: int
 
 
 def for_evaluation(
-    tissue: Tissue | None, source: Any, batch_size: int, devices: int
+    tissue: Tissue | None, source: SliceSource, batch_size: int, devices: int
 ) -> Packer | None:
-    """The packer of evaluation batches; its levels come from slices all over `source`."""
+    """Returns the packer of evaluation batches, with levels from slices spread over `source`.
+
+    None without a rule (config.model.tokens='all').
+    """
     if tissue is None:
         return None
-    some = range(0, len(source), -(-len(source) // SAMPLED_SLICES))
-    counts = [int(tissue.kept(source[i]["image"]).sum()) for i in some]
+    sample = range(0, len(source), -(-len(source) // SAMPLED_SLICES))
+    counts = [int(tissue.kept(source[i]["image"]).sum()) for i in sample]
     levels = choose_levels(counts, batch_size // devices, tissue.patches)
     return Packer(tissue, levels, batch_size, devices)

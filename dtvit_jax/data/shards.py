@@ -1,9 +1,13 @@
-"""Reads the slices of a data set: TFDS ArrayRecord shards, decoded and kept in memory."""
+"""Opens data sets (TFDS ArrayRecord shards) and reads their slices, decoded and kept in memory.
+
+`open_shards` builds the data set that config.data describes, or finds it with `find_shards`;
+`Shards.source` gives random access to the slices of one side of its split.
+"""
 
 import functools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import psutil
@@ -16,14 +20,23 @@ from data_builder.shards.build import prepare
 from data_builder.shards.files import VERSION, data_sets, is_data_set, open_data_set
 from data_builder.shards.splits import SPLITS, SplitPlan
 
-CACHE_PART_OF_MEMORY = 0.25
-"""Decoded slices stay in memory while they need at most this part of it."""
+CACHE_FRACTION = 0.25
+"""Decoded slices stay in memory if all of a side need at most this fraction of the machine's."""
+
+
+class SliceNames(TypedDict):
+    """Pseudonyms of a slice, its subject and its study."""
+
+    key: str
+    subject: str
+    study: str
 
 
 class Shards:
-    """The data set in one folder: `metadata` and a slice source for each side.
+    """One data set: `folder`, `metadata` (data_builder's metadata.json) and a source for each side.
 
-    Raises InputError for what is no data set, or has a damaged shard (`shards.open_data_set`).
+    Raises InputError where `folder` holds no data set of this version, or a damaged shard
+    (`open_data_set` of data_builder.shards.files).
     """
 
     def __init__(self, folder: Path) -> None:
@@ -33,7 +46,10 @@ class Shards:
         self._sources: dict[str, SliceSource] = {}
 
     def source(self, side: str) -> "SliceSource":
-        """Slices of 'train', 'validation' or 'test'. Raises InputError for any other side."""
+        """Returns the slices of 'train', 'validation' or 'test'.
+
+        Raises InputError for any other side.
+        """
         if side not in SPLITS:
             raise InputError(f"split {side!r}: it is one of {', '.join(SPLITS)}")
         if side not in self._sources:
@@ -45,27 +61,33 @@ class Shards:
 
 
 class SliceSource:
-    """Random access to decoded slices, kept in memory where they fit.
+    """Random access to the slices of one side, which stay in memory once decoded, if all fit.
 
-    `[i]` gives `image` (uint8 [size, size]), `hemorrhage`, `location` (-1: none) and `index`.
+    `[i]` is a dict of `image` (uint8 [size, size]), `hemorrhage`, `location` (-1: none) and `index`
+    (i); all are int32.
+
+    Args:
+      records: serialised examples, as stored.
+      features: of the data set.
+      size: pixels a side.
     """
 
     def __init__(
         self, records: Sequence[bytes], features: tfds.features.FeaturesDict, size: int
     ) -> None:
-        self._records = records  # as they are stored
-        self._names = _part(features, "key", "subject", "study")
-        self._classes = _part(features, "hemorrhage", "location")
+        self._records = records
+        self._names = _subset(features, "key", "subject", "study")
+        self._classes = _subset(features, "hemorrhage", "location")
         self._size = size
         needed = len(records) * size * size
-        fits = needed <= CACHE_PART_OF_MEMORY * psutil.virtual_memory().total
+        fits = needed <= CACHE_FRACTION * psutil.virtual_memory().total
         self._pixels = np.empty((len(records), size, size), np.uint8) if fits else None
-        self._kept = np.zeros(len(records), bool)
+        self._decoded = np.zeros(len(records), bool)
 
     def __len__(self) -> int:
         return len(self._records)
 
-    def __getitem__(self, index: int) -> dict:
+    def __getitem__(self, index: int) -> dict[str, Any]:
         hemorrhage, location = self._labels[index]
         return {
             "image": self._slice(index),
@@ -75,18 +97,22 @@ class SliceSource:
         }
 
     def _slice(self, index: int) -> UInt8[np.ndarray, "size size"]:
-        if self._pixels is not None and self._kept[index]:
+        if self._pixels is not None and self._decoded[index]:
             return self._pixels[index]
         image = stored_pixels(self._records[index], self._size)
         if self._pixels is not None:
             self._pixels[index] = image
-            self._kept[index] = True  # after the pixels: another thread may look
+            self._decoded[index] = True  # after the pixels, since other threads read without a lock
         return image
 
-    def describe(self, index: int) -> dict[str, str]:
-        """`key`, `subject` and `study` of a slice."""
+    def describe(self, index: int) -> SliceNames:
+        """Returns the pseudonyms of a slice."""
         record = self._names.deserialize_example_np(self._records[index])
-        return {name: record[name].decode() for name in ("key", "subject", "study")}
+        return {
+            "key": record["key"].decode(),
+            "subject": record["subject"].decode(),
+            "study": record["study"].decode(),
+        }
 
     @functools.cached_property
     def _labels(self) -> Int32[np.ndarray, "slices 2"]:
@@ -96,19 +122,19 @@ class SliceSource:
 
     @property
     def strata(self) -> Int[np.ndarray, " slices"]:
-        """Index into CLASSES of every slice."""
+        """The class of every slice: an index into data_builder.records.CLASSES."""
         return self._labels[:, 1] + 1
 
 
-def _part(features: tfds.features.FeaturesDict, *names: str) -> tfds.features.FeaturesDict:
+def _subset(features: tfds.features.FeaturesDict, *names: str) -> tfds.features.FeaturesDict:
     # tfds.decode.PartialDecoding would do this, but needs TensorFlow.
     return tfds.features.FeaturesDict({name: features[name] for name in names})
 
 
 def stored_pixels(record: bytes, size: int) -> UInt8[np.ndarray, "size size"]:
-    """A record's slice. Raises InputError where the shard is damaged.
+    """Decodes a record's slice. Raises InputError where the shard is damaged.
 
-    The other features are left alone: TFDS's own reading of a record takes twice the time.
+    Only the image is parsed: TFDS's own deserialisation of a record takes twice the time.
     """
     values = tf_example_pb2.Example.FromString(record).features.feature["image"].bytes_list.value
     if len(values) != 1 or len(values[0]) != size * size:
@@ -117,22 +143,26 @@ def stored_pixels(record: bytes, size: int) -> UInt8[np.ndarray, "size size"]:
 
 
 def open_shards(data: Any) -> Shards:
-    """The shards that config.data names: built from `data.source` first, or found.
+    """Opens the data set that config.data describes.
 
-    Raises InputError where the source can't be read, or as `find_shards`.
+    With `data.source` it is built first, unless `data.dir` has it already; without, it must exist.
+
+    Raises:
+      InputError: the source can't be read, or as `find_shards`.
     """
     if not data.source:
         return find_shards(data)
-    plan = SplitPlan(data.split, data.folds, data.fold, data.seed)
     source = Path(data.source)
-    return Shards(prepare(source, Path(data.dir), plan, data.size, data.key or None))
+    return Shards(prepare(source, Path(data.dir), _split_plan(data), data.size, data.key or None))
 
 
 def find_shards(data: Any, digest: str = "*") -> Shards:
-    """The one data set in `data.dir` (or that it is) with config.data's size, split and `digest`.
+    """Opens the one data set in `data.dir` that has config.data's size and split, and `digest`.
+
+    If `data.dir` is itself a data set, its size alone must be that of the config.
 
     Raises:
-      InputError: none fits, or more than one.
+      InputError: no data set matches, or more than one.
     """
     folder = Path(data.dir)
     if is_data_set(folder):
@@ -143,19 +173,23 @@ def find_shards(data: Any, digest: str = "*") -> Shards:
                 f"config.data.size is {data.size}: make them the same"
             )
         return shards
-    plan = SplitPlan(data.split, data.folds, data.fold, data.seed)
-    name = f"size{data.size}_{plan.name}_{digest}"
-    found = data_sets(folder, name)
-    found = [path for path in found if path.name == VERSION] or found  # those of old lie beside
-    if len(found) == 1:
-        return Shards(found[0])
-    if found:
+    name = f"size{data.size}_{_split_plan(data).name}_{digest}"
+    matches = data_sets(folder, name)
+    # Data sets of earlier versions may be in the same folders.
+    matches = [path for path in matches if path.name == VERSION] or matches
+    if len(matches) == 1:
+        return Shards(matches[0])
+    if matches:
         raise InputError(
-            f"{len(found)} data sets in {folder} fit {name}: give the folder of one as the data "
-            f"folder (--config.data.dir, or --data_dir in evaluate), such as {found[-1]}"
+            f"{len(matches)} data sets in {folder} match {name}: give the folder of one as the "
+            f"data folder (--config.data.dir, or --data_dir in evaluate), such as {matches[-1]}"
         )
-    others = ", ".join(sorted(path.name for path in folder.glob("ich_ct/*"))) or "none"
+    existing = ", ".join(sorted(path.name for path in folder.glob("ich_ct/*"))) or "none"
     raise InputError(
-        f"no shards in {folder} fit {name} (there: {others}): give --config.data.source=SRC to "
-        "build them, or the folder where they lie"
+        f"no shards in {folder} match {name} (existing: {existing}): give "
+        "--config.data.source=SRC to build them, or the folder that holds them"
     )
+
+
+def _split_plan(data: Any) -> SplitPlan:
+    return SplitPlan(data.split, data.folds, data.fold, data.seed)

@@ -1,4 +1,4 @@
-"""Which patches of a slice hold tissue, told on the host before the slice reaches the device."""
+"""Finds the patches of a slice that hold tissue, on the host, before it reaches the device."""
 
 import dataclasses
 import math
@@ -14,21 +14,22 @@ from dtvit_jax.data.augment import PARAMETERS
 from dtvit_jax.data.crop import Crop, check_threshold
 
 SLACK = 0.005
-"""Pixels that host and device may differ by on where a pixel comes from, with a reserve."""
+"""Largest difference between host and device in a source coordinate, in pixels, with a reserve."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Tissue:
-    """The rule: a patch counts where a pixel in it, or within `margin` pixels, is tissue.
+    """The rule: a patch is kept if a pixel of it, or within `margin` pixels of it, is tissue.
 
-    Tissue is gray above `threshold` in the transformed slice, before the windows.
+    Tissue is gray above `threshold` in the transformed slice, before the windows. Raises InputError
+    for a threshold outside 0 to 254, or a margin below 0.
     """
 
     image_size: int
-    patch: int
-    threshold: float
-    margin: int
-    head: bool = False  # of the head's box, which the same threshold finds; else of the middle
+    patch: int  # pixels a side
+    threshold: float  # gray value, config.tissue.threshold
+    margin: int  # pixels, config.tissue.margin
+    head: bool = False  # config.crop='head': the crop is the head's box, by the same threshold
 
     def __post_init__(self) -> None:
         check_threshold(self.threshold)
@@ -37,49 +38,49 @@ class Tissue:
 
     @property
     def patches(self) -> int:
-        """Patches of a whole slice."""
+        """Patches of a slice, kept or not."""
         return (self.image_size // self.patch) ** 2
 
     def kept(
         self, image: UInt8[np.ndarray, "size size"], parameters: np.ndarray | None = None
     ) -> Bool[np.ndarray, " patches"]:
-        """The patches, row by row, of the model's input from a stored slice.
+        """Returns which patches of the model's input are kept, row by row, for a stored slice.
 
-        Without `parameters` (a row of augment.PARAMETERS) exactly those of the rule. With them no
-        fewer, and a few more: every pixel counts that the device might take, however it rounds,
-        and that its sharpening might lift above the threshold.
+        Without `parameters` (a row of augment.PARAMETERS) exactly those of the rule. With them
+        those and a few more: all pixels count that the device could take, however it rounds, or
+        that its sharpening could raise above the threshold.
         """
         size, threshold = self.image_size, self.threshold
         gray = Crop(size, threshold if self.head else None).on_host(image)
         if parameters is not None:
-            given = dict(zip(PARAMETERS, map(float, parameters), strict=True))
-            gray = _warp(gray, given)
-            # sharpened is f p + (1 - f) blur: below f p for f >= 1, between p and blur for f < 1
-            threshold /= max(given["sharpness"], 1) * given["gain"]
-            if given["sharpness"] < 1:
+            value_of = dict(zip(PARAMETERS, map(float, parameters), strict=True))
+            gray = _warp(gray, value_of)
+            # A sharpened pixel is f p + (1 - f) blur: at most f p for f >= 1, between p and blur
+            # for f < 1.
+            threshold /= max(value_of["sharpness"], 1) * value_of["gain"]
+            if value_of["sharpness"] < 1:
                 gray = _dilate(gray, 1)
         if self.margin:
             gray = _dilate(gray, self.margin)
         side = size // self.patch
         rows = gray.reshape(side, self.patch, size).max(axis=1)
-        found = np.maximum.reduceat(rows, np.arange(0, size, self.patch), axis=1)
-        return (found > threshold).reshape(-1)
+        largest = np.maximum.reduceat(rows, np.arange(0, size, self.patch), axis=1)
+        return (largest > threshold).reshape(-1)
 
     def level(
         self, windows: Sequence[Any], mean: Sequence[float], std: Sequence[float]
     ) -> tuple[int, float, int]:
-        """The rule on the model's own input: channel, value and margin (`ViT`'s option tissue).
+        """Returns the rule for the model's input, `ViT`'s option tissue: channel, value, margin.
 
-        Raises InputError where no channel's window shows the threshold.
+        Raises InputError if the threshold is in no channel's window.
         """
-        gray = math.floor(self.threshold) + 0.5  # stored gray is whole: between two of its values
+        gray = (
+            math.floor(self.threshold) + 0.5
+        )  # between two stored gray values, which are integers
         for channel, (low, high) in enumerate(windows):
             if low < gray < high:
-                return (
-                    channel,
-                    ((gray - low) / (high - low) - mean[channel]) / std[channel],
-                    (self.margin),
-                )
+                value = ((gray - low) / (high - low) - mean[channel]) / std[channel]
+                return channel, value, self.margin
         raise InputError(
             f"config.tissue.threshold={self.threshold}: no channel of config.windows shows gray "
             f"{gray}, so the model can't tell tissue from air: give one such as (0, 255)"
@@ -89,24 +90,24 @@ class Tissue:
 def _dilate(
     gray: UInt8[np.ndarray, "rows columns"], reach: int
 ) -> UInt8[np.ndarray, "rows columns"]:
-    """The largest value within `reach` pixels, in both directions."""
+    """Returns for each pixel the largest value within `reach` rows and columns."""
     return cv2.dilate(gray, np.ones((2 * reach + 1, 2 * reach + 1), np.uint8))
 
 
 def _warp(
-    gray: UInt8[np.ndarray, "size size"], given: dict[str, float]
+    gray: UInt8[np.ndarray, "size size"], value_of: dict[str, float]
 ) -> UInt8[np.ndarray, "size size"]:
-    """The largest value that `augment.rotate` could take for each pixel.
+    """Returns for each pixel the largest value that `augment.rotate` could give.
 
-    OpenCV rounds coordinates to 1/1024 of a pixel and the device computes them in float32: so the
-    nearest pixel is taken four times, from a little to each side.
+    OpenCV rounds coordinates to 1/1024 of a pixel and the device computes them in float32. The
+    nearest pixel is therefore taken four times, with coordinates moved by SLACK in each diagonal.
     """
     size = len(gray)
     centre = (size - 1) / 2
-    angle = math.radians(given["angle"])
-    cosine, sine = math.cos(angle) / given["scale"], math.sin(angle) / given["scale"]
-    mirror = 1 - 2 * given["flip"]
-    x, y = centre + given["shift_x"] * size, centre + given["shift_y"] * size
+    angle = math.radians(value_of["angle"])
+    cosine, sine = math.cos(angle) / value_of["scale"], math.sin(angle) / value_of["scale"]
+    mirror = 1 - 2 * value_of["flip"]
+    x, y = centre + value_of["shift_x"] * size, centre + value_of["shift_y"] * size
     inverse = np.array(
         [
             [mirror * cosine, -mirror * sine, centre - mirror * (cosine * x - sine * y)],

@@ -1,8 +1,11 @@
-"""What acquisition and slice selection alone give: a gray histogram and a logistic regression.
+"""The baseline of an experiment: a gray histogram and a logistic regression.
 
-It sees no shape and no place. A model whose figure does not beat this row by a paired test is not
-distinguishable from it.
+It measures what acquisition and slice selection alone give, since it sees neither shape nor
+position. A model whose figure is not above this row's by a paired test is not distinguishable from
+it.
 """
+
+import dataclasses
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
@@ -10,54 +13,65 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from dtvit_jax.data.shards import Shards, SliceSource
+from dtvit_jax.data.shards import Shards, SliceNames, SliceSource
 from dtvit_jax.decision.predictions import Predictions
-
-NAME = "gray histogram and logistic regression"
 
 
 def features(image: UInt8[np.ndarray, "rows columns"]) -> Float[np.ndarray, " 35"]:
-    """32-bin gray histogram, mean, spread and share of tissue (> 10) of one slice."""
+    """Returns a slice's 32-bin gray histogram, mean, standard deviation and tissue share (> 10)."""
     histogram = np.bincount(image.ravel() >> 3, minlength=32) / image.size
     return np.array([*histogram, image.mean(), image.std(), (image > 10).mean()])
 
 
 def fit(x: Float[np.ndarray, "n f"], labels: Int[np.ndarray, " n"]) -> Pipeline:
-    """Scaled features and a balanced logistic regression."""
+    """Fits a class-balanced logistic regression on standardised features."""
     model = LogisticRegression(max_iter=5000, class_weight="balanced")
     return make_pipeline(StandardScaler(), model).fit(x, labels)
 
 
 def predict(shards: Shards, split: str, fold: int) -> Predictions:
-    """Fitted on the training side, applied to `split`; a location without training rows gets 0."""
-    x, hemorrhage, location, _ = _read(shards.source("train"))
-    given, truth, place, names = _read(shards.source(split))
-    ich = hemorrhage == 1
-    p_location = np.zeros((len(truth), 3))
-    if len(np.unique(location[ich])) > 1:
-        model = fit(x[ich], location[ich])
-        p_location[:, model.classes_] = model.predict_proba(given)
+    """Fits on the training side and predicts `split`; `fold` is written to each row.
+
+    A location without training slices gets the probability 0.
+    """
+    training, target = _read(shards.source("train")), _read(shards.source(split))
+    ich = training.hemorrhage == 1
+    n = len(target.names)
+    p_location = np.zeros((n, 3))
+    if len(np.unique(training.location[ich])) > 1:
+        model = fit(training.features[ich], training.location[ich])
+        p_location[:, model.classes_] = model.predict_proba(target.features)
     else:
-        p_location[:, location[ich][0]] = 1
+        p_location[:, training.location[ich][0]] = 1
+    p_hemorrhage = fit(training.features, training.hemorrhage).predict_proba(target.features)[:, 1]
     return Predictions(
-        key=np.array([name["key"] for name in names]),
-        subject=np.array([name["subject"] for name in names]),
-        hemorrhage=truth,
-        location=place,
-        p_hemorrhage=fit(x, hemorrhage).predict_proba(given)[:, 1],
+        key=np.array([name["key"] for name in target.names]),
+        subject=np.array([name["subject"] for name in target.names]),
+        hemorrhage=target.hemorrhage,
+        location=target.location,
+        p_hemorrhage=p_hemorrhage,
         p_location=p_location,
-        split=np.full(len(truth), split),
-        study=np.array([name["study"] for name in names]),
-        fold=np.full(len(truth), fold),
+        split=np.full(n, split),
+        study=np.array([name["study"] for name in target.names]),
+        fold=np.full(n, fold),
     )
 
 
-Columns = tuple[np.ndarray, np.ndarray, np.ndarray, list[dict[str, str]]]
+@dataclasses.dataclass(frozen=True)
+class _Side:
+    """All slices of one side: features, labels and pseudonyms."""
+
+    features: Float[np.ndarray, "n 35"]
+    hemorrhage: Int[np.ndarray, " n"]
+    location: Int[np.ndarray, " n"]
+    names: list[SliceNames]
 
 
-def _read(source: SliceSource) -> Columns:
+def _read(source: SliceSource) -> _Side:
     rows = [source[i] for i in range(len(source))]
-    x = np.stack([features(row["image"]) for row in rows])
-    hemorrhage = np.array([int(row["hemorrhage"]) for row in rows])
-    location = np.array([int(row["location"]) for row in rows])
-    return x, hemorrhage, location, [source.describe(i) for i in range(len(source))]
+    return _Side(
+        features=np.stack([features(row["image"]) for row in rows]),
+        hemorrhage=np.array([int(row["hemorrhage"]) for row in rows]),
+        location=np.array([int(row["location"]) for row in rows]),
+        names=[source.describe(i) for i in range(len(source))],
+    )

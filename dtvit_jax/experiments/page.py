@@ -1,4 +1,4 @@
-"""table.md, table.html and table.json of an experiment, and its curves and matrices."""
+"""Writes an experiment's table.md, table.html and table.json, and its curves and matrices."""
 
 import json
 from collections import defaultdict
@@ -11,13 +11,13 @@ import ml_collections
 import numpy as np
 from markupsafe import Markup
 
-from data_builder.files import write_json
+from data_builder.files import write_json, write_whole
 from dtvit_jax.decision.predictions import UNKNOWN, Predictions
 from dtvit_jax.evaluation import metrics
 from dtvit_jax.evaluation.bootstrap import RESAMPLES
 from dtvit_jax.evaluation.summary import TASK_CLASSES, has_location
 from dtvit_jax.experiments.grid import BASELINE, Cell, from_random_weights
-from dtvit_jax.experiments.table import FIGURES, beats, difference_of, joined, row_of
+from dtvit_jax.experiments.table import FIGURES, Figure, beats, difference_of, joined, row_of
 from dtvit_jax.reports import figures
 from dtvit_jax.reports.limitations import PHANTOM, RESEARCH
 from dtvit_jax.reports.pages import environment
@@ -26,12 +26,15 @@ from dtvit_jax.training.record import read_history
 LEVELS = ("subject", "slice")
 MAIN = tuple(label for _, _, label in FIGURES[:4])
 RESAMPLES_ON_THE_WAY = 1000
+"""Resamples while cells are missing."""
+
 RANDOM = "from random weights; not a replication"
 Done = Mapping[Cell, Predictions]
+"""Predictions of the finished cells."""
 
 
 def write_table(config: ml_collections.ConfigDict, done: Done, total: int, out: Path) -> None:
-    """Writes the table of the cells that are done; curves and matrices once all are."""
+    """Writes the table of the finished cells; also curves and matrices once all `total` are."""
     whole = len(done) == total
     table = make_table(config, done, total, RESAMPLES if whole else RESAMPLES_ON_THE_WAY)
     table["phantom"] = _phantom(done, out)
@@ -46,23 +49,21 @@ def write_table(config: ml_collections.ConfigDict, done: Done, total: int, out: 
     plain.filters["cell"] = cell_in_words
     html = environment()
     html.filters["cell"] = cell_in_words
-    for name, made in (("table.md", plain), ("table.html", html)):
-        page = made.get_template(f"experiment{Path(name).suffix}").render(
+    for name, templates in (("table.md", plain), ("table.html", html)):
+        page = templates.get_template(f"experiment{Path(name).suffix}").render(
             t=table, figures=pictures, research=RESEARCH, baseline=BASELINE, **words
         )
-        draft = out / f"{name}.part"
-        draft.write_text(page.rstrip() + "\n", encoding="utf-8")
-        draft.replace(out / name)
+        write_whole(out / name, page.rstrip() + "\n")
     write_json(out / "table.json", table)
 
 
 def make_table(
     config: ml_collections.ConfigDict, done: Done, total: int, resamples: int
 ) -> dict[str, Any]:
-    """table.json: each row's figures by split and level, and the paired differences.
+    """Returns table.json: each row's figures by split and level, and paired differences.
 
-    "against": row - baseline. "leak": the split over slices - the split over subjects, on the same
-    slices: what knowing a test subject's other slices is worth.
+    "against": row minus baseline. "leak": split by slice minus split by subject, on the same
+    slices, which is the gain from training on other slices of the test subjects.
     """
     seeds: dict[tuple[str, str], dict[int, dict[int, Predictions]]] = defaultdict(dict)
     for cell, predictions in done.items():
@@ -83,52 +84,55 @@ def make_table(
         rows: dict[str, Any] = {}
         against: dict[str, Any] = {}
         for name in names:
-            mine = seeds.get((name, split))
-            if not mine:
+            of_row, baseline = seeds.get((name, split)), seeds.get((BASELINE, split))
+            if not of_row:
                 continue
-            rows[name] = {level: row_of(mine, level, resamples=resamples) for level in LEVELS}
-            base = seeds.get((BASELINE, split))
-            if name != BASELINE and base:
+            rows[name] = {level: row_of(of_row, level, resamples=resamples) for level in LEVELS}
+            if name != BASELINE and baseline:
                 against[name] = {
-                    level: difference_of(mine, base, level, resamples=resamples) for level in LEVELS
+                    level: difference_of(of_row, baseline, level, resamples=resamples)
+                    for level in LEVELS
                 }
                 against[name]["verdict"] = verdict(against[name]["subject"])
         table["splits"][split] = {"rows": rows, "against": against}
     for name in names if {"slice", "subject"} <= set(config.splits) else ():
-        pair = [seeds.get((name, split)) for split in ("slice", "subject")]
-        if pair[0] and pair[1]:
+        by_slice, by_subject = (seeds.get((name, split)) for split in ("slice", "subject"))
+        if by_slice and by_subject:
             table["leak"][name] = {
-                level: difference_of(pair[0], pair[1], level, resamples=resamples)
+                level: difference_of(by_slice, by_subject, level, resamples=resamples)
                 for level in LEVELS
             }
     return table
 
 
 def verdict(difference: Mapping[str, Any]) -> str:
-    """What the paired difference from the baseline allows to say of the ICH figure."""
-    found = beats(difference, "ICH AUROC")
-    if found is None:
+    """Returns what the paired difference from the baseline implies for the ICH figure, in words."""
+    above = beats(difference, "ICH AUROC")
+    if above is None:
         return "no paired interval"
-    if found:
+    if above:
         return "above acquisition and slice selection"
     below = difference["ICH AUROC"]["high"] < 0
     end = ", and below them" if below else ""
     return f"not distinguishable from acquisition and slice selection{end}"
 
 
-def cell_in_words(entry: Mapping[str, Any] | None, sign: bool = False) -> str:
-    """'0.912 (0.845 to 0.956)'."""
-    if not entry or entry["value"] is None:
+def cell_in_words(figure: Figure | None, sign: bool = False) -> str:
+    """Formats a figure as '0.912 (0.845 to 0.956)', with `sign` as '+0.912 (...)'."""
+    if not figure or figure["value"] is None:
         return "none"
     form = "{:+.3f}" if sign else "{:.3f}"
-    said = form.format(entry["value"])
-    if entry["low"] is None:
-        return f"{said} (no interval: nothing varied)"
-    return f"{said} ({form.format(entry['low'])} to {form.format(entry['high'])})"
+    value = form.format(figure["value"])
+    if figure["low"] is None:
+        return f"{value} (no interval: no variation)"
+    return f"{value} ({form.format(figure['low'])} to {form.format(figure['high'])})"
 
 
 def draw(done: Done, out: Path) -> dict[str, Any]:
-    """Figure 5's curves (means over folds and seeds) and Figure 6's matrices, by slice."""
+    """Draws each row's training curves and confusion matrices, as Figures 5 and 6 of the paper.
+
+    Curves are means over folds and seeds. Matrices count the slices of the first seed.
+    """
     drawn: dict[str, Any] = {}
     groups: dict[tuple[str, str], list[Cell]] = defaultdict(list)
     for cell in done:
@@ -138,9 +142,8 @@ def draw(done: Done, out: Path) -> dict[str, Any]:
         history = mean_history([read_history(out / cell.folder) for cell in members])
         if history:
             drawn[f"curves_{name}"] = figures.training_curves(history)
-        first = [done[cell] for cell in members if cell.seed == members[0].seed]
-        whole = joined(first)
-        for task, matrix in _matrices(whole).items():
+        first_seed = [done[cell] for cell in members if cell.seed == members[0].seed]
+        for task, matrix in _matrices(joined(first_seed)).items():
             title = f"{row}, {split} split: {task}"
             drawn[f"matrix_{task}_{name}"] = figures.confusion(
                 matrix, TASK_CLASSES[task], title, "slices"
@@ -149,25 +152,26 @@ def draw(done: Done, out: Path) -> dict[str, Any]:
 
 
 def _matrices(table: Predictions) -> dict[str, np.ndarray]:
-    known, located = table.hemorrhage != UNKNOWN, has_location(table)
-    found = {}
-    if known.any():
-        called = (table.p_hemorrhage[known] >= 0.5).astype(int)
-        found["hemorrhage"] = metrics.confusion_matrix(table.hemorrhage[known], called, 2)
+    labelled, located = table.hemorrhage != UNKNOWN, has_location(table)
+    matrices = {}
+    if labelled.any():
+        predicted = (table.p_hemorrhage[labelled] >= 0.5).astype(int)
+        truth = table.hemorrhage[labelled]
+        matrices["hemorrhage"] = metrics.confusion_matrix(truth, predicted, 2)
     if located.any():
-        called = table.p_location[located].argmax(axis=1)
-        found["location"] = metrics.confusion_matrix(table.location[located], called, 3)
-    return found
+        predicted = table.p_location[located].argmax(axis=1)
+        matrices["location"] = metrics.confusion_matrix(table.location[located], predicted, 3)
+    return matrices
 
 
 def mean_history(histories: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """Rows of the same split and place in the order of evaluations, averaged over runs."""
+    """Averages the runs' histories: the n-th evaluation of a split over all runs."""
     groups: dict[tuple[str, int], list[dict[str, Any]]] = defaultdict(list)
     for history in histories:
-        place: dict[str, int] = defaultdict(int)
+        count: dict[str, int] = defaultdict(int)
         for row in history:
-            groups[row["split"], place[row["split"]]].append(row)
-            place[row["split"]] += 1
+            groups[row["split"], count[row["split"]]].append(row)
+            count[row["split"]] += 1
     return [
         {
             "split": split,
@@ -182,7 +186,7 @@ def mean_history(histories: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
 
 
 def _phantom(done: Done, out: Path) -> bool:
-    """Whether the runs say that their data are phantoms."""
+    """Returns whether the data are phantoms, by the first run.json that can be read."""
     for cell in done:
         try:
             record = json.loads((out / cell.folder / "run.json").read_text())

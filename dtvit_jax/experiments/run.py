@@ -1,6 +1,5 @@
-"""Trains and predicts what an experiment still lacks, cell by cell, and keeps its table."""
+"""Runs the cells of an experiment that are not finished, and keeps its table up to date."""
 
-import csv
 import signal
 import subprocess
 import sys
@@ -11,23 +10,35 @@ import ml_collections
 
 from data_builder.errors import InputError
 from data_builder.files import hold
-from dtvit_jax.decision.predictions import Predictions, read_csv, write_csv
+from dtvit_jax.data.shards import open_shards
+from dtvit_jax.decision.predictions import Predictions
+from dtvit_jax.experiments import histogram_baseline
+from dtvit_jax.experiments.folder import claim, finish, finished, write_failed
 from dtvit_jax.experiments.grid import (
     BASELINE,
     Cell,
     baseline_data,
     cells,
     check,
-    claim,
-    command,
     data_fields,
+    recipe_path,
 )
+from dtvit_jax.experiments.page import write_table
+from dtvit_jax.runs.trained_run import TrainedRun
 
 STOPPED = (130, 143)
+"""Exit statuses of a training command that SIGINT or SIGTERM stopped."""
+
+Runner = Callable[[ml_collections.ConfigDict, Cell, Path], Predictions]
 
 
 def run_cell(config: ml_collections.ConfigDict, cell: Cell, out: Path) -> Predictions:
-    """Trains and predicts the test side of one cell. Raises InputError where it can't."""
+    """Trains one cell in a process of its own, and predicts its test side in this one.
+
+    Raises:
+      InputError: the baseline's data can't be read, or training failed.
+      KeyboardInterrupt: training was stopped by a signal.
+    """
     if cell.row == BASELINE:
         return run_baseline(config, cell)
     status = train(command(config, cell, out))
@@ -35,13 +46,28 @@ def run_cell(config: ml_collections.ConfigDict, cell: Cell, out: Path) -> Predic
         raise KeyboardInterrupt
     if status:
         raise InputError(f"training ended with status {status}; its message is above")
-    from dtvit_jax.runs.trained_run import TrainedRun
-
     return TrainedRun(out / cell.folder).predict("test")
 
 
+def command(config: ml_collections.ConfigDict, cell: Cell, out: Path) -> list[str]:
+    """Returns the training command of a cell, as words."""
+    row = config.rows[cell.row]
+    fields = dict(row.fields) | data_fields(config, cell) | {"seed": cell.seed}
+    return [
+        sys.executable,
+        "-m",
+        "dtvit_jax.main",
+        f"--config={recipe_path(row.recipe)}",
+        f"--workdir={out / cell.folder}",
+        *(f"--config.{name}={value}" for name, value in fields.items()),
+    ]
+
+
 def train(words: list[str]) -> int:
-    """Runs a training command and returns its status; passes signals on, so that it can save."""
+    """Runs a training command and returns its status.
+
+    SIGINT and SIGTERM are passed on to it, and its end is waited for, since it saves first.
+    """
     with subprocess.Popen(words, stdout=subprocess.DEVNULL) as process:
         before = signal.signal(signal.SIGTERM, lambda number, frame: process.terminate())
         try:
@@ -55,28 +81,25 @@ def train(words: list[str]) -> int:
 
 
 def run_baseline(config: ml_collections.ConfigDict, cell: Cell) -> Predictions:
-    """The histogram on the shards of the first recipe: same slices, same sides."""
-    from dtvit_jax.data.shards import open_shards
-    from dtvit_jax.experiments import histogram_baseline
-
-    given = {name.removeprefix("data."): v for name, v in data_fields(config, cell).items()}
+    """Fits the gray histogram on the first row's data: the same slices on the same sides."""
     data = baseline_data(config)
-    data.update(given)
+    data.update({name.removeprefix("data."): v for name, v in data_fields(config, cell).items()})
     return histogram_baseline.predict(open_shards(data), "test", cell.fold)
 
 
-Runner = Callable[[ml_collections.ConfigDict, Cell, Path], Predictions]
-
-
 def run(config: ml_collections.ConfigDict, out: Path, runner: Runner = run_cell) -> int:
-    """Runs what is not done yet and returns the exit status. Raises InputError for bad input."""
-    from dtvit_jax.experiments.page import write_table
+    """Runs all cells that are not finished and returns the exit status.
 
+    0: all are finished; 1: some failed; 130: stopped by a signal. The table is written after each
+    cell. Raises InputError for a bad grid or a folder that another experiment or process uses.
+    """
     check(config)
     hold(out, "--out")
     claim(config, out)
-    grid, failed = list(cells(config)), []
-    done = {cell: found for cell in grid if (found := finished(out, cell)) is not None}
+    grid = list(cells(config))
+    failed: list[tuple[Cell, str]] = []
+    loaded = {cell: finished(out, cell) for cell in grid}
+    done = {cell: predictions for cell, predictions in loaded.items() if predictions is not None}
     for number, cell in enumerate(grid, start=1):
         if cell in done:
             continue
@@ -90,28 +113,10 @@ def run(config: ml_collections.ConfigDict, out: Path, runner: Runner = run_cell)
         except KeyboardInterrupt:
             print("stopped; the same command goes on", file=sys.stderr)
             return STOPPED[0]
-        (out / cell.folder).mkdir(parents=True, exist_ok=True)
-        write_csv(out / cell.folder / "predictions.csv", predictions)  # it says the cell is done
+        finish(out, cell, predictions)
         done[cell] = predictions
         write_table(config, done, len(grid), out)
     if done:
         write_table(config, done, len(grid), out)
     write_failed(out, failed)
     return 1 if failed else 0
-
-
-def finished(out: Path, cell: Cell) -> Predictions | None:
-    """The predictions of a cell that is done."""
-    path = out / cell.folder / "predictions.csv"
-    return read_csv(path) if path.is_file() else None
-
-
-def write_failed(out: Path, failed: list[tuple[Cell, str]]) -> None:
-    """failed.csv: each cell that could not be run, and why; none where all could."""
-    path = out / "failed.csv"
-    path.unlink(missing_ok=True)
-    if failed:
-        with path.open("w", newline="", encoding="utf-8") as file:
-            rows = csv.writer(file, lineterminator="\n")
-            rows.writerow(("row", "split", "seed", "fold", "why"))
-            rows.writerows((c.row, c.split, c.seed, c.fold, why) for c, why in failed)

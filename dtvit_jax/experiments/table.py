@@ -1,9 +1,9 @@
-"""The table of an experiment, from the predictions of the folds that are done."""
+"""Computes a table's figures, with intervals over subjects, from the finished folds."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 from jaxtyping import Float
@@ -25,14 +25,30 @@ FIGURES = (
     ("combined", "mean_specificity", "specificity"),
     ("combined", "loss", "loss"),
 )
-"""The first four, and the columns of the paper's Table 4 (positive class: ICH)."""
+"""Task, metric and label of each figure: four main ones, then the columns of the paper's Table 4.
+
+In the latter the positive class is ICH.
+"""
 
 Folds = Mapping[int, Predictions]
+"""Predictions of the test side, by fold."""
+
 Seeds = Mapping[int, Folds]
+"""The same, by seed."""
+
+
+class Figure(TypedDict):
+    """A figure and its 95% interval over subjects; None where it is undefined."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+    seeds: NotRequired[list[float]]  # the value of each seed
+    p: NotRequired[float | None]  # of a difference: two-sided p
 
 
 def joined(tables: Sequence[Predictions]) -> Predictions:
-    """All folds' slices, each predicted once, in the order of their keys."""
+    """Joins the slices of all folds, each predicted once, sorted by key."""
     names = [field.name for field in dataclasses.fields(Predictions)]
     whole = Predictions(**{n: np.concatenate([getattr(t, n) for t in tables]) for n in names})
     return whole.select(np.argsort(whole.key))
@@ -44,20 +60,23 @@ def row_of(
     aggregation: Aggregation = DEFAULT,
     resamples: int = bootstrap.RESAMPLES,
 ) -> dict[str, Any]:
-    """Each of FIGURES over the folds that all started seeds have done: the mean over seeds.
+    """Returns FIGURES by label, as means over seeds, on the folds that all started seeds have.
 
-    "low", "high": 95% over subjects, of that mean; "seeds": each seed's own value.
+    The interval is that of the mean. "folds", "seeds" and "slices": what it was computed from.
+
+    Args:
+      level: 'subject' or 'slice'.
     """
     tables, folds = _common(seeds)
-    found: dict[str, Any] = {"folds": folds, "seeds": len(tables), "slices": len(tables[0])}
+    row: dict[str, Any] = {"folds": folds, "seeds": len(tables), "slices": len(tables[0])}
     for task, index, strata, statistics in _tasks(tables, level, aggregation):
-        each = [statistic(np.ones((1, len(index)))) for statistic in statistics]
+        of_seeds = [statistic(np.ones((1, len(index)))) for statistic in statistics]
         intervals = bootstrap.bootstrap(partial(_mean, statistics), index, strata, resamples)
         for figure_task, name, label in FIGURES:
             if figure_task == task:
-                found[label] = _entry(intervals[name])
-                found[label]["seeds"] = [float(values[name][0]) for values in each]
-    return found
+                row[label] = _figure(intervals[name])
+                row[label]["seeds"] = [float(values[name][0]) for values in of_seeds]
+    return row
 
 
 def difference_of(
@@ -67,27 +86,30 @@ def difference_of(
     aggregation: Aggregation = DEFAULT,
     resamples: int = bootstrap.RESAMPLES,
 ) -> dict[str, Any]:
-    """first - second for each of FIGURES, on the slices that both predicted, resampled together."""
+    """Returns first minus second for each of FIGURES, on the slices that both predicted.
+
+    Both are resampled together, by subject.
+    """
     ones, twos = _common(first)[0], _common(second)[0]
     keys = np.intersect1d(ones[0].key, twos[0].key)
     ones, twos = ([t.select(np.isin(t.key, keys)) for t in tables] for tables in (ones, twos))
-    found: dict[str, Any] = {"slices": len(keys)}
+    row: dict[str, Any] = {"slices": len(keys)}
     if not len(keys):
-        return found
+        return row
     pairs = zip(_tasks(ones, level, aggregation), _tasks(twos, level, aggregation), strict=True)
     for (task, index, strata, a), (_, _, _, b) in pairs:
         paired = partial(_difference, a, b)
         intervals = bootstrap.bootstrap(paired, index, strata, resamples, difference=True)
         for figure_task, name, label in FIGURES:
             if figure_task == task:
-                found[label] = _entry(intervals[name])
+                row[label] = _figure(intervals[name])
                 p = intervals[name].p
-                found[label]["p"] = float(p) if np.isfinite(p) else None
-    return found
+                row[label]["p"] = float(p) if np.isfinite(p) else None
+    return row
 
 
 def _common(seeds: Seeds) -> tuple[list[Predictions], list[int]]:
-    """A table a seed, over the folds that every seed has; those folds."""
+    """Joins each seed's folds, of those that every started seed has; returns these folds too."""
     started = [folds for folds in seeds.values() if folds]
     folds = sorted(set.intersection(*(set(f) for f in started)))
     return [joined([f[fold] for fold in folds]) for f in started], folds
@@ -97,15 +119,15 @@ Task = tuple[str, np.ndarray, np.ndarray, list[bootstrap.Statistic]]
 
 
 def _tasks(tables: Sequence[Predictions], level: str, aggregation: Aggregation) -> Iterator[Task]:
-    """Task, each row's subject, the subjects' strata, and each table's statistic."""
-    of = [parts(table, by_subject(table, aggregation)[0]) for table in tables]
-    for together in zip(*of, strict=True):
-        if together[0][0] == level:
-            _, task, part, index, strata = together[0]
-            if len(part):
-                shown = {name for of_task, name, _ in FIGURES if of_task == task}
-                statistics = [statistic_of(t[2], task, 0.5) for t in together]
-                yield task, index, strata, [partial(_only, shown, s) for s in statistics]
+    """Yields each task, its rows' subjects, the subjects' strata, and each table's statistic."""
+    parts_of_tables = [parts(table, by_subject(table, aggregation)[0]) for table in tables]
+    for same_part in zip(*parts_of_tables, strict=True):
+        if same_part[0][0] == level:
+            _, task, rows, index, strata = same_part[0]
+            if len(rows):
+                names = {name for figure_task, name, _ in FIGURES if figure_task == task}
+                statistics = [statistic_of(part[2], task, 0.5) for part in same_part]
+                yield task, index, strata, [partial(_only, names, s) for s in statistics]
 
 
 def _only(
@@ -130,14 +152,20 @@ def _difference(
     return {name: a[name] - b[name] for name in a}
 
 
-def _entry(interval: bootstrap.Interval) -> dict[str, Any]:
-    numbers = {"value": interval.value, "low": interval.low, "high": interval.high}
-    return {name: float(v) if np.isfinite(v) else None for name, v in numbers.items()}
+def _figure(interval: bootstrap.Interval) -> Figure:
+    def finite(value: float) -> float | None:
+        return float(value) if np.isfinite(value) else None
+
+    return {
+        "value": finite(interval.value),
+        "low": finite(interval.low),
+        "high": finite(interval.high),
+    }
 
 
 def beats(difference: Mapping[str, Any], label: str) -> bool | None:
-    """Whether the interval of a difference lies above 0; None where there is none."""
-    entry = difference.get(label)
-    if not entry or entry["low"] is None:
+    """Returns whether a difference's interval is above 0; None without an interval."""
+    figure = difference.get(label)
+    if not figure or figure["low"] is None:
         return None
-    return bool(entry["low"] > 0)
+    return bool(figure["low"] > 0)

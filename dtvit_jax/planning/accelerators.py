@@ -1,10 +1,10 @@
-"""Published figures of accelerators: peak rates, memory, memory bandwidth, links.
+"""Lists published figures of accelerators: peak rates, memory, bandwidth, links.
 
 Sources: NVIDIA's data sheets of H100 SXM, H200 SXM, A100 80 GB SXM, L4, L40S and A10; its white
 papers of Ada (RTX 4090) and GA102 (RTX 3090), tensor cores with FP32 accumulation; all without
 sparsity. TPUs: the Cloud TPU documentation's page of each version (docs.cloud.google.com/tpu/docs).
-Links: a GPU's NVLink, else its PCIe 4.0 x16, and a TPU chip's inter-chip interconnect, each one way
-(half of the bidirectional figure that is published).
+Links: a GPU's NVLink, otherwise its PCIe 4.0 x16; a TPU chip's inter-chip interconnect. Each is one
+way, half of the published bidirectional figure.
 """
 
 import dataclasses
@@ -15,25 +15,29 @@ from data_builder.errors import InputError
 
 @dataclasses.dataclass(frozen=True)
 class Accelerator:
-    """One chip. Rates are a second's."""
+    """One chip.
+
+    Attributes:
+      bfloat16_flops: peak operations a second of products with bfloat16 operands.
+      float32_flops: the same with float32 operands at JAX's default precision: TF32 on NVIDIA's,
+        bfloat16 passes on TPUs.
+      memory: bytes.
+      bandwidth: bytes a second between chip and memory.
+      link: bytes a second to the other chips, one way.
+    """
 
     name: str
     bfloat16_flops: float
     float32_flops: float
-    """Of products with float32 operands at JAX's default precision: TF32 on NVIDIA's, bfloat16
-    passes on TPUs."""
     memory: int
-    """Bytes."""
     bandwidth: float
-    """Bytes between chip and memory."""
     link: float
-    """Bytes to the other chips, one way."""
 
 
 def _gpu(
     name: str, bf16: float | int, tf32: float | int, gb: int, gb_s: float | int, link: float | int
 ) -> Accelerator:
-    # A GPU of 24 GB has 24 GiB; one of 80 GB, with HBM, has 80e9 bytes and a little more.
+    # TFLOP/s, GB and GB/s. A GPU of 24 GB has 24 GiB; one of 80 GB, with HBM, a little over 80e9.
     memory = gb * 2**30 if gb < 80 else gb * 10**9
     return Accelerator(name, bf16 * 1e12, tf32 * 1e12, memory, gb_s * 1e9, link * 1e9)
 
@@ -61,13 +65,16 @@ ACCELERATORS = (
 
 
 def find(name: str) -> Accelerator:
-    """The accelerator called `name`, whatever its capitals, spaces and dashes."""
+    """Returns the accelerator of that name; case, spaces, dashes and the brand make no difference.
+
+    Raises InputError for a name that is not in ACCELERATORS.
+    """
 
     def plain(text: str) -> str:
         return re.sub(r"[^a-z0-9]|nvidia|geforce|tpu|rtx", "", text.lower())
 
-    for one in ACCELERATORS:
-        if plain(one.name) == plain(name):
-            return one
-    known = ", ".join(one.name for one in ACCELERATORS)
-    raise InputError(f"--device={name}: not in the list; there are {known}")
+    for accelerator in ACCELERATORS:
+        if plain(accelerator.name) == plain(name):
+            return accelerator
+    names = ", ".join(accelerator.name for accelerator in ACCELERATORS)
+    raise InputError(f"--device={name}: not in the list; there are {names}")

@@ -1,4 +1,4 @@
-"""What a compiled program sends between devices, read from its HLO."""
+"""Reads the collective operations of a compiled program from its HLO."""
 
 import dataclasses
 import math
@@ -15,7 +15,7 @@ _SHAPE = re.compile(r"\b(pred|bf16|[suf]\d+)\[([\d,]*)\]")
 
 @dataclasses.dataclass(frozen=True)
 class Collective:
-    """One operation between devices. `size` is the bytes of its result on one device."""
+    """One collective operation; `size` is its result's bytes on one device."""
 
     kind: str
     size: int
@@ -23,27 +23,30 @@ class Collective:
 
 
 def collectives(hlo: str) -> list[Collective]:
-    """Those of `jax.stages.Compiled.as_text()`, in the order of the text.
+    """Lists the collectives in `jax.stages.Compiled.as_text()`, in the order of the text.
 
-    An operation inside a loop stands there once, however often the loop turns.
+    An operation inside a loop is listed once, whatever the number of iterations.
     """
-    found = []
+    operations = []
     for line in hlo.splitlines():
         if match := _OPERATION.search(line):
             shapes, kind, _ = match.groups()
             size = sum(
-                _BYTES[kind_] * math.prod(map(int, filter(None, dimensions.split(","))))
-                for kind_, dimensions in _SHAPE.findall(shapes)
+                _BYTES[dtype] * math.prod(map(int, filter(None, dimensions.split(","))))
+                for dtype, dimensions in _SHAPE.findall(shapes)
             )
-            found.append(Collective(kind, size, line.strip()))
-    return found
+            operations.append(Collective(kind, size, line.strip()))
+    return operations
 
 
 def sent_by_all_reduce(size: float | int, devices: int) -> float:
-    """Bytes that each device sends in a ring all-reduce of `size` bytes."""
+    """Returns the bytes that each device sends in a ring all-reduce of `size` bytes."""
     return 2 * size * (devices - 1) / devices
 
 
 def sent_by_all_gather(size: float | int, devices: int) -> float:
-    """Bytes that each device sends in a ring all-gather to, or reduce-scatter of, `size` bytes."""
+    """Returns the bytes that each device sends in a ring all-gather to `size` bytes.
+
+    A reduce-scatter of `size` bytes sends as many.
+    """
     return size * (devices - 1) / devices

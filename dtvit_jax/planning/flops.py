@@ -1,4 +1,4 @@
-"""Floating-point operations of a JAX function, counted in its trace: nothing runs or compiles."""
+"""Counts floating-point operations in a JAX function's trace; nothing runs or compiles."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -10,16 +10,21 @@ from jax.interpreters import partial_eval
 
 
 def count(function: Callable, *arguments: Any) -> int:
-    """Operations of the products (matrix products and convolutions) in `function`: 2 a MAC.
+    """Counts the operations of matrix products and convolutions in `function`, 2 a multiply-add.
 
-    `arguments` may be shapes (`jax.ShapeDtypeStruct`). Sums, norms, softmax and the like are left
-    out, as in published counts. A scan's body counts once a turn, what a backward pass computes
-    again counts again; what nothing reads does not count, as no compiler keeps it. Raises
-    ValueError for a loop whose number of turns is not known.
+    Sums, norms, softmax and the like are left out, as in published counts. A scan's body counts
+    once an iteration, and what a backward pass recomputes counts again. Results that nothing uses
+    do not count, since compilers remove them.
+
+    Args:
+      arguments: arrays, or shapes (`jax.ShapeDtypeStruct`).
+
+    Raises:
+      ValueError: a loop with products has an unknown number of iterations.
     """
     jaxpr = jax.make_jaxpr(function)(*arguments).jaxpr
-    read, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
-    return _count(read)
+    used, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
+    return _count(used)
 
 
 def _count(jaxpr: core.Jaxpr) -> int:
@@ -36,7 +41,7 @@ def _of(equation: core.JaxprEqn) -> int:
     if name == "cond":
         return max(inner)
     if name == "while" and any(inner):
-        raise ValueError("a loop with products in it turns a number of times that is not known")
+        raise ValueError("a loop with products in it has an unknown number of iterations")
     return sum(inner) * (equation.params["length"] if name == "scan" else 1)
 
 
@@ -47,10 +52,10 @@ def _product(equation: core.JaxprEqn) -> int:
 
 
 def _convolution(equation: core.JaxprEqn) -> int:
-    """Of the output's every number; taps in the padding count too, as in published counts.
+    """Operations of a convolution; taps in the padding count too, as in published counts.
 
-    A gradient's convolution reads an input with zeros set in (`lhs_dilation`) or a kernel so
-    spread: those zeros count as what hardware would skip, so that it costs what the forward did.
+    A gradient's convolution has an input or kernel dilated with zeros (`lhs_dilation`). Products
+    with these are left out, so that it costs as much as the forward convolution.
     """
     numbers = equation.params["dimension_numbers"]
     kernel = _shape(equation.invars[1])

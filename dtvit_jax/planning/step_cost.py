@@ -1,4 +1,4 @@
-"""What one training step costs, by arithmetic on shapes: no device, nothing compiled."""
+"""Estimates what one training step costs, by arithmetic on shapes: no device, no compilation."""
 
 import dataclasses
 import functools
@@ -28,38 +28,45 @@ from dtvit_jax.training.sharding import (
 from dtvit_jax.training.steps import Task, train_step
 
 USABLE = 0.92
-"""Part of an accelerator's memory that arrays get; its driver and fragments take the rest."""
+"""Fraction of an accelerator's memory for arrays; driver and fragmentation take the rest."""
 
 
 @dataclasses.dataclass(frozen=True)
 class StepCost:
-    """One training step. Bytes are one device's, operations those of all devices together."""
+    """The cost of one training step.
+
+    Attributes:
+      parameters: of the model.
+      forward_macs: multiply-adds of one image's forward pass, as this program computes it.
+      flops: operations of products in the step, two a multiply-add, on all devices together.
+      memory: of one device.
+      examples: of one device's part of the batch.
+      accumulation: parts that these are computed in.
+      devices: of the mesh.
+      sent: upper bound of the bytes that one device sends, by kind of collective, in rings.
+    """
 
     parameters: int
     forward_macs: int
-    """Multiply-adds of one image's forward pass, as this program computes it."""
     flops: int
-    """Operations of products in the whole step, two a multiply-add."""
     memory: Estimate
     examples: int
-    """One device's part of the batch."""
     accumulation: int
     devices: int
     sent: dict[str, float]
-    """Bytes that one device sends, by kind of collective; a ring's, and at most."""
 
     def total(self) -> int:
-        """Bytes that a device needs."""
+        """Returns the bytes that a device needs."""
         return self.memory.total(self.examples // self.accumulation, self.accumulation)
 
 
 def abstract_mesh(data: int, fsdp: int) -> AbstractMesh:
-    """A mesh of no devices, for shapes."""
+    """Returns a mesh without devices, for arithmetic on shapes."""
     return AbstractMesh((data, fsdp), ("data", "fsdp"))
 
 
 def step_cost(config: ml_collections.ConfigDict, data: int = 1, fsdp: int = 1) -> StepCost:
-    """Counts a step of `config` on data x fsdp devices. Raises InputError for a bad config."""
+    """Estimates a step of `config` on data x fsdp devices. Raises InputError for a bad config."""
     mesh = abstract_mesh(data, fsdp)
     task = make_task(config, steps=1)  # what is counted does not depend on the number of steps
     abstract = abstract_state(task)
@@ -84,26 +91,27 @@ def needed(
     task: Task,
     plain: Estimate | None = None,
 ) -> Estimate:
-    """As `step_memory`; where blocks are recomputed, one block's activations lie there besides.
+    """Estimates a step's memory as `step_memory`, plus one block's activations under remat.
 
-    `plain` is the estimate without recomputing, where it is known.
+    `step_memory` counts what the backward pass keeps; a recomputed block's own activations are
+    there besides. `plain` is the estimate without remat, if it is known.
     """
     need = step_memory(config, task)
-    if not config.model.get("remat"):
+    if not config.model.get("remat"):  # a CNN has no such option
         return need
     if plain is None:
         kept = ml_collections.ConfigDict(config.to_dict())
         kept.model.remat = False
         plain = step_memory(kept, make_task(kept, steps=1))
     block = plain.activations_per_example // len(task.network.params["encoder"]["blocks"])
-    again = need.activations_per_example + block
-    return dataclasses.replace(need, activations_per_example=again)
+    with_block = need.activations_per_example + block
+    return dataclasses.replace(need, activations_per_example=with_block)
 
 
 def abstract_batch(
     config: ml_collections.ConfigDict, placed: NamedSharding | None = None
 ) -> dict[str, jax.ShapeDtypeStruct]:
-    """The shapes of a training batch."""
+    """Returns the shapes of a training batch (`data.loader.Batch`)."""
     n, size = config.batch_size, config.data.size
 
     def shape(*dimensions: int, dtype: Any) -> jax.ShapeDtypeStruct:
@@ -121,7 +129,7 @@ def abstract_batch(
 
 
 def forward_macs(config: ml_collections.ConfigDict, network: Network) -> int:
-    """Multiply-adds of the model on one image."""
+    """Counts the multiply-adds of the model's forward pass on one image."""
     side = config.model.image_size
     images = jax.ShapeDtypeStruct((1, side, side, config.model.channels), jnp.float32)
 
@@ -132,16 +140,20 @@ def forward_macs(config: ml_collections.ConfigDict, network: Network) -> int:
 
 
 def sent(params: Any, placed: Any, data: int, fsdp: int, accumulation: int = 1) -> dict[str, float]:
-    """Bytes that one device sends in a step for `params` as `placed`, by kind.
+    """Returns the bytes that one device sends in a step, by kind of collective.
 
-    A whole parameter: its gradient is summed over all devices. One in parts: it is gathered for the
-    forward pass, its gradient is summed and scattered over 'fsdp', and the parts summed over
-    'data'. Each part of an accumulated batch does so again.
+    A replicated parameter's gradient is summed over all devices. A sharded parameter is gathered
+    for the forward pass, its gradient is reduced and scattered over 'fsdp', and its shards are
+    summed over 'data'. Each part of an accumulated batch repeats this.
+
+    Args:
+      params: abstract parameters.
+      placed: their shardings.
     """
     total = {"all-reduce": 0.0, "all-gather": 0.0, "reduce-scatter": 0.0}
-    for x, part in zip(jax.tree.leaves(params), jax.tree.leaves(placed), strict=True):
+    for x, sharding in zip(jax.tree.leaves(params), jax.tree.leaves(placed), strict=True):
         size = math.prod(x.shape) * x.dtype.itemsize
-        if is_split(part):
+        if is_split(sharding):
             total["all-gather"] += sent_by_all_gather(size, fsdp)
             total["reduce-scatter"] += sent_by_all_gather(size, fsdp)
             total["all-reduce"] += sent_by_all_reduce(size / fsdp, data)
@@ -152,24 +164,29 @@ def sent(params: Any, placed: Any, data: int, fsdp: int, accumulation: int = 1) 
 
 @dataclasses.dataclass(frozen=True)
 class StepTime:
-    """Seconds of a step on an accelerator."""
+    """Seconds of a step on an accelerator.
+
+    Attributes:
+      products: at the given fraction of the peak.
+      memory: the least traffic between chip and memory, at its full bandwidth.
+      links: the collectives, at the link's full rate, not overlapped with anything.
+    """
 
     products: float
-    """At the stated part of the peak."""
     memory: float
-    """The least that must pass between chip and memory, at its full bandwidth."""
     links: float
-    """The collectives, at the link's full rate, after all else."""
 
     @property
     def total(self) -> float:
+        """Seconds: the larger of products and memory, plus the links."""
         return max(self.products, self.memory) + self.links
 
 
 def step_time(cost: StepCost, on: Accelerator, utilisation: float, bfloat16: bool) -> StepTime:
-    """An expectation, not a measurement: a roofline with `utilisation` of the peak in products.
+    """Estimates a step's time by a roofline, with products at `utilisation` (0 to 1) of the peak.
 
-    Memory: state read and written, gradients and what the backward pass keeps written and read.
+    Memory traffic: the state, the gradients and the activations kept for the backward pass, each
+    read and written once.
     """
     peak = on.bfloat16_flops if bfloat16 else on.float32_flops
     kept = cost.memory.activations_per_example * cost.examples
@@ -182,17 +199,17 @@ def step_time(cost: StepCost, on: Accelerator, utilisation: float, bfloat16: boo
 
 
 def fits(cost: StepCost, on: Accelerator) -> bool:
-    """Whether a device of this kind holds the step."""
+    """Returns whether such a device's usable memory holds the step."""
     return cost.total() <= USABLE * on.memory
 
 
 def ways_to_fit(config: ml_collections.ConfigDict, cost: StepCost, memory: int) -> dict[str, int]:
-    """What makes the step fit into `memory` bytes, and the bytes it then needs.
+    """Returns flags with which the step fits into `memory` bytes, and the bytes it then needs.
 
-    The config as it is, else its least accumulation, else the same with each block recomputed
-    (`remat`, ViTs); empty where nothing does.
+    For the config as it is, and for a ViT with remat too: the smallest accumulation that fits.
+    The key '' is the config without any change. Empty if nothing helps.
     """
-    found = {}
+    ways = {}
     options = [("", cost.memory)]
     if config.model.name.startswith("vit") and not config.model.remat:
         again = ml_collections.ConfigDict(config.to_dict())
@@ -205,16 +222,16 @@ def ways_to_fit(config: ml_collections.ConfigDict, cost: StepCost, memory: int) 
         for parts in range(cost.accumulation, cost.examples + 1):
             total = need.total(cost.examples // parts, parts)
             if cost.examples % parts == 0 and total <= USABLE * memory:
-                words = [option] if option else []
+                flags = [option] if option else []
                 if parts > cost.accumulation:
-                    words.append(f"--config.accumulation={parts}")
-                found[" ".join(words)] = total
+                    flags.append(f"--config.accumulation={parts}")
+                ways[" ".join(flags)] = total
                 break
-    return found
+    return ways
 
 
 def compiled_step(config: ml_collections.ConfigDict, mesh: Any) -> jax.stages.Compiled:
-    """The step compiled for `mesh` (of this machine's devices), on shapes alone."""
+    """Compiles the step for a mesh of this machine's devices, from shapes alone."""
     task = make_task(config, steps=1)
     abstract = abstract_state(task)
     placed = state_sharding(mesh, abstract)

@@ -1,4 +1,4 @@
-"""Against Pillow, which torchvision's transforms of PIL images call."""
+"""Tests of the transform against Pillow, which torchvision calls for PIL images."""
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,7 @@ from dtvit_jax.data.augment import (
     Augmentation,
     normalise,
     rotate,
+    shares,
     sharpen,
     transform,
 )
@@ -87,6 +88,17 @@ def test_identity_changes_nothing(images):
     assert np.allclose(np.asarray(whole)[..., 0], images / 255 * 2 - 1, atol=1e-6)
 
 
+@pytest.mark.parametrize("width", [7, 11])
+def test_a_table_of_another_width_is_refused_when_traced(width):
+    """JAX would clamp the index of a missing column."""
+    shapes = jax.ShapeDtypeStruct((2, 64, 64), jnp.uint8), jax.ShapeDtypeStruct((2, width), float)
+    whole = {"image_size": 56, "channels": 1, "windows": WHOLE, "mean": (0.0,), "std": (1.0,)}
+    with pytest.raises(ValueError, match=f"{width} augmentation parameters: it has 10"):
+        jax.eval_shape(lambda x, p: transform(x, p, **whole), *shapes)
+    with pytest.raises(ValueError, match=f"{width} augmentation parameters"):
+        shares(jnp.zeros((2, width)))
+
+
 def test_flip_zoom_and_shift(images):
     image = jnp.float32(images[0])[None]
     assert (np.asarray(rotate(image, row(flip=1)))[0] == images[0][:, ::-1]).all()
@@ -125,7 +137,7 @@ def test_draws_lie_in_their_ranges_and_depend_on_the_example_alone():
 
 
 def test_the_compiled_transform_is_finite_on_the_border():
-    """A coordinate that falls on the border's rounding edge once gave nan, compiled only."""
+    """A coordinate on the border's rounding edge once gave nan, in the compiled transform only."""
     border = np.array([0.7478084564208984, 0.9243535995483398, 0.049872417002916336], np.float32)
     row_of = np.array([[*border, -0.042756590992212296, 1.0, 2.0, 1.0, 0.0, 0.0, 1.0]], np.float32)
     wild = Augmentation(15.0, 2.0, 0.5, 0.5, 0.2, 0.1, 0.2)
@@ -140,7 +152,7 @@ def test_the_compiled_transform_is_finite_on_the_border():
 
 
 def test_noise_is_each_examples_own():
-    """Of the deviation drawn, from the drawn key, whatever else is in the batch."""
+    """With the drawn deviation and key, independent of the rest of the batch."""
     gray = jnp.full((4, 64, 64), 128, jnp.uint8)
     rows = jnp.concatenate(
         [row(noise=10, noise_key=5), row(noise=20, noise_key=6), row(noise_key=7), row(noise=10)]

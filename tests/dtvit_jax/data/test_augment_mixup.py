@@ -1,4 +1,4 @@
-"""Mixup by hand: images, and the loss of both tasks with two labels an example."""
+"""Tests of mixup by hand: images, and the loss of both tasks with two labels an example."""
 
 import functools
 
@@ -20,7 +20,7 @@ SIZE, HALF = 8, 4
 
 
 def drawn_rows():
-    """The rows of 8 examples, nothing but the share drawn, and both shares of each pair."""
+    """Returns the rows of 8 examples with a drawn share only, and the share of each example."""
     draws = Augmentation(0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, mixup=0.8)
     rows = draws.draw(0, 0, SIZE)
     assert (rows[:, :7] == IDENTITY[:7]).all()
@@ -43,7 +43,7 @@ def test_a_pair_is_blended_by_one_share(accumulation):
 
 
 def test_the_loss_of_mixed_labels():
-    """Cross-entropy with soft labels; a normal slice gives the location task nothing."""
+    """Cross-entropy with soft labels; a normal slice adds nothing to the location task."""
     config = tiny.get_config()
     config.model.head_dropout = 0.0
     config.augment.mixup = 0.8

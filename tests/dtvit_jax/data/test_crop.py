@@ -1,4 +1,4 @@
-"""The head's box: where it lies, the same on host and device, and the way back of a map."""
+"""Tests of the head's box: its position, host against device, and maps mapped back to slices."""
 
 import dataclasses
 import functools
@@ -27,7 +27,7 @@ on_device = jax.jit(HEAD.__call__)
 
 
 def slices(rng, n=6):
-    """Gray ellipses of any size and place on 36 pixels, with noise up to the threshold in air."""
+    """Returns gray ellipses of random size and position, with noise up to the threshold in air."""
     y, x = np.mgrid[:36, :36]
     centre, radius = rng.uniform(0, 36, (2, n, 1, 1)), rng.uniform(1, 25, (2, n, 1, 1))
     inside = ((y - centre[0]) / radius[0]) ** 2 + ((x - centre[1]) / radius[1]) ** 2 < 1
@@ -57,8 +57,8 @@ def test_the_box_by_hand(rows, columns, place):
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 2**32))
 def test_host_and_device_see_the_same_and_pil_nearly_so(seed):
-    """To the last bit; PIL's own bilinear resize of the box differs by rounding, where the box
-    is magnified (else PIL filters, over more pixels)."""
+    """Host and device agree exactly. PIL's bilinear resize differs by rounding where the box is
+    magnified; where it is reduced, PIL filters over more pixels."""
     images = slices(np.random.default_rng(seed))
     found = np.asarray(on_device(images))
     assert found.dtype == np.int32
@@ -72,7 +72,7 @@ def test_host_and_device_see_the_same_and_pil_nearly_so(seed):
 
 
 def test_a_head_that_moves_or_grows_looks_the_same():
-    """What the option is for: the same disc, smaller and elsewhere, fills the input alike."""
+    """The purpose of the option: the same disc, smaller or moved, fills the input equally."""
     y, x = np.mgrid[:36, :36]
 
     def disc(row, column, radius):
@@ -90,7 +90,7 @@ def test_a_head_that_moves_or_grows_looks_the_same():
 @settings(max_examples=15, deadline=None)
 @given(st.floats(25, 75), st.floats(25, 75))
 def test_a_map_goes_back_to_where_it_was_seen(row, column):
-    """A round spot in the head, seen in the magnified box and taken for a map, comes home."""
+    """A round spot in the magnified box, used as a map, returns to its position in the slice."""
     y, x = np.mgrid[:100, :100]
     spot = np.exp(-((y - row) ** 2 + (x - column) ** 2) / (2 * 8.0**2))
     stored = np.rint(255 * spot).astype(np.uint8)
@@ -102,7 +102,7 @@ def test_a_map_goes_back_to_where_it_was_seen(row, column):
 
 
 def test_evaluation_prediction_and_export_see_the_same(tmp_path):
-    """Packed tissue of the head's box, the dense form, and ONNX: one answer."""
+    """Packed tissue of the head's box, the dense form and ONNX have the same probabilities."""
     config = tiny.get_config()
     config.crop, config.model.tokens = "head", "tissue"
     check_config(config)

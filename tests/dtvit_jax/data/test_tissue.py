@@ -1,4 +1,4 @@
-"""Tissue patches: none lost on the way to the device, and the dense model's answers."""
+"""Tests of tissue patches: the host keeps all that the device sees, and logits are the same."""
 
 import dataclasses
 import functools
@@ -41,7 +41,7 @@ WILD = Augmentation(180.0, 2.0, 0.5, 0.5, 0.3, 0.3, 0.3)
 
 @functools.partial(jax.jit, static_argnames="head")
 def transformed_gray(images, parameters, head=None):
-    """`augment.transform` up to the normalisation."""
+    """Applies `augment.transform` up to the normalisation."""
     x = Crop(SIDE, head)(images).astype(jnp.float32)
     x = sharpen(rotate(x, parameters), parameters[:, 5])
     return jnp.clip(x * parameters[:, 6, None, None], 0, 255)
@@ -57,7 +57,7 @@ def patches_with(gray, threshold=10.0):
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 2**32), *[st.booleans()] * 3)
 def test_no_pixel_above_the_threshold_is_lost(seed, soft, still, head):
-    """Faint single pixels, on the device, after any transform: the hardest to keep."""
+    """Isolated faint pixels under any transform are the hardest case."""
     rng = np.random.default_rng(seed)
     images = np.where(rng.random((16, 36, 36)) < 0.01, rng.integers(3, 30, (16, 36, 36)), 0)
     images = images.astype(np.uint8)
@@ -76,7 +76,7 @@ def test_no_pixel_above_the_threshold_is_lost(seed, soft, still, head):
 
 
 def test_few_patches_more_than_exact_are_kept():
-    """Of head-like discs; and without augmentation exactly the rule's."""
+    """On discs like heads; without augmentation exactly those of the rule."""
     rng = np.random.default_rng(0)
     y, x = np.mgrid[:36, :36]
     radius = rng.uniform(5, 16, (64, 1, 1))
@@ -102,7 +102,7 @@ def test_the_margin_by_hand():
 
 
 def test_the_model_finds_the_same_patches_in_its_own_input():
-    """In the compiled graph, on normalised windows: what prediction and export use."""
+    """In the compiled graph on normalised windows, as in prediction and export."""
     rng = np.random.default_rng(1)
     images = np.where(rng.random((8, SIDE, SIDE)) < 0.02, rng.integers(5, 16, (8, SIDE, SIDE)), 0)
     windows, mean, std = ((144.0, 208.0), (0.0, 255.0)), (0.5, 0.4), (0.5, 0.2)
@@ -121,7 +121,7 @@ OPTIONS = {"key": jax.random.key(0), "image_size": SIDE, "channels": 1, "head_dr
 
 
 def images_of(counts, seed=0):
-    """Images, noise all over, and which `counts` patches of each are kept."""
+    """Returns images of noise, and a mask that keeps `counts` patches of each."""
     rng = np.random.default_rng(seed)
     kept = np.zeros((len(counts), RULE.patches), bool)
     for row, n in zip(kept, counts, strict=True):
@@ -136,7 +136,7 @@ def model(**options):
 
 @functools.cache
 def compiled(seed=None, **options):
-    """(parameters, images, packing) to both tasks' logits side by side."""
+    """Returns the compiled model: (parameters, images, packing) to the logits of both tasks."""
     graph, _, stats = model(**options)
     key = None if seed is None else jax.random.key(seed)
 
@@ -153,13 +153,13 @@ def answer(images, packed=None, **options):
 
 
 def with_tissue(images, kept):
-    """The images with -1 in patches that are not kept: the dense form then masks those itself."""
+    """Returns the images with -1 in patches that are not kept, which the dense form then masks."""
     of_pixel = np.repeat(np.repeat(kept.reshape(-1, 4, 4), PATCH, 1), PATCH, 2)[..., None]
     return jnp.asarray(np.where(of_pixel, np.abs(images), -1.0), jnp.float32)
 
 
 MASKED = {"tissue": (0, -0.5, 0)}
-"""The dense form's rule on such images."""
+"""The dense form's rule for such images."""
 
 WHOLE = Level(4 * RULE.patches, (RULE.patches + 1,) * 4)
 ROOMY = Level(40, (17, 16, 9, 9))
@@ -174,7 +174,7 @@ def test_with_every_patch_kept_it_is_the_dense_model():
 
 @pytest.mark.parametrize("pooling", ["cls", "mean"])
 def test_an_answer_depends_on_no_bucket_and_no_neighbour(pooling):
-    """Packed tightly, with room, and dense with the patches masked; the third has no tissue."""
+    """Packed tightly, loosely, and dense with masked patches; the third slice has no tissue."""
     images, kept = images_of(COUNTS)
     images = with_tissue(images, kept)
     dense = answer(images, pooling=pooling, **MASKED)
@@ -189,7 +189,7 @@ def test_an_answer_depends_on_no_bucket_and_no_neighbour(pooling):
 
 
 def test_a_slice_without_tissue_has_the_answer_of_its_class_token():
-    """Whatever its pixels are, and with either pooling."""
+    """For any pixels, and with either pooling."""
     images, kept = images_of((0, 0, 5, 5))
     found = answer(images, pack(kept, ROOMY, 1), pooling="cls", **MASKED)
     assert (found[0] == found[1]).all() and np.abs(found[2] - found[0]).max() > 1e-3
@@ -198,7 +198,7 @@ def test_a_slice_without_tissue_has_the_answer_of_its_class_token():
 
 
 def test_groups_hold_each_devices_part_and_change_nothing():
-    """As `train_step` divides a batch: [devices * accumulation] on the first axis."""
+    """With a batch divided as in `train_step`: [devices * accumulation] on the first axis."""
     images, kept = images_of([3, 16, 0, 9, 1, 5, 8, 2])
     whole = answer(images, pack(kept, Level(64, (17,) * 4), 1))
     devices = pack(kept, Level(32, (17,) * 2), 2)
@@ -215,7 +215,7 @@ def test_groups_hold_each_devices_part_and_change_nothing():
 
 
 def test_gradients_are_those_of_the_masked_dense_model():
-    """By scan and remat."""
+    """With scan and remat."""
     images, kept = images_of(COUNTS)
     images, packed = with_tissue(images, kept), pack(kept, ROOMY, 1)
 
@@ -233,7 +233,7 @@ def test_gradients_are_those_of_the_masked_dense_model():
 
 
 def test_stochastic_depth_drops_whole_slices():
-    """Of equal slices there are as many answers as ways of dropping the last block's branches."""
+    """Equal slices differ by which branches of the last block are dropped: up to four ways."""
     images, kept = images_of([5] * 8)
     images, kept = jnp.repeat(images[:1], 8, 0), np.repeat(kept[:1], 8, 0)
     packed = pack(kept, Level(40, (6,) * 4), 1)
@@ -255,7 +255,7 @@ def test_levels_are_few_and_the_last_fits_everything(counts, slices):
 
 
 def test_levels_by_hand():
-    """Two kinds of slices: a level for each total there can be, and the whole one."""
+    """With two kinds of slices: a level for each possible total, and that of all patches."""
     levels = choose_levels([8, 16] * 10, 2, 32)
     assert [level.tokens for level in levels] == [16, 24, 32, 64]
     assert levels[0].lengths == (16, 16) and levels[1].lengths == (24, 16)
@@ -263,7 +263,7 @@ def test_levels_by_hand():
 
 @pytest.fixture(scope="module")
 def trained(shards, tmp_path_factory):
-    """A finished run on tissue patches: (workdir, config, the steps' compilations)."""
+    """A finished run on tissue patches: workdir, config, numbers of the step's compilations."""
     compiled = []
     original = jax.jit
 
@@ -306,7 +306,7 @@ def test_a_run_learns_and_compiles_its_step_for_few_shapes(trained):
 
 
 def test_prediction_is_the_dense_forms(trained, shards):
-    """Packed batches against the exported program, where the model masks whole slices itself."""
+    """Packed batches against the exported program, in which the model masks whole slices."""
     workdir, _, _ = trained
     run = TrainedRun(workdir)
     found = run.predict("test")
@@ -331,7 +331,7 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(trained, shards, tmp_path, monk
     original = module.training_batches
 
     class Stopping:
-        """Asks the run to stop after its fifth batch."""
+        """Sends the run SIGTERM with its fifth batch."""
 
         def __init__(self, *arguments, **options):
             self._batches, self._served = original(*arguments, **options), 0
@@ -355,7 +355,7 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(trained, shards, tmp_path, monk
 
 
 def test_each_process_packs_its_part_of_what_one_would(shards):
-    """Whichever way the rows are divided over them; each knows the level of the whole batch."""
+    """For any division of the rows; each process uses the level of the whole batch."""
     config = tissue_config(shards)
     examples = TrainingExamples(
         shards.source("train"), config.data.balance, make_augmentation(config), config.seed
@@ -370,7 +370,7 @@ def test_each_process_packs_its_part_of_what_one_would(shards):
 
 
 def test_the_same_examples_in_the_same_order_as_with_all_tokens(shards):
-    """A batch's slices, labels and augmentation are what they are without packing."""
+    """Packing leaves a batch's slices, labels and augmentation as they are."""
     config = tissue_config(shards)
     examples = TrainingExamples(
         shards.source("train"), config.data.balance, make_augmentation(config), config.seed

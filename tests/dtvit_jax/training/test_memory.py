@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from data_builder.errors import InputError
+from dtvit_jax.data.augment import PARAMETERS
 from dtvit_jax.training import memory
 from dtvit_jax.training.memory import GIB, RUNTIME_BYTES, Estimate
 
@@ -40,7 +41,7 @@ def test_the_estimate_is_near_what_xla_allots():
         "image": jax.ShapeDtypeStruct((n, 72, 72), np.uint8),
         "hemorrhage": jax.ShapeDtypeStruct((n,), np.int32),
         "location": jax.ShapeDtypeStruct((n,), np.int32),
-        "augmentation": jax.ShapeDtypeStruct((n, 7), np.float32),
+        "augmentation": jax.ShapeDtypeStruct((n, len(PARAMETERS)), np.float32),
     }
     step = jax.jit(functools.partial(train_step, task=task), donate_argnums=0)
     found = step.lower(abstract, batch).compile().memory_analysis()

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 import pytest
 
+from dtvit_jax.data.augment import PARAMETERS
 from dtvit_jax.training.setup import abstract_state, make_task
 from dtvit_jax.training.steps import train_step
 from tests.helpers import tiny
@@ -30,7 +31,7 @@ def lowered():
         "image": jax.ShapeDtypeStruct((BATCH, 36, 36), np.uint8),
         "hemorrhage": jax.ShapeDtypeStruct((BATCH,), np.int32),
         "location": jax.ShapeDtypeStruct((BATCH,), np.int32),
-        "augmentation": jax.ShapeDtypeStruct((BATCH, 7), np.float32),
+        "augmentation": jax.ShapeDtypeStruct((BATCH, len(PARAMETERS)), np.float32),
     }
     step = jax.jit(functools.partial(train_step, task=task), donate_argnums=0)
     return step.trace(abstract, batch).lower(lowering_platforms=("cuda",)).as_text(), abstract
