@@ -24,7 +24,6 @@ import numpy as np
 import psutil
 from jaxtyping import Int
 
-from dtvit_jax.data.examples import TrainingExamples
 from dtvit_jax.data.packing import Packer
 from dtvit_jax.data.shards import SliceSource
 from dtvit_jax.runtime import aligned
@@ -39,8 +38,17 @@ PREFETCHED = 2
 """Batches on the device, or being made, besides the one that the step computes."""
 
 
+@runtime_checkable
+class Examples(Protocol):
+    """A sequence of examples, each a dict of arrays, such as `examples.TrainingExamples`."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, i: int, /) -> dict[str, Any]: ...
+
+
 def training_batches(
-    examples: TrainingExamples,
+    examples: Examples,
     batch_size: int,
     rows: Int[np.ndarray, " rows"] | None = None,
     threads: int | None = None,
@@ -68,7 +76,7 @@ class _TrainingBatches:
 
     def __init__(
         self,
-        examples: TrainingExamples,
+        examples: Examples,
         batch_size: int,
         rows: Int[np.ndarray, " rows"],
         packer: Packer | None,
