@@ -1,8 +1,7 @@
-"""A trained run applied to a side of its data set: probabilities for every slice."""
+"""A trained run: its best checkpoint, and the probabilities that it predicts for a split."""
 
 import functools
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -21,13 +20,18 @@ from dtvit_jax.training.sharding import make_mesh, state_sharding
 from dtvit_jax.training.steps import Task, evaluate_step
 from dtvit_jax.weights import files
 from dtvit_jax.weights.files import Weights
-from dtvit_jax.weights.load import OPTIONS, flatten
+from dtvit_jax.weights.load import OPTIONS, Tree, Variables, flatten
 
 
 class TrainedRun:
-    """The run in a workdir: its config, record, data set and best checkpoint's step.
+    """A run's config, record, history and best checkpoint.
 
-    Raises InputError where the folder holds no finished run, or its data set is not to be found.
+    Args:
+        workdir: the run's folder.
+        data_dir: where the data set is now; empty: where the config says.
+
+    Raises InputError where the folder holds no finished run; `shards`, where the data set is
+    missing.
     """
 
     def __init__(self, workdir: Path, data_dir: str = "") -> None:
@@ -41,13 +45,13 @@ class TrainedRun:
 
     @functools.cached_property
     def shards(self) -> Shards:
-        """The data set that the run was trained on, known by its digest."""
+        """The data set that the run was trained on, identified by its digest."""
         return find_shards(self.config.data, self.record["dataset"]["digest"])
 
-    def model(self) -> tuple[Task, Any, Any]:
+    def model(self) -> tuple[Task, Tree, Tree]:
         """The task, and the best checkpoint's parameters and batch statistics, on the devices.
 
-        They are the averages where config.ema_decay made some.
+        With config.ema_decay they are the exponential moving averages.
         """
         task, abstract = make_task(self.config, steps=1)
         mesh = make_mesh({"data": -1, "fsdp": 1})
@@ -58,12 +62,12 @@ class TrainedRun:
         )
         return task, *self._checkpoints.restore_model(self.step, abstract)
 
-    def weights(self) -> tuple[Any, Any]:
-        """The parameters and batch statistics of `model` as NumPy arrays."""
+    def weights(self) -> Variables:
+        """The parameters and batch statistics of `model`, as NumPy arrays."""
         return self._checkpoints.restore_model(self.step)
 
     def predict(self, split: str) -> Predictions:
-        """Probabilities of the best checkpoint for every slice of 'train', 'validation', 'test'."""
+        """The best checkpoint's probabilities of every slice of 'train', 'validation' or 'test'."""
         prepare()
         source = self.shards.source(split)
         task, params, stats = self.model()
@@ -89,24 +93,27 @@ class TrainedRun:
         p_hemorrhage: np.ndarray,
         p_location: np.ndarray,
     ) -> Predictions:
-        names = [source.describe(int(i)) for i in index]
+        slices = [source.describe(int(i)) for i in index]
         return Predictions(
-            key=np.array([name["key"] for name in names]),
-            subject=np.array([name["subject"] for name in names]),
+            key=np.array([row["key"] for row in slices]),
+            subject=np.array([row["subject"] for row in slices]),
             hemorrhage=hemorrhage.astype(int),
             location=location.astype(int),
             p_hemorrhage=p_hemorrhage,
             p_location=p_location,
             split=np.full(len(index), split),
-            study=np.array([name["study"] for name in names]),
+            study=np.array([row["study"] for row in slices]),
             fold=np.full(len(index), self.config.data.fold if self.config.data.folds else -1),
         )
 
 
 def open_weights(path: Path) -> Weights:
-    """Reads weights from a file, or from the best checkpoint of the run in a folder.
+    """Reads weights from a file, or those of the best checkpoint of the run in a folder.
 
-    Raises InputError where `path` is neither, or is damaged.
+    A run's weights have this package's own names, and its config's options as their header.
+
+    Raises:
+        InputError: `path` is neither, or is damaged.
     """
     if not path.is_dir():
         return files.read(path)

@@ -29,7 +29,9 @@ def compute_dtype(config: ml_collections.ConfigDict) -> Any:
     return jnp.dtype(config.dtype).type
 
 
-def make_model(config: ml_collections.ConfigDict) -> nnx.Module:
+def make_model(
+    config: ml_collections.ConfigDict, kernels: models.KernelForm = "auto"
+) -> nnx.Module:
     """The dual-task model of config.model, with parameters from config.seed."""
     options = config.model.to_dict()
     options.pop("tokens", None)
@@ -38,10 +40,11 @@ def make_model(config: ml_collections.ConfigDict) -> nnx.Module:
         options["tissue"] = tissue.level(windows, tuple(config.mean), tuple(config.std))
     dtype = compute_dtype(config)
     if options["name"].startswith("vit"):
-        on_gpu = jax.default_backend() == "gpu" and dtype == jnp.bfloat16
+        on_gpu = jax.default_backend() == "gpu" and dtype == jnp.bfloat16 and kernels == "auto"
         options["attention"] = "cudnn" if on_gpu else "xla"
     key = jax.random.key(config.seed)
-    return models.create(options.pop("name"), key=key, dtype=dtype, **options)
+    name = options.pop("name")
+    return models.create(name, key=key, kernels=kernels, dtype=dtype, **options)
 
 
 def make_tissue(config: ml_collections.ConfigDict) -> Tissue | None:
@@ -72,9 +75,11 @@ def make_crop(config: ml_collections.ConfigDict) -> Crop:
     return Crop(config.model.image_size, config.tissue.threshold if kind == "head" else None)
 
 
-def make_task(config: ml_collections.ConfigDict, steps: int) -> tuple[Task, TrainState]:
+def make_task(
+    config: ml_collections.ConfigDict, steps: int, kernels: models.KernelForm = "auto"
+) -> tuple[Task, TrainState]:
     """What the steps need, and the abstract state (shapes only) of training for `steps`."""
-    model = nnx.eval_shape(lambda: make_model(config))
+    model = nnx.eval_shape(lambda: make_model(config, kernels))
     graph, params, stats = split_model(model)
     optimizer = make_optimizer(config, steps)
     trained = parameter_groups.trained(params, config.frozen_blocks)

@@ -121,8 +121,10 @@ def test_evaluation_prediction_and_export_see_the_same(tmp_path):
     }
     _, *packed = jax.jit(functools.partial(evaluate_step, task=task))(params, stats, batch)
 
+    plain, _ = make_task(config, steps=1, kernels="plain")  # ONNX takes no other
+
     def dense(images):
-        model = merge_model(task.graph, params, stats)
+        model = merge_model(plain.graph, params, stats)
         first, second = probabilities(model(task.transform(images, None)))
         return {
             "p_hemorrhage": first,

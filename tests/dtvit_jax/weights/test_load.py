@@ -246,9 +246,9 @@ def test_a_damaged_header_is_called_so(tmp_path):
     path, state, _, _ = write_reference("timm_vit", tmp_path)
     save_file(state, path, metadata={"norm_epsilon": "small"})
     with pytest.raises(InputError, match="header is damaged"):
-        load.about(open_weights(path))
+        load.stated_options(open_weights(path))
     save_file(state, path, metadata={"name": "vit_nano16", "gelu": "exact"})
-    assert json.loads(json.dumps(load.about(open_weights(path))))["gelu"] == "exact"
+    assert json.loads(json.dumps(load.stated_options(open_weights(path))))["gelu"] == "exact"
 
 
 def test_half_precision_files_are_read(tmp_path):
