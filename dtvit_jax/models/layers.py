@@ -123,12 +123,12 @@ class Conv(nnx.Conv):
     def __call__(  # type: ignore[override]
         self, x: Float[Array, "batch rows columns channels"]
     ) -> Float[Array, "batch new_rows new_columns out"]:
-        kernel = self.kernel[...].astype(self.dtype)
+        kernel = jnp.asarray(self.kernel[...], self.dtype)  # NumPy's, in an exported function
         strides = (self.stride, self.stride)
         y = self.kernels.convolution(x.astype(self.dtype), kernel, strides, self.pads)
         if self.bias is None:
             return y
-        return y + self.bias[...].astype(self.dtype).reshape(1, 1, 1, -1)
+        return y + jnp.asarray(self.bias[...], self.dtype).reshape(1, 1, 1, -1)
 
 
 class BatchNorm(nnx.Module):
