@@ -24,10 +24,11 @@ from data_builder.records import LOCATIONS
 from data_builder.shards.images import resize
 from dtvit_jax.data.crop import Crop
 from dtvit_jax.evaluation import bootstrap
+from dtvit_jax.models.variables import split_model
 from dtvit_jax.prediction.attribution import HEADS, METHODS
 from dtvit_jax.prediction.heat_maps import heat_maps, methods_of, overlay, to_slice
 from dtvit_jax.runs.trained_run import TrainedRun
-from dtvit_jax.training.network import make_crop, make_model, split_model
+from dtvit_jax.training.network import make_crop, make_model
 
 BATCH = 32
 RESAMPLES = 4000

@@ -40,9 +40,10 @@ def make_run(folder: Path, name: str) -> None:
     from dtvit_jax.decision.aggregation import Aggregation
     from dtvit_jax.decision.predictions import Predictions
     from dtvit_jax.evaluation import fitted_rule
+    from dtvit_jax.models.variables import split_model
     from dtvit_jax.runs import evaluated_weights
     from dtvit_jax.training import record as run_record
-    from dtvit_jax.training.network import make_model, split_model
+    from dtvit_jax.training.network import make_model
 
     config = vit_l.get_config()
     config.model.name, config.init_from = name, "scratch"

@@ -66,7 +66,8 @@ def write(model: str, path: str) -> None:
     import ml_collections
 
     from configs import vit_l
-    from dtvit_jax.training.network import make_model, split_model
+    from dtvit_jax.models.variables import split_model
+    from dtvit_jax.training.network import make_model
     from dtvit_jax.weights.save import save
 
     config: ml_collections.ConfigDict = vit_l.get_config()

@@ -22,6 +22,7 @@ from flax import nnx
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from dtvit_jax.models.block import Block
+from dtvit_jax.models.layers_cpu import AUTO
 from dtvit_jax.models.vit import SIZES
 from dtvit_jax.runtime import prepare
 
@@ -75,7 +76,7 @@ def main() -> None:
         gelu="exact",
         norm_epsilon=1e-6,
         rate=0.0,
-        implementation="xla",
+        kernels=AUTO,
         dtype=jnp.float32,
         rngs=nnx.Rngs(0),
     )

@@ -1,4 +1,4 @@
-"""Weights from anywhere in, an encoder or a whole model out, as safetensors.
+"""Reads weights from anywhere and writes an encoder, or a whole model, as safetensors.
 
     python -m dtvit_jax.convert torchvision/vit_l_16 --model vit_l16 --out vit_l16.safetensors
     python -m dtvit_jax.convert runs/phantom --all --out model.safetensors
@@ -19,9 +19,9 @@ from flax import nnx
 
 from data_builder.errors import InputError, run_command
 from dtvit_jax import models
+from dtvit_jax.models.variables import split_model
 from dtvit_jax.runs.trained_run import open_weights
 from dtvit_jax.runtime import quiet_libraries
-from dtvit_jax.training.steps import split_model
 from dtvit_jax.weights import hub, load
 from dtvit_jax.weights.save import save
 
@@ -30,17 +30,23 @@ EXAMPLE = (
 )
 
 
-def convert(src: str, given: Mapping[str, Any], out: Path, heads: bool = False) -> str:
-    """Reads SRC (a file, a name or a run), fits it to a model, writes `out`; says what it did.
+def convert(src: str, chosen: Mapping[str, Any], out: Path, heads: bool = False) -> str:
+    """Reads weights, fits them to a model and writes `out`; returns a line that describes it.
 
-    `given` are the model's options that the user chose; others are as SRC says, or the default.
-    Raises InputError for what can't be read, does not fit or can't be written.
+    Args:
+        src: a file, a published name or the folder of a run.
+        chosen: the model's options that the user gave; the others are as the weights state them,
+            or the default.
+        out: the safetensors file to write.
+        heads: write the heads too.
+
+    Raises:
+        InputError: `src` can't be read or does not fit, or `out` can't be written.
     """
     weights = open_weights(hub.locate(src))
-    chosen = {name: value for name, value in given.items() if value is not None}
-    model = {**load.about(weights, chosen.get("name", "")), **chosen}
+    model = {**load.stated_options(weights, chosen.get("name", "")), **chosen}
     if "name" not in model:
-        raise InputError(f"{src}: does not say which model it is of: add --model, such as vit_l16")
+        raise InputError(f"{src}: does not state its model: add --model, such as vit_l16")
     options = {name: value for name, value in model.items() if name != "name"}
     abstract = nnx.eval_shape(
         lambda: models.create(model["name"], key=jax.random.key(0), **options)
@@ -48,13 +54,13 @@ def convert(src: str, given: Mapping[str, Any], out: Path, heads: bool = False) 
     _, params, stats = split_model(abstract)
     params, stats = load.load_into(weights, model, params, stats, heads)
     save(out, model, params, stats, heads)
-    what = "all" if heads else "the encoder"
-    part = abstract if heads else abstract.encoder
-    return f"{out}: {what} of {model['name']}, {models.count_parameters(part):,} parameters"
+    content = "all" if heads else "the encoder"
+    count = models.count_parameters(abstract if heads else abstract.encoder)
+    return f"{out}: {content} of {model['name']}, {count:,} parameters"
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command; returns its exit status."""
+    """Runs the command and returns its exit status."""
     quiet_libraries()
     parser = argparse.ArgumentParser(
         prog="python -m dtvit_jax.convert",
@@ -67,16 +73,17 @@ def main(arguments: list[str] | None = None) -> int:
         help="a .pth, .safetensors or .npz file, the folder of a run, or a name such as "
         "torchvision/vit_l_16, timm/NAME, hf/OWNER/NAME, google/augreg/FILE.npz",
     )
-    parser.add_argument("--model", help="the model to fit, such as vit_l16; a run tells its own")
+    parser.add_argument("--model", help="the model to fit, such as vit_l16; a run states its own")
     parser.add_argument("--out", type=Path, required=True, help="the .safetensors file to write")
     parser.add_argument("--image_size", type=int, help="pixels a side (default: the run's, or 224)")
     parser.add_argument("--channels", type=int, choices=(1, 3), help="default: the run's, or 3")
     parser.add_argument("--all", action="store_true", help="of a run: the heads too")
     args = parser.parse_args(arguments)
     given = {"name": args.model, "image_size": args.image_size, "channels": args.channels}
+    chosen = {name: value for name, value in given.items() if value is not None}
 
     def command() -> int:
-        print(convert(args.src, given, args.out, args.all))
+        print(convert(args.src, chosen, args.out, args.all))
         return 0
 
     return run_command(command)

@@ -1,32 +1,34 @@
-"""One block of a ViT's encoder: multi-head attention and an MLP, each behind a norm.
+"""One block of a ViT's encoder: multi-head self-attention, then an MLP, each on a residual stream.
 
-Equations are those of arXiv 2405.06814, whose Eq. 3b projects Q, K and V twice: not followed.
+    x = x + MHA(LN(x))
+    x = x + MLP(LN(x))
+
+Equations are those of arXiv 2405.06814. Its Eq. 3b projects Q, K and V a second time in each head;
+this block projects once (Eq. 3a), as arXiv 2010.11929 and all published weights do.
+
+Shapes: B examples, T tokens (the class token first), Q queries (the first Q tokens), W width,
+H heads, D = W / H width of a head, M width inside the MLP. With a Packing B counts groups and T is
+the rows of one group: tokens of several slices one after another (packed.py).
+
+`kernels` selects the form of linear, layer norm, attention and residual sum (kernels.py): the same
+formulas, faster on a CPU.
 """
 
 import dataclasses
-import functools
-from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from dtvit_jax.models.layers import drop_path, dropout
-from dtvit_jax.models.layers_cpu import (
-    LayerNorm,
-    Linear,
-    exact_gelu,
-    linear,
-    settle,
-    softmax_attention,
-)
+from dtvit_jax.models.kernels import PLAIN, Kernels
+from dtvit_jax.models.layers import LayerNorm, Linear, drop_path, dropout, exact_gelu
 from dtvit_jax.models.packed import Packing, packed_attention
 
 
 @dataclasses.dataclass(frozen=True)
 class Size:
-    """What a ViT's letter stands for: width, blocks, attention heads, width inside the MLP."""
+    """A ViT's size: width W, number of blocks, attention heads H, width M inside the MLP."""
 
     width: int
     depth: int
@@ -34,93 +36,96 @@ class Size:
     mlp: int
 
 
-def attention(
-    q: Float[Array, "batch queries heads head_width"],
-    k: Float[Array, "batch tokens heads head_width"],
-    v: Float[Array, "batch tokens heads head_width"],
-    mask: Bool[Array, "batch tokens"] | None,
-    implementation: str,
-) -> Float[Array, "batch queries heads head_width"]:
-    """Eq. 4: softmax(Q K^T / sqrt(d)) V for each head; the softmax is in float32.
-
-    Tokens where `mask` is False are not attended to. `implementation` is 'xla' (any device) or
-    'cudnn' (an NVIDIA GPU, bfloat16 or float16).
-    """
-    if implementation == "cudnn":
-        where = None if mask is None else mask[:, None, None, :]
-        return jax.nn.dot_product_attention(q, k, v, mask=where, implementation="cudnn")
-    q, k, v = (settle(jnp.swapaxes(x, 1, 2)) for x in (q * q.shape[-1] ** -0.5, k, v))
-    return jnp.swapaxes(softmax_attention(q, k, v, mask), 1, 2)
-
-
 class SelfAttention(nnx.Module):
-    """Multi-head attention, Eq. 3a to 3c, with the three projections of Eq. 3a in one kernel.
+    """Multi-head self-attention (Eq. 3a to 3c and 4).
 
-    `qkv.kernel` is [width, 3 * width]: columns of W_Q, then W_K, then W_V, each head by head.
+    `qkv.kernel` is [W, 3W]: the columns of W_Q, then W_K, then W_V, each head by head.
     """
 
     def __init__(
-        self, width: int, heads: int, implementation: str, *, dtype: Any, rngs: nnx.Rngs
+        self, width: int, heads: int, *, kernels: Kernels, dtype: DTypeLike, rngs: nnx.Rngs
     ) -> None:
         init = nnx.initializers.xavier_uniform()
-        self.qkv = Linear(width, 3 * width, kernel_init=init, dtype=dtype, rngs=rngs)
-        self.out = Linear(width, width, kernel_init=init, dtype=dtype, rngs=rngs)
+        self.qkv = Linear(
+            width, 3 * width, kernels=kernels, kernel_init=init, dtype=dtype, rngs=rngs
+        )
+        self.out = Linear(width, width, kernels=kernels, kernel_init=init, dtype=dtype, rngs=rngs)
         self.heads = heads
-        self.implementation = implementation
-        self.dtype = dtype
+        self.kernels = kernels
 
     def __call__(
         self,
-        x: Float[Array, "batch tokens width"],
-        mask: Bool[Array, "batch tokens"] | Packing | None = None,
+        x: Float[Array, "B T W"],
+        mask: Bool[Array, "B T"] | Packing | None = None,
         queries: int | None = None,
-    ) -> Float[Array, "batch queries width"]:
-        """Attends from the first `queries` tokens (all, if None) to every token.
+    ) -> Float[Array, "B Q W"]:
+        """Attends from the first `queries` tokens (None: all) to every token.
 
-        With a Packing each slice's tokens attend to each other; `queries` is then their number.
+        Tokens where `mask` is False are not attended to. With a Packing each slice's tokens attend
+        to one another, and `queries`, if given, is the number of class tokens in a group.
         """
         batch, tokens, width = x.shape
         if queries is None:
-            qkv = self.qkv(x).reshape(batch, tokens, 3, self.heads, -1)  # Eq. 3a
-            q, k, v = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
+            qkv = self.qkv(x).reshape(batch, tokens, 3, self.heads, -1)  # Eq. 3a: [B, T, 3, H, D]
+            q, k, v = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]  # [B, T, H, D] each
         else:
-            assert self.qkv.bias is not None  # Linear was made with one
-            kernel, bias = self.qkv.kernel[...], self.qkv.bias[...]
-            q = linear(x[:, :queries], kernel[:, :width], bias[:width])
-            q = q.reshape(batch, queries, self.heads, -1)
-            kv = linear(x, kernel[:, width:], bias[width:])
+            # Of the last block the heads read the class token alone: W_Q is applied to it alone.
+            assert self.qkv.bias is not None
+            kernel, bias = self.qkv.kernel[...], self.qkv.bias[...]  # [W, 3W], [3W]
+            q = self.kernels.linear(x[:, :queries], kernel[:, :width], bias[:width])  # [B, Q, W]
+            q = q.reshape(batch, queries, self.heads, -1)  # [B, Q, H, D]
+            kv = self.kernels.linear(x, kernel[:, width:], bias[width:])  # [B, T, 2W]
             kv = kv.reshape(batch, tokens, 2, self.heads, -1)
-            k, v = kv[:, :, 0], kv[:, :, 1]
-        attend = functools.partial(attention, implementation=self.implementation)  # Eq. 3b, 4
+            k, v = kv[:, :, 0], kv[:, :, 1]  # [B, T, H, D] each
+        # Eq. 4, softmax(Q K^T / sqrt(D)) V in each head: [B, Q, H, D]
         if isinstance(mask, Packing):
-            heads = packed_attention(q, k, v, mask, attend)
+            heads = packed_attention(q, k, v, mask, self.kernels.attention)
         else:
-            heads = attend(q, k, v, mask)
-        return self.out(heads.reshape(batch, -1, width))  # Eq. 3c
+            heads = self.kernels.attention(q, k, v, mask)
+        return self.out(heads.reshape(batch, -1, width))  # Eq. 3c, heads joined: [B, Q, W]
 
 
 class MLP(nnx.Module):
-    """Linear, GELU, Linear."""
+    """Linear W to M, GELU, dropout, Linear M to W; `gelu` is 'exact' (by erf) or 'tanh'."""
 
     def __init__(
-        self, width: int, hidden: int, gelu: str, rate: float, *, dtype: Any, rngs: nnx.Rngs
+        self,
+        width: int,
+        hidden: int,
+        gelu: str,
+        rate: float,
+        *,
+        kernels: Kernels,
+        dtype: DTypeLike,
+        rngs: nnx.Rngs,
     ) -> None:
         init = nnx.initializers.xavier_uniform()
-        self.hidden = Linear(width, hidden, kernel_init=init, dtype=dtype, rngs=rngs)
-        self.out = Linear(hidden, width, kernel_init=init, dtype=dtype, rngs=rngs)
+        self.hidden = Linear(
+            width, hidden, kernels=kernels, kernel_init=init, dtype=dtype, rngs=rngs
+        )
+        self.out = Linear(hidden, width, kernels=kernels, kernel_init=init, dtype=dtype, rngs=rngs)
         self.approximate = gelu == "tanh"
         self.rate = rate
 
     def __call__(
-        self, x: Float[Array, "batch tokens width"], key: Key[Array, ""] | None = None
-    ) -> Float[Array, "batch tokens width"]:
-        x = self.hidden(x)
+        self, x: Float[Array, "B T W"], key: Key[Array, ""] | None = None
+    ) -> Float[Array, "B T W"]:
+        x = self.hidden(x)  # [B, T, M]
         x = jax.nn.gelu(x) if self.approximate else exact_gelu(x)
-        return self.out(dropout(x, self.rate, key))
+        return self.out(dropout(x, self.rate, key))  # [B, T, W]
 
 
 class Block(nnx.Module):
-    """One encoder block: x + MHA(LN(x)), then x + MLP(LN(x)). LN is Eq. 2."""
+    """One encoder block; its layer norms (Eq. 2) come before attention and MLP.
+
+    Args:
+        size: the ViT's size; the block uses width, heads and mlp.
+        gelu: 'exact' or 'tanh'.
+        norm_epsilon: added to the variance in the layer norms.
+        rate: dropout rate of both branches and inside the MLP.
+        kernels: the form of the operations.
+        dtype: type of the computation; parameters are float32.
+    """
 
     def __init__(
         self,
@@ -129,40 +134,50 @@ class Block(nnx.Module):
         gelu: str,
         norm_epsilon: float,
         rate: float,
-        implementation: str,
-        dtype: Any,
+        kernels: Kernels = PLAIN,
+        dtype: DTypeLike,
         rngs: nnx.Rngs,
     ) -> None:
         def norm() -> LayerNorm:
-            return LayerNorm(size.width, epsilon=norm_epsilon, dtype=dtype, rngs=rngs)
+            return LayerNorm(
+                size.width, epsilon=norm_epsilon, kernels=kernels, dtype=dtype, rngs=rngs
+            )
 
+        # Construction order is the order in which parameters take random keys: do not change it.
         self.norm1 = norm()
         self.attention = SelfAttention(
-            size.width, size.heads, implementation, dtype=dtype, rngs=rngs
+            size.width, size.heads, kernels=kernels, dtype=dtype, rngs=rngs
         )
         self.norm2 = norm()
-        self.mlp = MLP(size.width, size.mlp, gelu, rate, dtype=dtype, rngs=rngs)
+        self.mlp = MLP(size.width, size.mlp, gelu, rate, kernels=kernels, dtype=dtype, rngs=rngs)
         self.rate = rate
+        self.kernels = kernels
 
     def __call__(
         self,
-        x: Float[Array, "batch tokens width"],
+        x: Float[Array, "B T W"],
         *,
-        mask: Bool[Array, "batch tokens"] | Packing | None = None,
+        mask: Bool[Array, "B T"] | Packing | None = None,
         key: Key[Array, ""] | None = None,
         drop_rate: Float[Array, ""] | float = 0.0,
         queries: int | None = None,
-        example: Int[Array, "batch tokens"] | None = None,
-    ) -> Float[Array, "batch queries width"]:
-        """Returns the first `queries` tokens (all, if None); `drop_rate` is stochastic depth's.
+        example: Int[Array, "B T"] | None = None,
+    ) -> Float[Array, "B Q W"]:
+        """Returns the first `queries` tokens after the block (None: all).
 
-        A `key` means training: without one there is no dropout and no stochastic depth. `example`
-        is each token's slice where not each of `x` is one.
+        Args:
+            x: the residual stream.
+            mask: tokens that are attended to, or the Packing of the stream; None: all.
+            key: randomness of dropout and stochastic depth; None in inference, which has neither.
+            drop_rate: probability that stochastic depth drops a branch of an example.
+            queries: number of leading tokens to compute.
+            example: the slice that each token belongs to, where a row of `x` holds several.
         """
         keys = [None] * 5 if key is None else jax.random.split(key, 5)
-        of = None if example is None else example[:, :queries]
-        y = self.attention(self.norm1(x), mask, queries)
-        y = drop_path(dropout(y, self.rate, keys[0]), drop_rate, keys[1], of)
-        x = settle(x[:, :queries] + y)
-        y = self.mlp(self.norm2(x), keys[2])
-        return settle(x + drop_path(dropout(y, self.rate, keys[3]), drop_rate, keys[4], of))
+        of_query = None if example is None else example[:, :queries]  # [B, Q]
+        y = self.attention(self.norm1(x), mask, queries)  # [B, Q, W]
+        y = drop_path(dropout(y, self.rate, keys[0]), drop_rate, keys[1], of_query)
+        x = self.kernels.residual(x[:, :queries], y)
+        y = self.mlp(self.norm2(x), keys[2])  # [B, Q, W]
+        y = drop_path(dropout(y, self.rate, keys[3]), drop_rate, keys[4], of_query)
+        return self.kernels.residual(x, y)

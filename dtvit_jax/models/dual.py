@@ -8,29 +8,36 @@ from flax import nnx
 from jaxtyping import Array, Float, Key
 
 from data_builder.errors import InputError
-from dtvit_jax.models.layers import dropout
+from dtvit_jax.models.layers import check_rate, dropout
 from dtvit_jax.models.packed import Packing
 from dtvit_jax.models.vit import ViT
 
 
-@runtime_checkable
+@runtime_checkable  # the tests check annotations at run time
 class Encoder(Protocol):
-    """Images to features; `features` is their number."""
+    """Maps images to feature vectors; `features` is their width."""
 
     features: int
 
-    def __call__(self, images: Array, *, key: Array | None = None) -> Array: ...
+    def __call__(
+        self,
+        images: Float[Array, "batch rows columns channels"],
+        *,
+        key: Key[Array, ""] | None = None,
+    ) -> Float[Array, "batch features"]: ...
 
 
 class Head(nnx.Module):
-    """Features to logits: Linear(d, d/2), ReLU, Dropout, Linear(d/2, classes); or one Linear.
+    """Features to logits, in float32 whatever the encoder's type.
 
-    It computes in float32 whatever the encoder's type.
+    kind: 'mlp', Linear(d, d/2), ReLU, dropout, Linear(d/2, classes), or 'linear', one Linear.
     """
 
-    def __init__(self, features: int, classes: int, kind: str, rate: float, *, rngs: nnx.Rngs):
+    def __init__(
+        self, features: int, classes: int, kind: str, rate: float, *, rngs: nnx.Rngs
+    ) -> None:
         if kind not in ("mlp", "linear"):
-            raise InputError(f"model option head={kind!r}: it is one of mlp, linear")
+            raise InputError(f"model option head={kind!r}: give one of mlp, linear")
         hidden = features // 2
         self.hidden = nnx.Linear(features, hidden, rngs=rngs) if kind == "mlp" else None
         self.out = nnx.Linear(hidden if kind == "mlp" else features, classes, rngs=rngs)
@@ -46,11 +53,11 @@ class Head(nnx.Module):
 
 
 class DualTask(nnx.Module):
-    """An encoder and two heads: is there a hemorrhage, and where.
+    """An encoder and two heads: whether there is a hemorrhage, and where.
 
-    With 3 location classes (`data_builder.records.LOCATIONS`) the second answer is given
-    hemorrhage: for a slice called normal it means nothing, and neither loss nor metrics nor
-    prediction read it. With 4, as in the published code, the last class is 'normal'.
+    With 3 location classes (`data_builder.records.LOCATIONS`) the location is conditional on
+    hemorrhage: loss, metrics and prediction ignore it for a normal slice. With 4, as in the
+    published code, the last class is 'normal'.
     """
 
     def __init__(
@@ -64,10 +71,9 @@ class DualTask(nnx.Module):
     ) -> None:
         if location_classes not in (3, 4):
             raise InputError(
-                f"model option location_classes={location_classes}: it is 3, or 4 with 'normal'"
+                f"model option location_classes={location_classes}: give 3, or 4 with 'normal'"
             )
-        if not 0 <= head_dropout < 1:
-            raise InputError(f"model option head_dropout={head_dropout}: at least 0 and below 1")
+        check_rate("head_dropout", head_dropout)
         self.encoder = encoder
         self.hemorrhage = Head(encoder.features, 2, head, head_dropout, rngs=rngs)
         self.location = Head(encoder.features, location_classes, head, head_dropout, rngs=rngs)
@@ -82,16 +88,18 @@ class DualTask(nnx.Module):
     ) -> tuple[Float[Array, "batch 2"], Float[Array, "batch locations"]]:
         """Logits of (no hemorrhage, hemorrhage) and of the location, float32.
 
-        A `key` means training: dropout, and batch statistics where the encoder has BatchNorm
-        (its running statistics, the `nnx.BatchStat` of this module, are then updated in place).
-        Without `train_encoder` that goes for the heads alone; the encoder is as in inference.
-        With a `packing` (ViT) only the patches that it keeps are computed.
+        Args:
+            images: normalised model input.
+            packing: compute only the patches that it keeps (ViT); None: whole images.
+            key: in training (dropout; batch statistics, whose running averages, the `nnx.BatchStat`
+                of this module, are updated in place); None in inference.
+            train_encoder: False runs the encoder as in inference, and trains the heads only.
         """
         keys = (None,) * 3 if key is None else tuple(jax.random.split(key, 3))
         keys = keys if train_encoder else (None, *keys[1:])
         if packing is None:
             features = self.encoder(images, key=keys[0])
         else:
-            assert isinstance(self.encoder, ViT)  # make_tissue refuses others
+            assert isinstance(self.encoder, ViT)  # training.network.make_tissue refuses others
             features = self.encoder.encode_packed(images, packing, key=keys[0])
         return self.hemorrhage(features, keys[1]), self.location(features, keys[2])

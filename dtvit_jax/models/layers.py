@@ -1,20 +1,35 @@
-"""Layers that more than one model is made of; convolutions and pooling as torch computes them."""
+"""Layers that several models share; convolution and pooling follow torch's conventions.
+
+`kernels` selects the form of an operation (kernels.py); it changes speed, not numbers.
+"""
 
 import math
-from typing import Any
+from typing import Any, TypedDict
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, Key
 
 from data_builder.errors import InputError
-from dtvit_jax.models.convolution import conv_general_dilated
+from dtvit_jax.models.kernels import PLAIN, Kernels
+
+
+class LayerOptions(TypedDict):
+    """What a model passes on to each of its layers."""
+
+    kernels: Kernels
+    dtype: DTypeLike
+    rngs: nnx.Rngs
 
 
 def dropout(x: Float[Array, "..."], rate: float, key: Key[Array, ""] | None) -> Float[Array, "..."]:
-    """Zeroes each value with probability `rate` and scales the rest; without a key, nothing."""
+    """Sets each value to 0 with probability `rate`, else divides it by 1 - rate.
+
+    Without a key (inference) `x` is returned as it is.
+    """
     if key is None or rate == 0:
         return x
     return jnp.where(jax.random.bernoulli(key, 1 - rate, x.shape), x / (1 - rate), 0)
@@ -26,9 +41,13 @@ def drop_path(
     key: Key[Array, ""] | None,
     example: Int[Array, "batch tokens"] | None = None,
 ) -> Float[Array, "batch *rest"]:
-    """Stochastic depth (arXiv 1603.09382): dropout of an example's whole branch.
+    """Stochastic depth (arXiv 1603.09382): dropout of an example's whole residual branch.
 
-    `example` tells each token's, below the number of tokens, where not each of `x` is one.
+    Args:
+        x: the branch's output; by default each entry of the first axis is one example.
+        rate: probability that a branch is dropped.
+        key: None in inference; `x` is then returned as it is.
+        example: the example that each token of `x` belongs to, where a row mixes several.
     """
     if key is None or (isinstance(rate, float) and rate == 0):
         return x
@@ -40,47 +59,82 @@ def drop_path(
 
 
 def check_rate(name: str, rate: float) -> None:
-    """Raises InputError where a model's option is no rate."""
+    """Raises InputError where a model's option `name` is not a dropout rate."""
     if not 0 <= rate < 1:
         raise InputError(f"model option {name}={rate}: a rate is at least 0 and below 1")
 
 
-def check_side(model: str, image_size: int, least: int) -> None:
-    """Raises InputError where a CNN's images are so small that nothing of them would be left."""
-    if image_size < least:
-        raise InputError(f"image size {image_size}: {model} needs at least {least} pixels a side")
+def exact_gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """x Phi(x), by erf as in torch; jax.nn.gelu's erfc takes a CPU twice as long."""
+    return 0.5 * x * (1 + jax.lax.erf(x * math.sqrt(0.5)))
 
 
-def conv(
-    channels: int,
-    out: int,
-    side: int,
-    *,
-    stride: int = 1,
-    padding: int = 0,
-    bias: bool = True,
-    dtype: Any,
-    rngs: nnx.Rngs,
-) -> nnx.Conv:
-    """A square convolution, padded with `padding` zeros on each side; He initialisation."""
-    return nnx.Conv(
-        channels,
-        out,
-        (side, side),
-        strides=stride,
-        padding=((padding, padding), (padding, padding)),
-        use_bias=bias,
-        kernel_init=nnx.initializers.he_normal(),
-        conv_general_dilated=conv_general_dilated,
-        dtype=dtype,
-        rngs=rngs,
-    )
+class Linear(nnx.Linear):
+    """x W + b over the last axis, computed in `dtype`; `kernel` is [features, out]."""
+
+    def __init__(self, features: int, out: int, *, kernels: Kernels, **options: Any) -> None:
+        super().__init__(features, out, **options)
+        self.kernels = kernels
+
+    def __call__(self, x: Float[Array, "... features"]) -> Float[Array, "... out"]:  # type: ignore[override]
+        assert self.bias is not None
+        return self.kernels.linear(x.astype(self.dtype), self.kernel[...], self.bias[...])
+
+
+class LayerNorm(nnx.LayerNorm):
+    """Layer norm over the last axis (arXiv 2405.06814, Eq. 2), computed in float32."""
+
+    def __init__(self, features: int, *, kernels: Kernels, **options: Any) -> None:
+        super().__init__(features, **options)
+        self.kernels = kernels
+
+    def __call__(self, x: Float[Array, "... features"]) -> Float[Array, "... features"]:  # type: ignore[override]
+        assert self.scale is not None and self.bias is not None
+        scale, bias = jnp.asarray(self.scale[...]), jnp.asarray(self.bias[...])
+        return self.kernels.layer_norm(x.astype(self.dtype), scale, bias, self.epsilon)
+
+
+class Conv(nnx.Conv):
+    """A square convolution with `padding` zeros on each side; He initialisation.
+
+    `kernel` is [side, side, channels, out].
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        out: int,
+        side: int,
+        *,
+        stride: int = 1,
+        padding: int = 0,
+        bias: bool = True,
+        kernels: Kernels,
+        dtype: DTypeLike,
+        rngs: nnx.Rngs,
+    ) -> None:
+        init = nnx.initializers.he_normal()
+        super().__init__(
+            channels, out, (side, side), use_bias=bias, kernel_init=init, dtype=dtype, rngs=rngs
+        )
+        self.stride, self.pads = stride, ((padding, padding), (padding, padding))
+        self.kernels = kernels
+
+    def __call__(  # type: ignore[override]
+        self, x: Float[Array, "batch rows columns channels"]
+    ) -> Float[Array, "batch new_rows new_columns out"]:
+        kernel = jnp.asarray(self.kernel[...], self.dtype)  # NumPy's, in an exported function
+        strides = (self.stride, self.stride)
+        y = self.kernels.convolution(x.astype(self.dtype), kernel, strides, self.pads)
+        if self.bias is None:
+            return y
+        return y + jnp.asarray(self.bias[...], self.dtype).reshape(1, 1, 1, -1)
 
 
 class BatchNorm(nnx.Module):
-    """Batch normalisation as torch's: the running variance is the unbiased one.
+    """Batch normalisation with torch's conventions: the running variance is the unbiased one.
 
-    Statistics are in float32. Training updates the running ones in place by `momentum`.
+    Statistics are float32. Training updates the running ones in place by `momentum`.
     """
 
     momentum = 0.1
@@ -113,24 +167,32 @@ def max_pool(
     stride: int,
     padding: int = 0,
     ceil: bool = False,
+    kernels: Kernels = PLAIN,
 ) -> Float[Array, "batch new_rows new_columns channels"]:
-    """The largest value in each window; with `ceil` a last window may stand out of the image."""
+    """The largest value in each window; with `ceil` a last window may reach beyond the image."""
 
     def pad(n: int) -> tuple[int, int]:
         steps = (n + 2 * padding - side) / stride
         last = math.ceil(steps) if ceil else math.floor(steps)
-        if last * stride >= n + padding:  # the last window must begin inside
+        if last * stride >= n + padding:  # torch: the last window begins inside the image
             last -= 1
         return padding, max(0, last * stride + side - n - padding)
 
-    pads = (pad(x.shape[1]), pad(x.shape[2]))
-    return nnx.max_pool(x, (side, side), strides=(stride, stride), padding=pads)
+    return kernels.window_max(x, side, stride, (pad(x.shape[1]), pad(x.shape[2])))
+
+
+def average_pool(
+    x: Float[Array, "batch rows columns channels"], side: int
+) -> Float[Array, "batch new_rows new_columns channels"]:
+    """The mean of each side x side cell; rows and columns left over at the end are dropped."""
+    window = (1, side, side, 1)
+    return jax.lax.reduce_window(x, 0.0, jax.lax.add, window, window, "VALID") / side**2
 
 
 def adaptive_average_pool(
     x: Float[Array, "batch rows columns channels"], side: int
 ) -> Float[Array, "batch side side channels"]:
-    """Means of side x side cells: of n pixels, cell i has floor(i n/side) to ceil((i+1)n/side)."""
+    """Means of side x side cells: of n pixels, cell i has floor(i n/side) to ceil((i+1) n/side)."""
 
     def cells(n: int) -> np.ndarray:
         weights = np.zeros((side, n), np.float32)
@@ -143,5 +205,5 @@ def adaptive_average_pool(
 
 
 def flatten_as_torch(x: Float[Array, "batch rows columns channels"]) -> Float[Array, "batch all"]:
-    """Flattens in the order channel, row, column, in which torch's linear layers expect it."""
+    """Flattens in the order channel, row, column, which torch's linear layers expect."""
     return x.transpose(0, 3, 1, 2).reshape(x.shape[0], -1)

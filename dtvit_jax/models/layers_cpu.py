@@ -1,17 +1,23 @@
-"""The transformer's layers, in the forms that XLA:CPU is quick at; the mathematics is the usual.
+"""The operations of kernels.py in forms that XLA:CPU runs fast; docs/speed.md has the figures.
 
-A gradient is written out where the one that JAX derives is slow on a CPU: docs/speed.md has the
-figures. On other devices `settle` does nothing and the compiler has its way.
+Two techniques: values that many readers share are written to memory once (`_settled`), and
+gradients are written out where the one that JAX derives is slow on a CPU. On other devices
+`_settled` does nothing and the compiler is free to fuse.
 """
 
 import functools
-import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float
+
+from dtvit_jax.models.convolution import convolution
+from dtvit_jax.models.kernels import Kernels, Pads
+
+_Norm = tuple[Array, Array, Array, Array]
+_Saved = tuple[Array, Array, Array, Array]
 
 
 def _settled(x: Array) -> Array:
@@ -20,9 +26,9 @@ def _settled(x: Array) -> Array:
 
 @jax.custom_vjp
 def settle(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """`x`; on a CPU, it and its gradient are computed once and written to memory.
+    """`x`; on a CPU both it and its gradient are computed once and written to memory.
 
-    XLA:CPU fuses what looks cheap into each of its readers, and each computes it again: of a
+    XLA:CPU fuses cheap operations into each of their readers, and each reader repeats them: of a
     residual stream, all the sums before it.
     """
     return _settled(x)
@@ -31,15 +37,20 @@ def settle(x: Float[Array, "..."]) -> Float[Array, "..."]:
 settle.defvjp(lambda x: (_settled(x), None), lambda _, dy: (_settled(dy),))
 
 
+def residual(x: Float[Array, "*shape"], y: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """x + y, computed once."""
+    return settle(x + y)
+
+
 @jax.custom_vjp
 def _linear(x: Array, kernel: Array, bias: Array) -> Array:
     return x @ kernel + bias
 
 
-def _linear_backward(saved: tuple, dy: Array) -> tuple[Array, Array, Array]:
+def _linear_backward(saved: tuple[Array, Array], dy: Array) -> tuple[Array, Array, Array]:
     x, kernel = saved
     wider = x.shape[1] > dy.shape[1]
-    # x^T dy as a plain row by column product: the narrower of the two is transposed for it.
+    # x^T dy as a row-by-column product, which XLA:CPU runs fastest: the narrower is transposed.
     dkernel = _settled(_settled(dy.T) @ x).T if wider else _settled(x.T) @ dy
     return dy @ kernel.T, dkernel, dy.sum(0)
 
@@ -47,31 +58,29 @@ def _linear_backward(saved: tuple, dy: Array) -> tuple[Array, Array, Array]:
 _linear.defvjp(lambda x, kernel, bias: (x @ kernel + bias, (x, kernel)), _linear_backward)
 
 
-class Linear(nnx.Linear):
-    """nnx.Linear, with a bias, as one product of two matrices."""
-
-    def __call__(self, x: Float[Array, "... features"]) -> Float[Array, "... out"]:  # type: ignore[override]
-        assert self.bias is not None
-        return linear(x.astype(self.dtype), self.kernel[...], self.bias[...])
-
-
 def linear(
     x: Float[Array, "... features"],
     kernel: Float[Array | np.ndarray, "features out"],
     bias: Float[Array | np.ndarray, " out"],
 ) -> Float[Array, "... out"]:
-    """x W + b in the type of `x`."""
+    """x W + b in the type of `x`, as one product of two matrices."""
     kernel, bias = jnp.asarray(kernel, x.dtype), jnp.asarray(bias, x.dtype)
     y = _linear(x.reshape(-1, x.shape[-1]), kernel, bias)
     return y.reshape(*x.shape[:-1], y.shape[-1])
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
-def _layer_norm(x: Array, scale: Array, bias: Array, epsilon: float) -> Array:
+def layer_norm(
+    x: Float[Array, "... features"],
+    scale: Float[Array, " features"],
+    bias: Float[Array, " features"],
+    epsilon: float,
+) -> Float[Array, "... features"]:
+    """(x - mean) / sqrt(variance + epsilon) * scale + bias over the last axis, in float32."""
     return _layer_norm_forward(x, scale, bias, epsilon)[0]
 
 
-def _layer_norm_forward(x: Array, scale: Array, bias: Array, epsilon: float) -> tuple[Array, tuple]:
+def _layer_norm_forward(x: Array, scale: Array, bias: Array, epsilon: float) -> tuple[Array, _Norm]:
     wide = x.astype(jnp.float32)
     mean = wide.mean(-1, keepdims=True)
     centred = wide - mean  # E[x^2] - E[x]^2 would lose digits
@@ -80,7 +89,7 @@ def _layer_norm_forward(x: Array, scale: Array, bias: Array, epsilon: float) -> 
     return y, (x, mean, inverse, scale)
 
 
-def _layer_norm_backward(epsilon: float, saved: tuple, dy: Array) -> tuple[Array, Array, Array]:
+def _layer_norm_backward(epsilon: float, saved: _Norm, dy: Array) -> tuple[Array, Array, Array]:
     del epsilon
     x, mean, inverse, scale = saved
     normal = (x.astype(jnp.float32) - mean) * inverse
@@ -92,21 +101,18 @@ def _layer_norm_backward(epsilon: float, saved: tuple, dy: Array) -> tuple[Array
     return _settled(dx.astype(x.dtype)), (dy * normal).sum(examples), dy.sum(examples)
 
 
-_layer_norm.defvjp(_layer_norm_forward, _layer_norm_backward)
+layer_norm.defvjp(_layer_norm_forward, _layer_norm_backward)
 
 
-class LayerNorm(nnx.LayerNorm):
-    """nnx.LayerNorm over the last axis, Eq. 2, computed in float32."""
-
-    def __call__(self, x: Float[Array, "... features"]) -> Float[Array, "... features"]:  # type: ignore[override]
-        assert self.scale is not None and self.bias is not None
-        scale, bias = jnp.asarray(self.scale[...]), jnp.asarray(self.bias[...])
-        return _layer_norm(x.astype(self.dtype), scale, bias, self.epsilon)
-
-
-def exact_gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """x Phi(x). By erf, as torch computes it; jax.nn.gelu's erfc takes a CPU twice as long."""
-    return 0.5 * x * (1 + jax.lax.erf(x * math.sqrt(0.5)))
+def attention(
+    q: Float[Array, "batch queries heads head_width"],
+    k: Float[Array, "batch tokens heads head_width"],
+    v: Float[Array, "batch tokens heads head_width"],
+    mask: Bool[Array, "batch tokens"] | None,
+) -> Float[Array, "batch queries heads head_width"]:
+    """softmax(Q K^T / sqrt(d)) V of each head, Eq. 4; heads go before tokens for the products."""
+    q, k, v = (settle(jnp.swapaxes(x, 1, 2)) for x in (q * q.shape[-1] ** -0.5, k, v))
+    return jnp.swapaxes(softmax_attention(q, k, v, mask), 1, 2)
 
 
 @jax.custom_vjp
@@ -116,10 +122,10 @@ def softmax_attention(
     v: Float[Array, "batch heads tokens head_width"],
     mask: Bool[Array, "batch tokens"] | None,
 ) -> Float[Array, "batch heads queries head_width"]:
-    """softmax(Q K^T) V, Eq. 4 with Q scaled before; the softmax is in float32.
+    """softmax(Q K^T) V: Eq. 4 with Q scaled beforehand; the softmax is in float32.
 
-    Tokens where `mask` is False are not attended to. Without a gradient, rows are divided by their
-    sum after the product with V: of [queries, head_width], not [queries, tokens].
+    Tokens where `mask` is False get weight 0. Without a gradient, rows are divided by their sum
+    after the product with V: [queries, head_width] values, not [queries, tokens].
     """
     scores = _scores(q, k, mask)
     weights = jnp.exp(scores - scores.max(-1, keepdims=True))
@@ -134,14 +140,14 @@ def _scores(q: Array, k: Array, mask: Array | None) -> Array:
     return scores if mask is None else jnp.where(mask[:, None, None, :], scores, -jnp.inf)
 
 
-def _attention_forward(q: Array, k: Array, v: Array, mask: Array | None) -> tuple[Array, tuple]:
-    """With a gradient the softmax is divided first: it is kept for the backward pass anyway."""
+def _attention_forward(q: Array, k: Array, v: Array, mask: Array | None) -> tuple[Array, _Saved]:
+    """With a gradient the softmax is divided first: the backward pass needs it anyway."""
     weights = jax.nn.softmax(_scores(q, k, mask)).astype(v.dtype)
     return _settled(jnp.einsum("bhqk,bhkd->bhqd", weights, v)), (q, k, v, weights)
 
 
-def _attention_backward(saved: tuple, dout: Array) -> tuple[Array, Array, Array, None]:
-    """Products of the inputs' type: the gradient that JAX derives has some in float32."""
+def _attention_backward(saved: _Saved, dout: Array) -> tuple[Array, Array, Array, None]:
+    """Products in the inputs' type; some of the gradient that JAX derives are in float32."""
     q, k, v, weights = saved
     dout = _settled(dout)
     dweights = jnp.einsum("bhqd,bhkd->bhqk", dout, v, preferred_element_type=jnp.float32)
@@ -153,3 +159,13 @@ def _attention_backward(saved: tuple, dout: Array) -> tuple[Array, Array, Array,
 
 
 softmax_attention.defvjp(_attention_forward, _attention_backward)
+
+
+def window_max(
+    x: Float[Array, "batch rows columns channels"], side: int, stride: int, pads: Pads
+) -> Float[Array, "batch new_rows new_columns channels"]:
+    """The largest value in each window, by XLA's reduce_window; `x` is padded with -inf."""
+    return nnx.max_pool(x, (side, side), strides=(stride, stride), padding=pads)
+
+
+AUTO = Kernels(linear, layer_norm, attention, residual, convolution, window_max)

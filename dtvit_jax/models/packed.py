@@ -1,11 +1,10 @@
 """A batch of slices with different numbers of patches, in one flat sequence without gaps.
 
-What works on each token alone (projections, MLP, norms: most of a ViT's work) runs on the flat
-sequence, [groups, rows, width]: first each slice's class token, then all kept patches, slice by
-slice, then padding up to one of few lengths. Attention alone needs a slice's tokens together: for
-it they are taken apart into padded sequences, the slices with the most patches into the longest.
-A group is what one device computes at a time, so that the flat sequence is sharded by its first
-axis.
+Layers that act on each token alone (projections, MLP, norms: most of a ViT's work) run on the flat
+sequence [groups, rows, width]: first the class token of each slice, then all kept patches, slice by
+slice, then padding up to one of few lengths. Attention needs a slice's tokens together: for it they
+are copied into padded sequences, the slices with the most patches into the longest, and back.
+A group is what one device computes at a time; the flat sequence is sharded over groups.
 """
 
 from collections.abc import Callable
@@ -18,14 +17,14 @@ from jaxtyping import Array, Float, Int
 
 
 class Packing(NamedTuple):
-    """Where each row of the flat sequence comes from, and its place in the padded sequences.
+    """Which patch each flat row holds, and where each row goes in the padded sequences.
 
     Attributes:
       source: each token's patch, counted over its group's slices; -1 is padding.
-      rows: for each set of slices with about as many tokens, the flat row of each token, class
-        token first; -1 is padding.
-      place: each flat row's place in all of `rows`, counted through; -1 is padding.
-      slot: each slice's place among the slices in the order of `rows`.
+      rows: for each set of sequences of one length, the flat row of each token, class token first;
+        -1 is padding.
+      place: each flat row's index in all of `rows`, flattened and joined; -1 is padding.
+      slot: each slice's index among the sequences, in the order of `rows`.
     """
 
     source: Int[Array | np.ndarray, "groups tokens"]
@@ -35,11 +34,14 @@ class Packing(NamedTuple):
 
     @property
     def slices(self) -> int:
-        """Slices in all groups."""
+        """Number of slices in all groups."""
         return self.slot.shape[0] * self.slot.shape[1]
 
     def example(self, patches: int) -> Int[Array, "groups rows"]:
-        """The slice, counted over all groups, of each flat row; any for padding."""
+        """The slice of each flat row, counted over all groups; arbitrary for padding.
+
+        patches: of a whole slice.
+        """
         groups, slices = self.slot.shape
         of_token: Array = jnp.maximum(self.source, 0) // patches
         of_class = jnp.broadcast_to(jnp.arange(slices), (groups, slices))
@@ -53,8 +55,9 @@ def take_rows(
 ) -> Float[Array, "taken *rest"]:
     """x[index], and 0 where the index is -1.
 
-    Each row is taken at most once, by `index[inverse[row]]`, or not at all where that is -1: so
-    the gradient is the same operation with both swapped, and no slow addition at an index.
+    `inverse` is the position of each row in `index`, -1 for a row that is not taken; no row is
+    taken twice. The gradient is then the same operation with both swapped, and no scatter-add,
+    which is slow.
     """
     taken = jnp.take(x, index, axis=0, mode="clip")
     return jnp.where((index >= 0).reshape(-1, *(1,) * (x.ndim - 1)), taken, 0)
@@ -64,19 +67,19 @@ def _take_forward(x: Array, index: Array, inverse: Array) -> tuple[Array, tuple[
     return take_rows(x, index, inverse), (index, inverse)
 
 
-def _take_backward(kept: tuple[Array, Array], gradient: Array) -> tuple[Array, None, None]:
-    index, inverse = kept
+def _take_backward(saved: tuple[Array, Array], gradient: Array) -> tuple[Array, None, None]:
+    index, inverse = saved
     return take_rows(gradient, inverse, index), None, None
 
 
 take_rows.defvjp(_take_forward, _take_backward)
-_take_each = jax.vmap(take_rows)
+_take_rows_of_groups = jax.vmap(take_rows)
 
 
 def flatten(
     patches: Float[Array, "batch patches pixels"], packing: Packing
 ) -> Float[Array, "groups tokens pixels"]:
-    """The kept patches of each group; padding is some patch."""
+    """The kept patches of each group; rows of padding hold an arbitrary patch."""
     grouped = patches.reshape(len(packing.source), -1, patches.shape[-1])
     return jax.vmap(lambda x, i: jnp.take(x, i, axis=0, mode="clip"))(grouped, packing.source)
 
@@ -84,9 +87,13 @@ def flatten(
 def apart(
     x: Float[Array, "groups rows heads head_width"], packing: Packing, classes: bool = False
 ) -> list[Float[Array, "_ _ heads head_width"]]:
-    """The flat rows as padded sequences, 0 in padding; with `classes` the class tokens alone."""
+    """The flat rows as padded sequences, with 0 in padding.
+
+    One array [groups * slices, length, heads, head_width] for each of `packing.rows`; with
+    `classes` `x` holds the class tokens only, and the length is 1.
+    """
     index, inverse, shapes = _route(packing, classes)
-    flat = _take_each(x, index, inverse)
+    flat = _take_rows_of_groups(x, index, inverse)
     ends = [sum(n * length for n, length in shapes[: i + 1]) for i in range(len(shapes))]
     return [
         flat[:, end - n * length : end].reshape(-1, length, *x.shape[2:])
@@ -95,18 +102,18 @@ def apart(
 
 
 def together(
-    parts: list[Float[Array, "_ _ heads head_width"]],
+    sequences: list[Float[Array, "_ _ heads head_width"]],
     packing: Packing,
     classes: bool = False,
 ) -> Float[Array, "groups rows heads head_width"]:
-    """What `apart` took apart."""
+    """The inverse of `apart`."""
     index, inverse, _ = _route(packing, classes)
-    flat = [part.reshape(len(packing.slot), -1, *part.shape[2:]) for part in parts]
-    return _take_each(jnp.concatenate(flat, axis=1), inverse, index)
+    flat = [x.reshape(len(packing.slot), -1, *x.shape[2:]) for x in sequences]
+    return _take_rows_of_groups(jnp.concatenate(flat, axis=1), inverse, index)
 
 
 def _route(packing: Packing, classes: bool) -> tuple[Array, Array, list[tuple[int, int]]]:
-    """For `take_rows`: index and inverse; and slices and length of each set of sequences."""
+    """Index and inverse for `take_rows`, and (slices, length) of each set of sequences."""
     rows = [r[:, :, :1] for r in packing.rows] if classes else packing.rows
     index = jnp.concatenate([r.reshape(len(r), -1) for r in rows], axis=1)
     inverse = jnp.asarray(packing.slot if classes else packing.place)
@@ -118,15 +125,15 @@ def packed_attention(
     k: Float[Array, "groups rows heads head_width"],
     v: Float[Array, "groups rows heads head_width"],
     packing: Packing,
-    attention: Callable[..., Array],
+    attention: Callable[[Array, Array, Array, Array], Array],
 ) -> Float[Array, "groups queries heads head_width"]:
-    """`attention(q, k, v, mask)` of each slice to itself; the queries are all rows, or classes."""
+    """`attention(q, k, v, mask)` of each slice to itself; queries are all rows or class tokens."""
     classes = q.shape[1] != k.shape[1]
-    inside = [(rows >= 0).reshape(-1, rows.shape[2]) for rows in packing.rows]
-    parts = zip(
-        apart(q, packing, classes), apart(k, packing), apart(v, packing), inside, strict=True
+    masks = [jnp.asarray(rows >= 0).reshape(-1, rows.shape[2]) for rows in packing.rows]
+    sequences = zip(
+        apart(q, packing, classes), apart(k, packing), apart(v, packing), masks, strict=True
     )
-    return together([attention(*part) for part in parts], packing, classes)
+    return together([attention(*sequence) for sequence in sequences], packing, classes)
 
 
 def slice_means(

@@ -1,71 +1,98 @@
-"""ResNet (arXiv 1512.03385), torchvision's variant: the stride is in the 3x3 convolution.
-
-Modules are called as torchvision's, so that its weights need no table of names.
-"""
-
-from typing import Any
+"""ResNet (arXiv 1512.03385), torchvision's variant: the stride is in the 3x3 convolution."""
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Key
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
 
-from dtvit_jax.models.layers import BatchNorm, check_side, conv, max_pool
+from dtvit_jax.models.cnn import CNN
+from dtvit_jax.models.kernels import PLAIN, Kernels
+from dtvit_jax.models.layers import BatchNorm, Conv, LayerOptions
 
 
-class BasicBlock(nnx.Module):
-    """Two 3x3 convolutions beside the identity (or a 1x1 convolution where the shape changes)."""
+class _Residual(nnx.Module):
+    """The shortcut of a block: the identity, or a 1x1 convolution where the shape changes."""
+
+    downsample: nnx.Dict | None
+
+    def add_shortcut(self, channels: int, out: int, stride: int, options: LayerOptions) -> None:
+        """Called last: parameters take random keys in the order of construction."""
+        if stride == 1 and channels == out:
+            self.downsample = None
+        else:
+            projection = Conv(channels, out, 1, stride=stride, bias=False, **options)
+            self.downsample = nnx.Dict({"0": projection, "1": BatchNorm(out)})
+
+    def shortcut(
+        self, x: Float[Array, "batch rows columns channels"], training: bool
+    ) -> Float[Array, "batch new_rows new_columns out"]:
+        if self.downsample is None:
+            return x
+        return self.downsample["1"](self.downsample["0"](x), training)
+
+
+class BasicBlock(_Residual):
+    """Two 3x3 convolutions, added to the shortcut."""
 
     expansion = 1
 
-    def __init__(self, channels: int, width: int, stride: int, *, dtype: Any, rngs: nnx.Rngs):
-        options: dict[str, Any] = {"bias": False, "dtype": dtype, "rngs": rngs}
-        self.conv1 = conv(channels, width, 3, stride=stride, padding=1, **options)
+    def __init__(
+        self,
+        channels: int,
+        width: int,
+        stride: int,
+        *,
+        kernels: Kernels,
+        dtype: DTypeLike,
+        rngs: nnx.Rngs,
+    ) -> None:
+        options: LayerOptions = {"kernels": kernels, "dtype": dtype, "rngs": rngs}
+        self.conv1 = Conv(channels, width, 3, stride=stride, padding=1, bias=False, **options)
         self.bn1 = BatchNorm(width)
-        self.conv2 = conv(width, width, 3, padding=1, **options)
+        self.conv2 = Conv(width, width, 3, padding=1, bias=False, **options)
         self.bn2 = BatchNorm(width)
-        self.downsample = _shortcut(channels, width, stride, options)
+        self.add_shortcut(channels, width, stride, options)
 
     def __call__(
         self, x: Float[Array, "batch rows columns channels"], training: bool
     ) -> Float[Array, "batch new_rows new_columns width"]:
         y = jax.nn.relu(self.bn1(self.conv1(x), training))
         y = self.bn2(self.conv2(y), training)
-        return jax.nn.relu(y + _identity(self.downsample, x, training))
+        return jax.nn.relu(y + self.shortcut(x, training))
 
 
-class Bottleneck(nnx.Module):
-    """1x1 down, 3x3, 1x1 up to four times the width, beside the identity."""
+class Bottleneck(_Residual):
+    """1x1 to `width` channels, 3x3, 1x1 to four times as many, added to the shortcut."""
 
     expansion = 4
 
-    def __init__(self, channels: int, width: int, stride: int, *, dtype: Any, rngs: nnx.Rngs):
-        options: dict[str, Any] = {"bias": False, "dtype": dtype, "rngs": rngs}
-        self.conv1 = conv(channels, width, 1, **options)
+    def __init__(
+        self,
+        channels: int,
+        width: int,
+        stride: int,
+        *,
+        kernels: Kernels,
+        dtype: DTypeLike,
+        rngs: nnx.Rngs,
+    ) -> None:
+        options: LayerOptions = {"kernels": kernels, "dtype": dtype, "rngs": rngs}
+        self.conv1 = Conv(channels, width, 1, bias=False, **options)
         self.bn1 = BatchNorm(width)
-        self.conv2 = conv(width, width, 3, stride=stride, padding=1, **options)
+        self.conv2 = Conv(width, width, 3, stride=stride, padding=1, bias=False, **options)
         self.bn2 = BatchNorm(width)
-        self.conv3 = conv(width, 4 * width, 1, **options)
+        self.conv3 = Conv(width, 4 * width, 1, bias=False, **options)
         self.bn3 = BatchNorm(4 * width)
-        self.downsample = _shortcut(channels, 4 * width, stride, options)
+        self.add_shortcut(channels, 4 * width, stride, options)
 
     def __call__(
         self, x: Float[Array, "batch rows columns channels"], training: bool
-    ) -> Float[Array, "batch new_rows new_columns width"]:
+    ) -> Float[Array, "batch new_rows new_columns expanded"]:
         y = jax.nn.relu(self.bn1(self.conv1(x), training))
         y = jax.nn.relu(self.bn2(self.conv2(y), training))
         y = self.bn3(self.conv3(y), training)
-        return jax.nn.relu(y + _identity(self.downsample, x, training))
-
-
-def _shortcut(channels: int, out: int, stride: int, options: dict[str, Any]) -> Any:
-    if stride == 1 and channels == out:
-        return None
-    return nnx.Dict({"0": conv(channels, out, 1, stride=stride, **options), "1": BatchNorm(out)})
-
-
-def _identity(downsample: Any, x: Array, training: bool) -> Array:
-    return x if downsample is None else downsample["1"](downsample["0"](x), training)
+        return jax.nn.relu(y + self.shortcut(x, training))
 
 
 DEPTHS: dict[int, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, int, int, int]]] = {
@@ -73,9 +100,10 @@ DEPTHS: dict[int, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, int, int
     34: (BasicBlock, (3, 4, 6, 3)),
     50: (Bottleneck, (3, 4, 6, 3)),
 }
+"""The kind of block and the number of blocks in each of four stages (Table 1)."""
 
 
-class ResNet(nnx.Module):
+class ResNet(CNN):
     """ResNet of `depth` 18, 34 or 50 without its classifier: images to 512 or 2048 features."""
 
     def __init__(
@@ -84,13 +112,15 @@ class ResNet(nnx.Module):
         *,
         image_size: int = 224,
         channels: int = 3,
-        dtype: Any = jnp.float32,
+        kernels: Kernels = PLAIN,
+        dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ) -> None:
-        check_side(f"resnet{depth}", image_size, 32)
         block, counts = DEPTHS[depth]
-        self.dtype = dtype
-        self.conv1 = conv(channels, 64, 7, stride=2, padding=3, bias=False, dtype=dtype, rngs=rngs)
+        features = 512 * block.expansion
+        super().__init__(f"resnet{depth}", features, image_size, 32, kernels=kernels, dtype=dtype)
+        options: LayerOptions = {"kernels": kernels, "dtype": dtype, "rngs": rngs}
+        self.conv1 = Conv(channels, 64, 7, stride=2, padding=3, bias=False, **options)
         self.bn1 = BatchNorm(64)
         width = 64
         stages = []
@@ -98,41 +128,24 @@ class ResNet(nnx.Module):
             blocks = []
             for i in range(count):
                 stride = 2 if stage and not i else 1
-                blocks.append(block(width, 64 << stage, stride, dtype=dtype, rngs=rngs))
+                blocks.append(block(width, 64 << stage, stride, **options))
                 width = (64 << stage) * block.expansion
             stages.append(nnx.List(blocks))
         self.layer1, self.layer2, self.layer3, self.layer4 = stages
-        self.features = width
 
     def stem(
         self, images: Float[Array, "batch rows columns channels"], training: bool = False
     ) -> Float[Array, "batch new_rows new_columns 64"]:
-        """What comes before the first stage: a quarter of the rows and columns."""
+        """The input of the first stage: a quarter of the rows and columns."""
         x = self.conv1(images.astype(self.dtype))
-        return max_pool(jax.nn.relu(self.bn1(x, training)), 3, 2, padding=1)
+        return self.max_pool(jax.nn.relu(self.bn1(x, training)), 3, 2, padding=1)
 
     def last_map(
         self, images: Float[Array, "batch rows columns channels"], training: bool = False
-    ) -> Float[Array, "batch _ _ features"]:
-        """What the last stage gives: a thirty-second of the rows and columns."""
+    ) -> Float[Array, "batch map_rows map_columns features"]:
+        """The last stage's output: a thirty-second of the rows and columns."""
         x = self.stem(images, training)
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
             for block in stage:
                 x = block(x, training)
         return x
-
-    def from_map(
-        self, last: Float[Array, "batch _ _ features"], key: Key[Array, ""] | None = None
-    ) -> Float[Array, "batch features"]:
-        """Features from `last_map`: the means."""
-        del key
-        return jnp.mean(last, axis=(1, 2))
-
-    def __call__(
-        self,
-        images: Float[Array, "batch rows columns channels"],
-        *,
-        key: Key[Array, ""] | None = None,
-    ) -> Float[Array, "batch features"]:
-        """Features. A `key` means training: batch statistics, and the running ones updated."""
-        return self.from_map(self.last_map(images, key is not None), key)

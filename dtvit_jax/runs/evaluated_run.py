@@ -1,4 +1,4 @@
-"""A trained and evaluated run as something that answers: what is checked before it may."""
+"""The folder of a trained and evaluated run, checked before its model answers."""
 
 import dataclasses
 import importlib.metadata
@@ -15,8 +15,9 @@ from dtvit_jax.decision import rule as decision_rule
 from dtvit_jax.decision.answer import ModelIdentity
 from dtvit_jax.decision.outlier import TrainingSlices
 from dtvit_jax.decision.rule import DecisionRule
+from dtvit_jax.models.variables import Tree, Variables
 from dtvit_jax.runs import evaluated_weights
-from dtvit_jax.runs.evaluated_weights import Origin, Weights
+from dtvit_jax.runs.evaluated_weights import Origin
 from dtvit_jax.training import record as run_record
 from dtvit_jax.training.record import RunRecord
 from dtvit_jax.training.validation import lower_is_better
@@ -24,9 +25,10 @@ from dtvit_jax.training.validation import lower_is_better
 
 @dataclasses.dataclass(frozen=True)
 class Cleaning:
-    """How DICOM becomes slices for this model. `stated`: the training data says so itself.
+    """How DICOM images were cleaned into the slices that the model was trained on.
 
-    Slices in the published layout come cleaned; their authors' steps are the 'paper' mode.
+    stated: the data set's record says so. Slices of the published data set have no such record;
+    their authors' method is the mode 'paper'.
     """
 
     mode: clean.Mode
@@ -36,7 +38,7 @@ class Cleaning:
 
 @dataclasses.dataclass(frozen=True)
 class ModelFolder:
-    """A run's folder, read and checked: all but its weights."""
+    """A run's folder, read and checked, without its weights."""
 
     workdir: Path
     config: ml_collections.ConfigDict
@@ -48,19 +50,22 @@ class ModelFolder:
 
     @property
     def phantom(self) -> bool:
-        """Whether it was trained on made-up heads."""
+        """Whether the model was trained on synthetic heads."""
         return bool(self.record["dataset"].get("phantom"))
 
-    def weights(self, params: Any, stats: Any) -> Weights:
-        """Parameters and statistics, float32, in trees like those given (shapes). InputError."""
+    def weights(self, params: Tree, stats: Tree) -> Variables:
+        """Parameters and statistics, float32, in the nesting of the given (abstract) ones.
+
+        Raises InputError where they do not fit config.model.
+        """
         return evaluated_weights.read(self.workdir, self.config.model.to_dict(), params, stats)
 
-    def check(self, weights: Weights) -> str:
-        """Digest of `weights`. Raises InputError where the file is damaged."""
+    def check(self, weights: Variables) -> str:
+        """SHA-256 of `weights`. Raises InputError where their file is damaged."""
         return evaluated_weights.check(self.workdir, weights, self.origin)
 
     def identity(self, weights_sha256: str) -> ModelIdentity:
-        """The model's name, this program's version, and the digest of `weights`."""
+        """The model's name, this program's version and the SHA-256 of the weights."""
         version = importlib.metadata.version("dtvit-jax")
         return ModelIdentity(self.config.model.name, version, weights_sha256)
 
@@ -69,8 +74,8 @@ def open_model(workdir: Path) -> ModelFolder:
     """Reads and checks the folder of a run.
 
     Raises:
-      InputError: it holds no finished or evaluated run, its parts are of different models, or it
-        is of another version of format, transform or cleaning.
+      InputError: the run is not finished or not evaluated, its files belong to different models,
+        or it has another version of format, transform or cleaning.
     """
     config = run_record.read_config(workdir)
     record = run_record.read_record(workdir)
@@ -78,8 +83,11 @@ def open_model(workdir: Path) -> ModelFolder:
     training_slices = outlier.read(workdir)
     origin = evaluated_weights.origin(workdir)
     step, digest = origin.checkpoint_step, record["dataset"]["digest"]
-    of = rule.raw.get("checkpoint_step"), rule.raw.get("dataset_digest"), training_slices.dataset
-    same = of == (step, digest, digest) and origin.dataset_digest == digest
+    same = (
+        rule.raw.get("checkpoint_step") == step
+        and digest == rule.raw.get("dataset_digest") == training_slices.dataset
+        and digest == origin.dataset_digest
+    )
     if not same or _surpassed(run_record.read_history(workdir), config.best, step):
         raise InputError(
             f"what was evaluated in {workdir} is another checkpoint or data set than the run's: "
@@ -90,27 +98,40 @@ def open_model(workdir: Path) -> ModelFolder:
 
 
 def _surpassed(history: list[dict[str, Any]], best: str, step: int) -> bool:
-    """Whether training went on after `step` to a better figure; of equals the last is the best."""
+    """Whether a later step than `step` has a better or equal value of the metric `best`.
+
+    Equal counts: of equal checkpoints the last is the run's best.
+    """
     sign = -1 if lower_is_better(best) else 1
-    of = {r["step"]: sign * r[best] for r in history if r["split"] == "validation" and best in r}
-    return step in of and any(at > step and value >= of[step] for at, value in of.items())
+    values = {
+        row["step"]: sign * row[best]
+        for row in history
+        if row["split"] == "validation" and best in row
+    }
+    return step in values and any(
+        later > step and value >= values[step] for later, value in values.items()
+    )
 
 
 def cleaning_of(dataset: dict[str, Any]) -> Cleaning:
-    """How the training slices were cleaned. Raises InputError where this program does it else."""
-    told = dataset.get("cleaning") or {}
-    if not told:
+    """How the training slices were cleaned, by the data set's entry in run.json.
+
+    Raises:
+      InputError: this program cleans by another version or window, or does not know the mode.
+    """
+    stated = dataset.get("cleaning") or {}
+    if not stated:
         return Cleaning("paper", "png", stated=False)
-    version, window = told.get("version"), tuple(told.get("window_hu", clean.WINDOW))
+    version, window = stated.get("version"), tuple(stated.get("window_hu", clean.WINDOW))
     if version != clean.VERSION or window != clean.WINDOW:
         raise InputError(
             f"the model was trained on slices of cleaning version {version}, this program cleans "
             f"by version {clean.VERSION}: use the program's version that trained it, or clean and "
             "train again"
         )
-    mode, image_format = told.get("mode"), told.get("format")
+    mode, image_format = stated.get("mode"), stated.get("format")
     if mode not in clean.MODES or image_format not in FORMATS:
         raise InputError(
-            f"run.json names a cleaning that is not known ({mode}, {image_format}): train again"
+            f"run.json names an unknown cleaning ({mode}, {image_format}): train again"
         )
     return Cleaning(mode, image_format, stated=True)

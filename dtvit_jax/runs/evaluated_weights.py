@@ -1,7 +1,8 @@
-"""The evaluated weights of a run in a file of their own, which is mapped instead of read.
+"""The weights of a run's evaluated checkpoint in one safetensors file, mapped instead of read.
 
-WORKDIR/weights.safetensors is what `convert --all` writes, with the checkpoint, the data set and
-the digest in its header. It takes a checkpoint's reading, two copies of all weights, off the start.
+WORKDIR/weights.safetensors is a file as `convert --all` writes it, whose header also has the
+checkpoint's step, the data set's digest and the digest of the weights. Starting a model from it
+saves reading a checkpoint, which takes time and two copies of all weights in memory.
 """
 
 import dataclasses
@@ -13,18 +14,16 @@ from typing import Any
 import numpy as np
 
 from data_builder.errors import InputError
+from dtvit_jax.models.variables import Tree, Variables
 from dtvit_jax.weights import files, load
 from dtvit_jax.weights.save import save
 
 FILE = "weights.safetensors"
 
-Weights = tuple[dict[str, Any], dict[str, Any]]
-"""Parameters and batch statistics, nested dicts of arrays."""
-
 
 @dataclasses.dataclass(frozen=True)
 class Origin:
-    """Whose weights they are: the checkpoint's step, the data set's digest, their own digest."""
+    """Where the weights come from: the checkpoint's step, the data set's digest, their own."""
 
     checkpoint_step: int
     dataset_digest: str
@@ -32,55 +31,63 @@ class Origin:
 
 
 def write(
-    workdir: Path, model: Mapping[str, Any], weights: Weights, step: int, dataset: str
+    workdir: Path, model: Mapping[str, Any], variables: Variables, step: int, dataset: str
 ) -> None:
-    """Writes them, whole or not at all. model: config.model. Raises InputError."""
-    origin = Origin(step, dataset, digest(weights))
+    """Writes the file, whole or not at all. Raises InputError where it can't be written.
+
+    Args:
+        workdir: the run's folder.
+        model: config.model.
+        variables: of the evaluated checkpoint.
+        step: of the checkpoint.
+        dataset: digest of the data set.
+    """
+    origin = Origin(step, dataset, digest(variables))
     header = {name: str(value) for name, value in dataclasses.asdict(origin).items()}
-    save(workdir / FILE, model, *weights, heads=True, header=header)
+    save(workdir / FILE, model, *variables, heads=True, header=header)
 
 
 def origin(workdir: Path) -> Origin:
-    """What the file says of itself. Raises InputError where it is missing or damaged."""
+    """The origin in the file's header. Raises InputError where the file is missing or damaged."""
     path = workdir / FILE
     if path.is_file():
         header = files.read(path).header
         try:
-            step, *others = (header[field.name] for field in dataclasses.fields(Origin))
-            return Origin(int(step), *others)
+            step, *digests = (header[field.name] for field in dataclasses.fields(Origin))
+            return Origin(int(step), *digests)
         except (KeyError, ValueError):
-            pass
+            pass  # such as a file of `convert --all`, whose header has no origin
     raise InputError(
         f"{path} is missing or no evaluated run's: run python -m dtvit_jax.evaluate --workdir "
         f"{workdir} again"
     )
 
 
-def read(workdir: Path, model: Mapping[str, Any], params: Any, stats: Any) -> Weights:
-    """Parameters and statistics, as views of the file's pages, in trees like those given (shapes).
+def read(workdir: Path, model: Mapping[str, Any], params: Tree, stats: Tree) -> Variables:
+    """Parameters and statistics as views of the mapped file, in the nesting of `params`, `stats`.
 
-    Raises InputError where they are of another model than `model`, config.model.
+    Raises InputError where they do not fit `model` (config.model).
     """
     return load.load_into(files.read(workdir / FILE), model, params, stats, heads=True)
 
 
-def digest(weights: Weights) -> str:
-    """SHA-256 over every parameter's and statistic's name, type, shape and bytes, in name order."""
-    params, stats = map(load.flatten, weights)
-    found = hashlib.sha256()
+def digest(variables: Variables) -> str:
+    """SHA-256 over the name, type, shape and bytes of every array, in the order of names."""
+    params, stats = map(load.flatten, variables)
+    sha256 = hashlib.sha256()
     for name, leaf in sorted({**params, **stats}.items()):
-        value = np.ascontiguousarray(leaf)
-        found.update(f"{name} {value.dtype} {value.shape}\n".encode())
-        found.update(value.reshape(-1).view(np.uint8).data)
-    return found.hexdigest()
+        array = np.ascontiguousarray(leaf)
+        sha256.update(f"{name} {array.dtype} {array.shape}\n".encode())
+        sha256.update(array.reshape(-1).view(np.uint8).data)
+    return sha256.hexdigest()
 
 
-def check(workdir: Path, weights: Weights, said: Origin) -> str:
-    """Their digest. Raises InputError where it is not the one that was written with them."""
-    found = digest(weights)
-    if found != said.weights_sha256:
+def check(workdir: Path, variables: Variables, origin: Origin) -> str:
+    """The digest of `variables`. Raises InputError where it differs from the one in `origin`."""
+    sha256 = digest(variables)
+    if sha256 != origin.weights_sha256:
         raise InputError(
             f"{workdir / FILE} is damaged: remove it and run python -m dtvit_jax.evaluate "
             f"--workdir {workdir} again"
         )
-    return found
+    return sha256

@@ -1,4 +1,4 @@
-"""A trained run applied to a side of its data set: probabilities for every slice."""
+"""A trained run: its best checkpoint, and the probabilities that it predicts for a split."""
 
 import functools
 from pathlib import Path
@@ -12,10 +12,11 @@ from dtvit_jax.data import packing
 from dtvit_jax.data.loader import evaluation_batches
 from dtvit_jax.data.shards import Shards, SliceSource, find_shards
 from dtvit_jax.decision.predictions import Predictions
+from dtvit_jax.models.variables import Tree, Variables
 from dtvit_jax.runtime import prepare
 from dtvit_jax.training import record
 from dtvit_jax.training.checkpoint import Checkpoints
-from dtvit_jax.training.network import Network, Tree, make_tissue
+from dtvit_jax.training.network import Network, make_tissue
 from dtvit_jax.training.setup import abstract_state, make_task
 from dtvit_jax.training.sharding import make_mesh, placed_shapes, state_sharding
 from dtvit_jax.training.steps import evaluate_step
@@ -25,9 +26,14 @@ from dtvit_jax.weights.load import OPTIONS, flatten
 
 
 class TrainedRun:
-    """The run in a workdir: its config, record, data set and best checkpoint's step.
+    """A run's config, record, history and best checkpoint.
 
-    Raises InputError where the folder holds no finished run, or its data set is not to be found.
+    Args:
+        workdir: the run's folder.
+        data_dir: where the data set is now; empty: where the config says.
+
+    Raises InputError where the folder holds no finished run; `shards`, where the data set is
+    missing.
     """
 
     def __init__(self, workdir: Path, data_dir: str = "") -> None:
@@ -42,13 +48,13 @@ class TrainedRun:
 
     @functools.cached_property
     def shards(self) -> Shards:
-        """The data set that the run was trained on, known by its digest."""
+        """The data set that the run was trained on, identified by its digest."""
         return find_shards(self.config.data, self.record["dataset"]["digest"])
 
     def model(self) -> tuple[Network, Tree, Tree]:
         """The network, and the best checkpoint's parameters and batch statistics, on the devices.
 
-        These are averages where config.ema_decay made some.
+        With config.ema_decay they are the exponential moving averages.
         """
         task = make_task(self.config, steps=1)  # the shapes do not depend on the number of steps
         abstract = abstract_state(task)
@@ -56,12 +62,12 @@ class TrainedRun:
         params, stats = self._checkpoints.restore_model(self.step, placed_shapes(abstract, placed))
         return task.network, params, stats
 
-    def weights(self) -> tuple[Tree, Tree]:
-        """The parameters and batch statistics of `model` as NumPy arrays."""
+    def weights(self) -> Variables:
+        """The parameters and batch statistics of `model`, as NumPy arrays."""
         return self._checkpoints.restore_model(self.step)
 
     def predict(self, split: str) -> Predictions:
-        """Probabilities of the best checkpoint for every slice of 'train', 'validation', 'test'."""
+        """The best checkpoint's probabilities of every slice of 'train', 'validation' or 'test'."""
         source = self.shards.source(split)
         network, params, stats = self.model()
         evaluate_fn = jax.jit(functools.partial(evaluate_step, network=network))
@@ -86,24 +92,27 @@ class TrainedRun:
         p_hemorrhage: np.ndarray,
         p_location: np.ndarray,
     ) -> Predictions:
-        names = [source.describe(int(i)) for i in index]
+        slices = [source.describe(int(i)) for i in index]
         return Predictions(
-            key=np.array([name["key"] for name in names]),
-            subject=np.array([name["subject"] for name in names]),
+            key=np.array([row["key"] for row in slices]),
+            subject=np.array([row["subject"] for row in slices]),
             hemorrhage=hemorrhage.astype(int),
             location=location.astype(int),
             p_hemorrhage=p_hemorrhage,
             p_location=p_location,
             split=np.full(len(index), split),
-            study=np.array([name["study"] for name in names]),
+            study=np.array([row["study"] for row in slices]),
             fold=np.full(len(index), self.config.data.fold if self.config.data.folds else -1),
         )
 
 
 def open_weights(path: Path) -> Weights:
-    """Reads weights from a file, or from the best checkpoint of the run in a folder.
+    """Reads weights from a file, or those of the best checkpoint of the run in a folder.
 
-    Raises InputError where `path` is neither, or is damaged.
+    A run's weights have this package's own names, and its config's options as their header.
+
+    Raises:
+        InputError: `path` is neither, or is damaged.
     """
     if not path.is_dir():
         return files.read(path)

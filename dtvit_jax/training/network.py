@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,9 +16,7 @@ from dtvit_jax.data.augment import transform
 from dtvit_jax.data.crop import Crop
 from dtvit_jax.data.tissue import Tissue
 from dtvit_jax.models.dual import DualTask
-
-Tree = dict[Any, Any]
-"""Parameters or batch statistics: nested dicts whose leaves are arrays, or their shapes."""
+from dtvit_jax.models.variables import Tree, merge_model, split_model
 
 Transform = Callable[
     [UInt8[Array, "batch size size"], Float[Array, "batch parameters"] | None],
@@ -49,13 +46,13 @@ class Network:
     def model(self, params: Tree, stats: Tree) -> DualTask:
         """The model with these numbers, to be called inside a plain `jax.jit`.
 
-        `nnx.merge` there costs next to nothing; `nnx.jit` would take 114 ms of every step.
+        That costs next to nothing there; `nnx.jit` would take 114 ms of every step.
         """
         whole = self.gather(params) if self.gather else params
-        return nnx.merge(self.graph, nnx.State(whole), nnx.State(stats))
+        return merge_model(self.graph, whole, stats)
 
 
-def make_network(config: ml_collections.ConfigDict, kernels: str = "auto") -> Network:
+def make_network(config: ml_collections.ConfigDict, kernels: models.KernelForm = "auto") -> Network:
     """The network of config.model and of the fields that say how slices become its input.
 
     Nothing is computed: `params` and `stats` are shapes. `kernels` as in `models.create`. Raises
@@ -75,7 +72,7 @@ def make_network(config: ml_collections.ConfigDict, kernels: str = "auto") -> Ne
     return Network(graph, params, stats, prepare)
 
 
-def make_model(config: ml_collections.ConfigDict, kernels: str = "auto") -> DualTask:
+def make_model(config: ml_collections.ConfigDict, kernels: models.KernelForm = "auto") -> DualTask:
     """The dual-task model of config.model, its parameters drawn from config.seed."""
     options = config.model.to_dict()
     options.pop("tokens", None)
@@ -84,10 +81,10 @@ def make_model(config: ml_collections.ConfigDict, kernels: str = "auto") -> Dual
         options["tissue"] = tissue.level(windows, tuple(config.mean), tuple(config.std))
     dtype = compute_dtype(config)
     if options["name"].startswith("vit"):
-        on_gpu = jax.default_backend() == "gpu" and dtype == jnp.bfloat16
+        on_gpu = jax.default_backend() == "gpu" and dtype == jnp.bfloat16 and kernels == "auto"
         options["attention"] = "cudnn" if on_gpu else "xla"
-    key = jax.random.key(config.seed)
-    return models.create(options.pop("name"), key=key, dtype=dtype, **options)
+    key, name = jax.random.key(config.seed), options.pop("name")
+    return models.create(name, key=key, kernels=kernels, dtype=dtype, **options)
 
 
 def compute_dtype(config: ml_collections.ConfigDict) -> type:
@@ -123,10 +120,3 @@ def make_crop(config: ml_collections.ConfigDict) -> Crop:
     if kind not in ("centre", "head"):
         raise InputError(f"config.crop={kind!r}: it is 'centre' or 'head'")
     return Crop(config.model.image_size, config.tissue.threshold if kind == "head" else None)
-
-
-def split_model(model: nnx.Module) -> tuple[nnx.GraphDef, Tree, Tree]:
-    """A model's graph, its parameters and its batch statistics, both as plain nested dicts."""
-    graph, *states = nnx.split(model, nnx.Param, nnx.BatchStat)
-    params, stats = map(nnx.to_pure_dict, states)
-    return graph, params, stats

@@ -12,6 +12,7 @@ import optax
 
 from data_builder.files import write_json
 from dtvit_jax.data.loader import Prefetched
+from dtvit_jax.models.variables import Tree
 from dtvit_jax.training import distributed, record
 from dtvit_jax.training.checkpoint import Checkpoints, Progress, has_checkpoint, saved_config
 from dtvit_jax.training.disk_space import saying_disk_full
@@ -28,7 +29,6 @@ from dtvit_jax.training.monitor import (
     describe,
     show,
 )
-from dtvit_jax.training.network import Tree
 from dtvit_jax.training.record import RunRecord
 from dtvit_jax.training.steps import Batch, TrainState, figures
 from dtvit_jax.training.tensorboard import TensorBoard

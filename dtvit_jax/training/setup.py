@@ -10,9 +10,10 @@ import numpy as np
 
 from data_builder.errors import InputError
 from dtvit_jax.data.augment import Augmentation
+from dtvit_jax.models.variables import Tree, split_model
 from dtvit_jax.training.losses import LossWeights
 from dtvit_jax.training.memory import Estimate, estimate
-from dtvit_jax.training.network import Tree, make_model, make_network, split_model
+from dtvit_jax.training.network import make_model, make_network
 from dtvit_jax.training.optimizer import WHOLE_ENCODER, make_optimizer, overlay, trained
 from dtvit_jax.training.sharding import create, gather_for_use
 from dtvit_jax.training.steps import Task, TrainState

@@ -11,8 +11,9 @@ import optax
 from jaxtyping import Array, Float, Key
 
 from dtvit_jax.data.augment import mix, partner, shares
+from dtvit_jax.models.variables import Tree, split_model
 from dtvit_jax.training.losses import LossWeights, cross_entropy, example_weights, location_target
-from dtvit_jax.training.network import Network, Tree, split_model
+from dtvit_jax.training.network import Network
 from dtvit_jax.training.optimizer import WHOLE_ENCODER, overlay, trained
 
 Batch = dict[str, Any]

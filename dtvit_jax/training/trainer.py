@@ -12,9 +12,10 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from dtvit_jax.data import packing
 from dtvit_jax.data.loader import Prefetched, evaluation_batches, training_batches
+from dtvit_jax.models.variables import Tree
 from dtvit_jax.training import distributed, memory
 from dtvit_jax.training.inputs import TrainingData
-from dtvit_jax.training.network import Tree, make_tissue
+from dtvit_jax.training.network import make_tissue
 from dtvit_jax.training.setup import (
     abstract_state,
     gathering,

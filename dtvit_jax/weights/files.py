@@ -1,4 +1,7 @@
-"""Reads a file of weights into arrays by name. What it is, its first bytes tell, not its name."""
+"""Reads weights from safetensors, npz and pth files, and writes safetensors.
+
+The format of a file is detected from its first bytes, not from its name.
+"""
 
 import json
 import mmap
@@ -13,13 +16,14 @@ import safetensors
 import safetensors.numpy
 
 from data_builder.errors import InputError
+from data_builder.files import draft_of
 from dtvit_jax.runtime import ALIGNMENT
 
 Arrays = dict[str, np.ndarray]
 
 
 class Weights(NamedTuple):
-    """Arrays by name as their source stores them, and the header of that source as text."""
+    """Arrays under the names of their source, a file or a run, and its header."""
 
     path: Path
     arrays: Arrays
@@ -27,13 +31,14 @@ class Weights(NamedTuple):
 
 
 def read(path: Path) -> Weights:
-    """Reads a file of weights: arrays by its own names, and safetensors' header (else empty).
+    """Reads a `.safetensors`, `.npz` (NumPy) or `.pth` file (PyTorch, zip and legacy).
 
-    Formats: `.safetensors`, NumPy's `.npz`, PyTorch's `.pth` (zip and legacy; this needs torch).
-    No format may run code: pickles are read by torch's `weights_only`, or refused.
+    The header is that of safetensors, empty for other formats. `.pth` needs torch. No format may
+    run code: pickles are read with torch's `weights_only`, or refused.
 
     Raises:
-        InputError: no such file, none of these formats, damaged, holding code, or torch is absent.
+        InputError: the file does not exist, has none of these formats, is damaged or holds code,
+            or torch is not installed.
     """
     if path.is_dir():
         raise InputError(f"{path}: a folder; give a .safetensors, .npz or .pth file")
@@ -54,13 +59,13 @@ def read(path: Path) -> Weights:
                 return Weights(path, _mapped(path), file.metadata() or {})
         if start[:1] == b"\x80":  # a pickle: PyTorch before 1.6
             return Weights(path, _read_torch(path), {})
-        if start[:2] == b"PK":  # a zip archive whose end, with its table of contents, is missing
+        if start[:2] == b"PK":  # a zip archive without its end, which holds the table of contents
             raise InputError(f"{path}: damaged file of weights: its end is missing")
     except (OSError, ValueError, EOFError, struct.error, zipfile.BadZipFile) as error:
-        raise InputError(f"{path}: damaged file of weights: {_line(error)}") from error
+        raise InputError(f"{path}: damaged file of weights: {first_line(error)}") from error
     except safetensors.SafetensorError as error:
-        raise InputError(f"{path}: damaged safetensors file: {_line(error)}") from error
-    raise InputError(f"{path}: not a file of weights; it may be .safetensors, .npz or .pth")
+        raise InputError(f"{path}: damaged safetensors file: {first_line(error)}") from error
+    raise InputError(f"{path}: not a file of weights; give a .safetensors, .npz or .pth file")
 
 
 _MAPPED = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "U8": "u1"}
@@ -68,7 +73,7 @@ _STORED = {np.dtype(kind): name for name, kind in _MAPPED.items()}
 
 
 def _mapped(path: Path) -> Arrays:
-    """A safetensors file's arrays as views of the file's own pages: read where they are used."""
+    """A safetensors file's arrays as views of the mapped file: pages are read when used."""
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(length))
@@ -76,7 +81,7 @@ def _mapped(path: Path) -> Arrays:
     header.pop("__metadata__", None)
     if any(entry["dtype"] not in _MAPPED for entry in header.values()):
         return safetensors.numpy.load_file(path)
-    pages.madvise(mmap.MADV_WILLNEED)  # so that the disk reads while the program goes on
+    pages.madvise(mmap.MADV_WILLNEED)  # the disk reads ahead while the program continues
     content = np.frombuffer(pages, np.uint8)[8 + length :]
     return {
         name: content[slice(*entry["data_offsets"])]
@@ -87,35 +92,32 @@ def _mapped(path: Path) -> Arrays:
 
 
 def _read_torch(path: Path) -> Arrays:
-    """The state dict in a `.pth`; one level of 'state_dict' or 'model' around it is opened."""
+    """The state dict in a `.pth`, also where it is nested under 'state_dict' or 'model'."""
     try:
         import torch
     except ImportError as error:
         raise InputError(
-            f"{path}: reading a .pth file takes PyTorch: pip install 'dtvit-jax[torch]'"
+            f"{path}: a .pth file needs PyTorch: pip install 'dtvit-jax[torch]'"
         ) from error
     try:
-        # mmap: the file's own pages are the tensors, so nothing is held twice.
-        found = torch.load(path, "cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        # mmap: tensors are views of the mapped file, so that nothing is in memory twice
+        state = torch.load(path, "cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
         raise InputError(
             f"{path}: refused: its pickle is damaged, or holds more than weights and could run code"
         ) from error
-    except Exception as error:  # whatever torch's reader meets in damaged bytes
-        raise InputError(f"{path}: damaged .pth file: {_line(error).split('. ')[0]}") from error
+    except Exception as error:  # torch raises many types for damaged bytes
+        line = first_line(error).split(". ")[0]
+        raise InputError(f"{path}: damaged .pth file: {line}") from error
     for wrapper in ("state_dict", "model"):
-        if isinstance(found, dict) and isinstance(found.get(wrapper), dict):
-            found = found[wrapper]
-    return {name: _numpy(path, name, tensor) for name, tensor in _items(path, found)}
+        if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
+            state = state[wrapper]
+    if not isinstance(state, dict):
+        raise InputError(f"{path}: holds a {type(state).__name__}, not a dict of tensors by name")
+    return {name: _from_tensor(path, name, tensor) for name, tensor in state.items()}
 
 
-def _items(path: Path, found: Any) -> Any:
-    if not isinstance(found, dict):
-        raise InputError(f"{path}: holds a {type(found).__name__}, not a dict of tensors by name")
-    return found.items()
-
-
-def _numpy(path: Path, name: Any, tensor: Any) -> np.ndarray:
+def _from_tensor(path: Path, name: str, tensor: Any) -> np.ndarray:
     import torch
 
     if not isinstance(tensor, torch.Tensor):
@@ -124,38 +126,38 @@ def _numpy(path: Path, name: Any, tensor: Any) -> np.ndarray:
     return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
 
 
-def _line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """The first line of an error's text, or its type where it has none."""
     return (str(error) or type(error).__name__).splitlines()[0]
 
 
-def write(path: Path, arrays: Arrays, metadata: dict[str, str]) -> None:
+def write(path: Path, arrays: Arrays, header: dict[str, str]) -> None:
     """Writes a safetensors file, whole or not at all; the same arrays give the same bytes.
 
-    Arrays lie at multiples of `ALIGNMENT` bytes, so that JAX takes them from a mapped file as they
-    are; those of another length come last, as the format allows no holes.
+    Arrays begin at multiples of `ALIGNMENT` bytes, so that JAX uses those of a mapped file without
+    a copy. Arrays whose length is no such multiple come last: the format allows no gaps.
+
+    Raises:
+        InputError: the file can't be written.
     """
-    partial = path.with_name(path.name + ".part")
-    header: dict[str, Any] = {"__metadata__": metadata}
+    entries: dict[str, Any] = {"__metadata__": header}
     names = sorted(arrays, key=lambda name: (arrays[name].nbytes % ALIGNMENT != 0, name))
-    place = 0
+    begin = 0
     for name in names:
         array = arrays[name]
-        end = place + array.nbytes
-        header[name] = {
+        end = begin + array.nbytes
+        entries[name] = {
             "dtype": _STORED[array.dtype],
             "shape": list(array.shape),
-            "data_offsets": [place, end],
+            "data_offsets": [begin, end],
         }
-        place = end
-    text = json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
+        begin = end
+    text = json.dumps(entries, sort_keys=True, separators=(",", ":")).encode()
     text = text.ljust(-(-(8 + len(text)) // ALIGNMENT) * ALIGNMENT - 8)
     try:
-        with partial.open("wb") as file:
+        with draft_of(path) as draft, draft.open("wb") as file:
             file.write(len(text).to_bytes(8, "little") + text)
             for name in names:
                 file.write(np.ascontiguousarray(arrays[name]).reshape(-1).view(np.uint8).data)
-        partial.replace(path)
     except OSError as error:
-        raise InputError(f"{path}: can't be written: {_line(error)}") from error
-    finally:
-        partial.unlink(missing_ok=True)  # Ctrl-C leaves no half of it either
+        raise InputError(f"{path}: can't be written: {first_line(error)}") from error

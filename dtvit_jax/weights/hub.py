@@ -1,4 +1,4 @@
-"""Published weights by name: found in a folder or a cache, else fetched once.
+"""Locates published weights by name, in a folder or a cache, and downloads them once.
 
 Names: `torchvision/vit_l_16`, `timm/vit_base_patch16_224.augreg2_in21k_ft_in1k`,
 `hf/google/vit-base-patch16-224-in21k` (owner and repository on the Hugging Face Hub) and
@@ -6,7 +6,6 @@ Names: `torchvision/vit_l_16`, `timm/vit_base_patch16_224.augreg2_in21k_ft_in1k`
 """
 
 import fcntl
-import hashlib
 import os
 import re
 import sys
@@ -16,9 +15,10 @@ import urllib.request
 from collections.abc import Iterator
 from http.client import HTTPException
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from data_builder.errors import InputError
+from data_builder.files import sha256_of, write_whole
 from data_builder.progress import track
 
 TIMEOUT_SECONDS = 30.0
@@ -46,12 +46,18 @@ TORCHVISION = {
     "densenet121": "densenet121-a639ec97.pth",
     "vgg16": "vgg16-397923af.pth",
 }
-"""File names in torchvision 0.28's models/*.py; the 8 hex digits begin the file's SHA-256, as
-torch.hub.load_state_dict_from_url says of `check_hash`."""
+"""File names in torchvision 0.28's models/*.py. The 8 hexadecimal digits are the first of the
+file's SHA-256 (`check_hash` of torch.hub.load_state_dict_from_url)."""
 
 
 class Published(NamedTuple):
-    """A published file: its address, its name in a folder, its SHA-256's first digits if known."""
+    """A published file.
+
+    Attributes:
+        url: its address.
+        file: its name in a folder or the cache.
+        sha256: the first digits of its SHA-256; None where the publisher states none.
+    """
 
     url: str
     file: str
@@ -59,10 +65,10 @@ class Published(NamedTuple):
 
 
 def published(name: str) -> Published | None:
-    """The file that a name stands for, or None where it is not a name.
+    """The file of a published name; None where `name` is not one.
 
     Raises:
-        InputError: it begins as a name, but there is none such.
+        InputError: `name` begins with torchvision/, which has no such file.
     """
     publisher, _, rest = name.partition("/")
     if publisher == "torchvision":
@@ -83,65 +89,66 @@ def published(name: str) -> Published | None:
 
 
 def locate(init_from: str) -> Path:
-    """The file of weights that a path or a name stands for; a name's is fetched if need be.
+    """The path of the weights of a path or a published name, downloaded if necessary.
 
-    A name's file is looked for in the folder `DTVIT_WEIGHTS`, if that is set (and nothing is then
-    fetched), else in the cache `$XDG_CACHE_HOME/dtvit` (by default ~/.cache/dtvit).
+    The file of a name is taken from the folder `DTVIT_WEIGHTS` where that variable is set (nothing
+    is downloaded then), else from the cache `$XDG_CACHE_HOME/dtvit` (by default ~/.cache/dtvit).
 
     Raises:
-        InputError: no such file and no such name, it can't be fetched, or its hash is another.
+        InputError: there is no such file or name, the download fails, or the hash is wrong.
     """
     path = Path(init_from).expanduser()
     if path.exists():
         return path
-    known = published(init_from)
-    if known is None:
+    publication = published(init_from)
+    if publication is None:
         raise InputError(
             f"config.init_from={init_from!r}: no such file; give a file, 'scratch', or a name "
             "such as torchvision/vit_l_16, timm/NAME, hf/OWNER/NAME or google/augreg/FILE.npz"
         )
     if folder := os.environ.get("DTVIT_WEIGHTS"):
-        path = Path(folder).expanduser() / known.file
+        path = Path(folder).expanduser() / publication.file
         if not path.is_file():
             raise InputError(
-                f"{init_from}: {known.file} is not in the folder DTVIT_WEIGHTS; put it there from "
-                f"{known.url}, or use --config.init_from=scratch"
+                f"{init_from}: {publication.file} is not in the folder DTVIT_WEIGHTS; put it there "
+                f"from {publication.url}, or use --config.init_from=scratch"
             )
-        _check(path, known)
+        _check(path, publication)
         return path
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").expanduser() / "dtvit"
-    path = cache / known.file
+    path = cache / publication.file
     if not path.exists():
         try:
-            fetch(known, path)
+            fetch(publication, path)
         except (OSError, HTTPException) as error:
             raise InputError(
-                f"{init_from}: could not fetch {known.url} ({_reason(error)}): fetch it on another "
-                f"machine, and set DTVIT_WEIGHTS to its folder; or use --config.init_from=scratch"
+                f"{init_from}: could not fetch {publication.url} ({_reason(error)}): fetch it on "
+                "another machine, and set DTVIT_WEIGHTS to its folder; or use "
+                "--config.init_from=scratch"
             ) from error
     return path
 
 
-def fetch(known: Published, target: Path) -> None:
+def fetch(publication: Published, target: Path) -> None:
     """Downloads a file to `target`, which appears whole and checked or not at all.
 
-    What an attempt got is kept beside it as `.part` and resumed, by this call or a later one, if
-    the server says that its file is still the same. The SHA-256 is written beside it; where the
-    publisher tells none, it is called unverified.
+    An incomplete download stays in the same folder as `.part`, and this or a later call resumes it
+    if the server's ETag is unchanged. The SHA-256 is written to `.sha256`, marked unverified where
+    the publisher states none.
 
     Raises:
-        InputError: the file's SHA-256 is not the published one; it is deleted.
-        OSError, HTTPException: the server could not be reached, or broke off too often.
+        InputError: the file's SHA-256 is not the published one; the file is deleted.
+        OSError, HTTPException: the server can't be reached, or failed in all ATTEMPTS.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(target.name + ".part")
     with part.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # one of several processes fetches, the others wait
+        fcntl.flock(lock, fcntl.LOCK_EX)  # one of several processes downloads, the others wait
         if target.exists():
             return
         for attempt in range(ATTEMPTS):
             try:
-                _continue(known.url, part)
+                _resume(publication.url, part)
                 break
             except urllib.error.HTTPError as error:
                 if error.code < 500 or attempt == ATTEMPTS - 1:
@@ -150,22 +157,22 @@ def fetch(known: Published, target: Path) -> None:
                 if attempt == ATTEMPTS - 1:
                     raise
             time.sleep(0.5 * 2**attempt)
-        digest = _check(part, known)
-        how = "verified" if known.sha256 else "unverified: its publisher tells no hash"
+        digest = _check(part, publication)
+        how = "verified" if publication.sha256 else "unverified: its publisher states no hash"
         line = f"{digest}  {target.name}  ({how})"
-        target.with_name(target.name + ".sha256").write_text(line + "\n")
+        write_whole(target.with_name(target.name + ".sha256"), line + "\n")
         print(f"SHA-256 {line}", file=sys.stderr)
         part.replace(target)
         _validator(part).unlink(missing_ok=True)
 
 
 def _validator(part: Path) -> Path:
-    """Where the ETag of a half file is kept."""
+    """The file with the ETag of an incomplete download."""
     return part.with_suffix(".etag")
 
 
-def _continue(url: str, part: Path) -> None:
-    """One request for what `part` still lacks. Raises OSError if it ends before the file does."""
+def _resume(url: str, part: Path) -> None:
+    """Requests the bytes that `part` lacks, once. Raises OSError where they end too early."""
     have = part.stat().st_size if part.exists() else 0
     etag = _validator(part).read_text() if have and _validator(part).exists() else ""
     request = urllib.request.Request(url, headers={"User-Agent": "dtvit-jax"})
@@ -175,9 +182,11 @@ def _continue(url: str, part: Path) -> None:
     try:
         response = urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS)
     except urllib.error.HTTPError as error:
-        if error.code == 416:  # nothing is left to send, or the half file is too long
+        if error.code == 416:  # range not satisfiable: `part` is complete already, or too long
             part.unlink()
-            raise ConnectionError("the half file did not fit the server's") from error
+            raise ConnectionError(
+                "the incomplete download does not fit the server's file"
+            ) from error
         raise
     with response:
         if response.status != 206:
@@ -189,26 +198,33 @@ def _continue(url: str, part: Path) -> None:
             file.seek(have)
             for piece in track(_pieces(response), mebibytes, f"fetching {part.stem} (MiB)"):
                 file.write(piece)
-            got = file.tell() - have
-    if length >= 0 and got < length:
-        raise ConnectionError(f"the server broke off after {have + got} of {have + length} bytes")
+            received = file.tell() - have
+    if length >= 0 and received < length:
+        raise ConnectionError(
+            f"the server broke off after {have + received} of {have + length} bytes"
+        )
 
 
-def _pieces(response: Any) -> Iterator[bytes]:
+@runtime_checkable
+class _Readable(Protocol):
+    def read(self, n: int, /) -> bytes: ...
+
+
+def _pieces(response: _Readable) -> Iterator[bytes]:
     while piece := response.read(_MEBIBYTE):
         yield piece
 
 
-def _check(path: Path, known: Published) -> str:
-    """The file's SHA-256. Raises InputError if it does not begin as published."""
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if known.sha256 and not digest.startswith(known.sha256):
+def _check(path: Path, publication: Published) -> str:
+    """The file's SHA-256. Raises InputError where it is not the published one."""
+    digest = sha256_of(path)
+    if publication.sha256 and not digest.startswith(publication.sha256):
         if path.suffix == ".part":
             path.unlink()
         raise InputError(
-            f"{known.file}: its SHA-256 begins with {digest[:8]}, not with the published "
-            f"{known.sha256}: it is damaged or not the file; fetch it again from {known.url}"
+            f"{publication.file}: its SHA-256 begins with {digest[:8]}, not with the published "
+            f"{publication.sha256}: it is damaged or another file; fetch it again from "
+            f"{publication.url}"
         )
     return digest
 

@@ -1,7 +1,7 @@
-"""How published weights call and lay out what this package calls `blocks.0.norm1.scale`.
+"""Maps the names and shapes of published weights to this package's (`blocks.0.norm1.scale`).
 
-A layout is known by a name that only it has. Encoders' own names mirror torchvision's for the
-CNNs, so that those need no table; the ViT's tables follow
+A layout is recognised by a name that it alone has. The CNNs have torchvision's names and need no
+table; the ViT's tables follow
 - torchvision/models/vision_transformer.py,
 - timm/models/vision_transformer.py,
 - transformers/models/vit (the names of files on the Hub),
@@ -18,28 +18,29 @@ from dtvit_jax.weights.files import Arrays
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """One publisher's names.
+    """The names and shapes of one publisher.
 
     Attributes:
-        name: what to call it in messages.
-        marker: a pattern of a name that this layout alone has.
-        heads: a pattern of names that belong to the classifier, which an encoder leaves out.
-        renames: patterns and replacements that bring older names to the ones of `names`.
-        names: our name to its own; `#` is the block. Three names are joined (query, key, value).
-        options: what the model must be told to compute as the publisher did.
-        prefix: of our own files: what stands before our name, in our own shapes.
+        name: the publisher, for messages.
+        marker: pattern of a name that this layout alone has.
+        heads: pattern of the classifier's names, which are not the encoder's.
+        names: our name to the publisher's; `#` is the block's number. Three names (query, key,
+            value) are concatenated. Empty for CNNs and our own files.
+        renames: patterns and replacements that turn older names into those of `names`.
+        options: the model's options that reproduce the publisher's computation.
+        prefix: of our own files: what precedes our name; shapes are ours.
     """
 
     name: str
     marker: str
     heads: str
-    names: dict[str, str | tuple[str, str, str]] = dataclasses.field(default_factory=dict)
+    names: dict[str, str | tuple[str, ...]] = dataclasses.field(default_factory=dict)
     renames: tuple[tuple[str, str], ...] = ()
     options: dict[str, str | float] = dataclasses.field(default_factory=dict)
     prefix: str | None = None
 
     def sources(self, ours: str) -> tuple[str, ...]:
-        """The file's names of our parameter `ours`."""
+        """The publisher's names of our parameter `ours`."""
         if self.prefix is not None:
             return (self.prefix + ours,)
         if not self.names:
@@ -50,7 +51,7 @@ class Layout:
         return tuple(part.replace("#", block[0] if block else "#") for part in parts)
 
     def clean(self, arrays: Arrays) -> Arrays:
-        """The arrays of the encoder: older names renamed, heads and counters left out."""
+        """The encoder's arrays: older names renamed, without heads and batch counters."""
         kept = {}
         for name, array in arrays.items():
             for pattern, replacement in self.renames:
@@ -60,7 +61,7 @@ class Layout:
         return kept
 
     def to_ours(self, ours: str, parts: list[np.ndarray]) -> np.ndarray:
-        """Our array from the file's: kernels are [in, out] or [rows, columns, in, out]."""
+        """Our array from the publisher's: kernels become [in, out] or [rows, columns, in, out]."""
         if self.prefix is not None:
             return parts[0]
         if self.name == "google":
@@ -68,7 +69,10 @@ class Layout:
         return _join([_from_torch(ours, part) for part in parts])
 
     def from_ours(self, ours: str, array: np.ndarray, patch: int) -> np.ndarray:
-        """The file's array from ours, for layouts whose every parameter has one name."""
+        """The publisher's array from ours (not Google's or Hugging Face's, which split QKV).
+
+        patch: a patch's side in pixels, for a ViT.
+        """
         if self.prefix is not None:
             return array
         if ours == "patch_embedding.kernel":
@@ -89,14 +93,14 @@ def _join(parts: list[np.ndarray]) -> np.ndarray:
 
 
 def _from_torch(ours: str, array: np.ndarray) -> np.ndarray:
-    """Linear is [out, in], Conv2d [out, in, rows, columns]."""
+    """Transposes kernels: torch's Linear is [out, in], Conv2d [out, in, rows, columns]."""
     if ours.endswith("kernel"):
         return array.T if array.ndim == 2 else array.transpose(2, 3, 1, 0)
     return array
 
 
 def _from_google(ours: str, array: np.ndarray) -> np.ndarray:
-    """Attention's kernels are [in, heads, head width], `out` [heads, head width, out]."""
+    """Joins heads and head width: kernels are [in, heads, D], that of `out` [heads, D, out]."""
     if ours.endswith("attention.qkv.kernel"):
         return array.reshape(len(array), -1)
     if ours.endswith("attention.out.kernel"):
@@ -106,14 +110,26 @@ def _from_google(ours: str, array: np.ndarray) -> np.ndarray:
     return array
 
 
-def _vit(block: str, pairs: dict[str, str | tuple], **outer: str) -> dict:
-    """A ViT's table from `pairs` of module names, and scale, bias and kernel of each."""
-    names: dict = {"class_token": outer["class_token"], "position_embedding": outer["position"]}
+_Names = dict[str, str | tuple[str, ...]]
+
+
+def _vit(
+    block: str, modules: _Names, *, class_token: str, position: str, patch: str, norm: str
+) -> _Names:
+    """The table of a ViT's parameters: kernel or scale, and bias, of each module.
+
+    Args:
+        block: what precedes the name of a block's module.
+        modules: our names of a block's modules to the publisher's.
+        class_token, position: the publisher's names of these parameters.
+        patch, norm: its names of the patch embedding and the last norm.
+    """
+    names: _Names = {"class_token": class_token, "position_embedding": position}
     google = block.startswith("Transformer")
     dot, weight, scale = ("/", "kernel", "scale") if google else (".", "weight", "weight")
-    modules: dict[str, str | tuple] = {f"blocks.#.{k}": v for k, v in pairs.items()}
-    modules |= {"patch_embedding": outer["patch"], "norm": outer["norm"]}
-    for ours, theirs in modules.items():
+    all_modules: _Names = {f"blocks.#.{k}": v for k, v in modules.items()}
+    all_modules |= {"patch_embedding": patch, "norm": norm}
+    for ours, theirs in all_modules.items():
         main, leaf = ("scale", scale) if "norm" in ours else ("kernel", weight)
         start = block if ours.startswith("blocks") else ""
         for mine, their in ((main, leaf), ("bias", "bias")):
@@ -131,7 +147,7 @@ TORCHVISION = Layout(
     "torchvision",
     marker=r"conv_proj\.weight$",
     heads=r"heads\.",
-    # the published files are older than torchvision's MLP, which renames so when it loads them
+    # published files have the names of an older MLP, which torchvision renames when it loads them
     renames=((r"\.mlp\.linear_1\.", ".mlp.0."), (r"\.mlp\.linear_2\.", ".mlp.3.")),
     names=_vit(
         "encoder.layers.encoder_layer_#.",
@@ -220,7 +236,7 @@ GOOGLE = Layout(
     options={"gelu": "tanh", "norm_epsilon": 1e-6},
 )
 
-# torchvision's CNNs: SqueezeNet comes before the plain `features.0` of AlexNet and VGG.
+# torchvision's CNNs. SqueezeNet, too, has `features.0`: it comes before AlexNet and VGG.
 RESNET = Layout("torchvision", marker=r"conv1\.weight$", heads=r"fc\.")
 DENSENET = Layout(
     "torchvision",
@@ -239,13 +255,13 @@ OWN = Layout(
     prefix="encoder.",
 )
 OWN_HEADS = dataclasses.replace(OWN, heads=r"encoder\.", prefix="")
-"""The same files, read for what the encoder's reader leaves out."""
+"""The heads of the same files."""
 
 LAYOUTS = (OWN, TORCHVISION, TIMM, HUGGING_FACE, GOOGLE, RESNET, DENSENET, SQUEEZENET, ALEXNET_VGG)
 
 
 def recognise(arrays: Arrays) -> Layout | None:
-    """The layout of a file's names, if it is one of these."""
+    """The layout of a file's names; None where it is none of LAYOUTS."""
     for layout in LAYOUTS:
         if any(re.match(layout.marker, name) for name in arrays):
             return layout

@@ -45,7 +45,9 @@ def test_a_vit_answers_as_its_publisher(name, tmp_path):
 
 
 def test_gelu_and_epsilon_are_the_publishers(tmp_path):
-    options = {n: pretrained.about(open_weights(write_reference(n, tmp_path)[0])) for n in VITS}
+    options = {
+        n: pretrained.stated_options(open_weights(write_reference(n, tmp_path)[0])) for n in VITS
+    }
     assert options["google_vit"] == {"gelu": "tanh", "norm_epsilon": 1e-6}
     assert options["hugging_face_vit"] == {"gelu": "exact", "norm_epsilon": 1e-12}
     exact = {"gelu": "exact", "norm_epsilon": 1e-6}
@@ -100,7 +102,7 @@ def test_another_models_file_is_named(tmp_path):
         load(path, "vit_nano8", image_size=24)
     save_file({"a": np.zeros(1, np.float32)}, tmp_path / "other.safetensors")
     with pytest.raises(InputError, match="no known layout"):
-        pretrained.about(open_weights(tmp_path / "other.safetensors"))
+        pretrained.stated_options(open_weights(tmp_path / "other.safetensors"))
 
 
 @pytest.mark.parametrize("grid", [3, 4, 12, 14])
@@ -175,7 +177,7 @@ def test_what_is_no_file_of_weights_is_refused(content, says, tmp_path, capsys):
     path = tmp_path / "file.pth"
     path.write_bytes(content)
     with pytest.raises(InputError, match=says):
-        pretrained.about(open_weights(path))
+        pretrained.stated_options(open_weights(path))
     arguments = [str(path), "--model", "vit_nano16", "--out", str(tmp_path / "o")]
     assert convert.main(arguments) == 2
     assert capsys.readouterr().err.count("\n") == 1
@@ -187,7 +189,7 @@ def test_a_truncated_file_is_called_damaged(name, part, tmp_path):
     path, _, _, _ = write_reference(name, tmp_path)
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * part)])
     with pytest.raises(InputError, match="damaged"):
-        pretrained.about(open_weights(path))
+        pretrained.stated_options(open_weights(path))
 
 
 @pytest.mark.parametrize("zipped", [True, False])
@@ -207,7 +209,7 @@ def test_a_pth_without_torch_says_what_to_install(zipped, tmp_path, monkeypatch,
 def test_pickled_objects_in_an_npz_are_refused(tmp_path):
     np.savez(tmp_path / "bad.npz", cls=np.array([print], dtype=object))
     with pytest.raises(InputError, match=r"bad\.npz"):
-        pretrained.about(open_weights(tmp_path / "bad.npz"))
+        pretrained.stated_options(open_weights(tmp_path / "bad.npz"))
 
 
 def test_where_nothing_can_be_written_it_says_so(tmp_path, capsys):

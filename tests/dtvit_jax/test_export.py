@@ -1,5 +1,6 @@
 """Exported models: read without this package, and equal to the run they came from."""
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -17,7 +18,7 @@ from data_builder.errors import InputError
 from dtvit_jax import export
 from dtvit_jax.decision import rule
 from dtvit_jax.decision.rule import both
-from dtvit_jax.runs import portable
+from dtvit_jax.runs import export_folder, portable
 from dtvit_jax.runs.trained_run import TrainedRun
 from tests.helpers.model_folder import MODEL, save_model
 
@@ -157,13 +158,13 @@ def test_bad_input_is_one_line_and_writes_nothing(runs, tmp_path, monkeypatch, c
         patch.setitem(sys.modules, "jax2onnx", None)
         refused([*of_run, "--format", "onnx"], "extra onnx")
     with monkeypatch.context() as patch:
-        patch.setattr(export, "TOLERANCE", -1.0)
+        patch.setattr(export_folder, "TOLERANCE", -1.0)
         refused(of_run, "differ from the run's")
     with monkeypatch.context() as patch:
         patch.setattr(portable, "LARGEST", 1000)
         refused(of_run, "GB of weights")
     with monkeypatch.context() as patch:
-        patch.setattr(export, "CARD", "missing.md")
+        patch.setattr(export_folder, "CARD", "missing.md")
         refused(of_run, "dtvit_jax.evaluate")
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "index.json").write_text("{}")
@@ -187,7 +188,8 @@ def test_a_signal_leaves_nothing_behind(runs, tmp_path, monkeypatch, capsys, num
         os.kill(os.getpid(), number)
         return b""
 
-    monkeypatch.setitem(export.WRITERS, "stablehlo", stopped)
+    stopping = dataclasses.replace(portable.FORMATS["stablehlo"], write=stopped)
+    monkeypatch.setitem(portable.FORMATS, "stablehlo", stopping)
     arguments = ["--workdir", str(runs["vit_nano8"]), "--out", str(tmp_path / "out")]
     if number == signal.SIGTERM:
         with pytest.raises(SystemExit) as ended:

@@ -2,7 +2,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from dtvit_jax.data.augment import IDENTITY
-from dtvit_jax.training.network import make_model, split_model
+from dtvit_jax.models.variables import split_model
+from dtvit_jax.training.network import make_model
 from dtvit_jax.training.setup import make_task
 from dtvit_jax.training.steps import TrainState
 

@@ -24,12 +24,13 @@ from dtvit_jax.data.loader import training_batches
 from dtvit_jax.data.packing import Level, choose_levels, pack
 from dtvit_jax.data.tissue import Tissue
 from dtvit_jax.models import create
+from dtvit_jax.models.variables import split_model
 from dtvit_jax.models.vit import patches_above
 from dtvit_jax.runs.portable import to_stablehlo
 from dtvit_jax.runs.trained_run import TrainedRun
 from dtvit_jax.train import train
 from dtvit_jax.training.config_checks import check_config
-from dtvit_jax.training.network import make_tissue, split_model
+from dtvit_jax.training.network import make_tissue
 from dtvit_jax.training.setup import make_augmentation
 from dtvit_jax.training.steps import probabilities
 from tests.helpers import tiny

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from dtvit_jax.models.layers import conv
+from dtvit_jax.models.layers import Conv
+from dtvit_jax.models.layers_cpu import AUTO
 
 
 def draw(*shape, seed=0):
@@ -19,7 +20,8 @@ def run(layer, params, x):
 
 def both(kernel, stride, pixels, padding, bias=True):
     """The layer and nnx.Conv with the same parameters, as functions of these and the images."""
-    layer = conv(3, 5, kernel, stride=stride, padding=padding, bias=bias, dtype=None, rngs=RNGS)
+    options = {"kernels": AUTO, "dtype": jnp.float32, "rngs": RNGS}
+    layer = Conv(3, 5, kernel, stride=stride, padding=padding, bias=bias, **options)
     plain = nnx.Conv(
         3,
         5,

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from dtvit_jax.models import layers_cpu
+from dtvit_jax.models import layers, layers_cpu
 from dtvit_jax.models.vit import patchify
 from tests.helpers.tiny_vit import pictures, tiny
 
@@ -46,12 +46,12 @@ PAIRS = {
         (Q, draw(8, 3), draw(3)),
     ),
     "norm": (
-        lambda x, s, b: layers_cpu._layer_norm(x, s, b, 1e-6),
+        lambda x, s, b: layers_cpu.layer_norm(x, s, b, 1e-6),
         norms,
         (Q + 3, draw(8), draw(8, seed=1)),
     ),
     "gelu": (
-        layers_cpu.exact_gelu,
+        layers.exact_gelu,
         functools.partial(jax.nn.gelu, approximate=False),
         (4 * Q,),
     ),

@@ -81,7 +81,7 @@ def test_a_pickle_that_runs_code_is_refused(kind, tmp_path):
     else:
         torch.save(state, path, _use_new_zipfile_serialization=kind == "zip")
     with pytest.raises(InputError, match="could run code"):
-        pretrained.about(open_weights(path))
+        pretrained.stated_options(open_weights(path))
     assert not proof.exists()
 
 
@@ -94,7 +94,7 @@ def test_a_damaged_pth_is_called_damaged(zipped, tmp_path):
     for length in (2, 50, 120, 300, len(whole) // 2, len(whole) - 10):
         path.write_bytes(whole[:length])
         with pytest.raises(InputError, match="damaged") as error:
-            pretrained.about(open_weights(path))
+            pretrained.stated_options(open_weights(path))
         assert "\n" not in str(error.value)
 
 
@@ -105,7 +105,7 @@ def test_a_damaged_pth_is_called_damaged(zipped, tmp_path):
 def test_a_pth_of_something_else_is_named(content, says, tmp_path):
     torch.save(content, tmp_path / "w.pth")
     with pytest.raises(InputError, match=says):
-        pretrained.about(open_weights(tmp_path / "w.pth"))
+        pretrained.stated_options(open_weights(tmp_path / "w.pth"))
 
 
 @pytest.mark.parametrize("name", sorted(hub.TORCHVISION))

@@ -16,9 +16,10 @@ from data_builder.errors import InputError
 from data_builder.shards.images import resize
 from dtvit_jax.data.augment import IDENTITY
 from dtvit_jax.data.crop import Crop, centre_crop
+from dtvit_jax.models.variables import split_model
 from dtvit_jax.prediction import attribution
 from dtvit_jax.prediction.heat_maps import heat_maps, methods_of, overlay, to_slice
-from dtvit_jax.training.network import make_model, split_model
+from dtvit_jax.training.network import make_model
 from dtvit_jax.training.setup import abstract_state, make_task
 from dtvit_jax.training.steps import TrainState, train_step
 from tests.helpers import tiny

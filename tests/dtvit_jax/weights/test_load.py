@@ -13,9 +13,9 @@ from safetensors.numpy import load_file, save_file
 
 from data_builder.errors import InputError
 from dtvit_jax import convert, models, runtime
+from dtvit_jax.models.variables import split_model
 from dtvit_jax.runs.trained_run import open_weights
 from dtvit_jax.training.checkpoint import has_checkpoint
-from dtvit_jax.training.network import split_model
 from dtvit_jax.training.setup import abstract_state, initial_state, make_task
 from dtvit_jax.training.sharding import make_mesh, state_sharding
 from dtvit_jax.weights import files, load
@@ -249,9 +249,9 @@ def test_a_damaged_header_is_called_so(tmp_path):
     path, state, _, _ = write_reference("timm_vit", tmp_path)
     save_file(state, path, metadata={"norm_epsilon": "small"})
     with pytest.raises(InputError, match="header is damaged"):
-        load.about(open_weights(path))
+        load.stated_options(open_weights(path))
     save_file(state, path, metadata={"name": "vit_nano16", "gelu": "exact"})
-    assert json.loads(json.dumps(load.about(open_weights(path))))["gelu"] == "exact"
+    assert json.loads(json.dumps(load.stated_options(open_weights(path))))["gelu"] == "exact"
 
 
 def test_half_precision_files_are_read(tmp_path):
