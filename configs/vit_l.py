@@ -41,7 +41,7 @@ def get_config() -> ml_collections.ConfigDict:
     model.norm_epsilon = 1e-6
     model.dropout = 0.0  # the ImageNet model's own, in the encoder
     model.stochastic_depth = 0.0
-    model.tokens = "all"  # or 'tissue': only patches that hold some (ViT; docs/tissue.md)
+    model.tokens = "all"  # or 'tissue': only patches that hold some (ViT; docs/data_tissue.md)
     model.remat = False  # recompute blocks in the backward pass: less memory, more time
     model.scan = False  # compile one block and run it over all: the same numbers, sooner ready
 

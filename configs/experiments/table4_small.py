@@ -3,7 +3,7 @@
     python -m dtvit_jax.experiment --config configs/experiments/table4_small.py \
         --config.source=SRC --out experiments/table4_small
 
-From random weights; not a replication. docs/evidence.md has the result on 1,184 real slices.
+From random weights; not a replication. docs/experiments.md has the result on 1,184 real slices.
 ResNet18, SqueezeNet and DenseNet121 stand for the CNNs of table4.py: VGG16 has not been run at this
 size, and AlexNet needs 63 pixels.
 """

@@ -1,7 +1,7 @@
 """What a slice shows, in 32 x 32 gray levels: slices that are the same picture are found by it.
 
 A copy that was resized, encoded again or shifted by a gray level stays within NEAR; the slices of
-two people do not come close (docs/data.md has the count).
+two people do not come close (docs/shards.md has the count).
 """
 
 import dataclasses

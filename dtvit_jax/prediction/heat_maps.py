@@ -1,7 +1,7 @@
 """Heat maps: where in a slice an answer comes from, up to the CT's own pixels.
 
 A map shows what the model used. It is no proof that there is bleeding, nor that a dark place has
-none. docs/explain.md tells how far the maps of a phantom-trained model can be trusted.
+none. docs/prediction_heat_maps.md tells how far the maps of a phantom-trained model can be trusted.
 
 Heat maps over the most suspicious slices of a study, for its report and its capture.
 """

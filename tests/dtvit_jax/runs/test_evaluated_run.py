@@ -24,7 +24,7 @@ MODEL_FOLDER = (
     "training_slices.json",
     "weights.safetensors",
 )
-"""All that a model needs to answer elsewhere (docs/predict.md)."""
+"""All that a model needs to answer elsewhere (docs/runs.md)."""
 
 
 @pytest.fixture(scope="module")
