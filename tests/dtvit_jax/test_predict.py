@@ -34,9 +34,6 @@ from tests.helpers.studies import head, run, table, write
 NAME = "Doe^Jane"
 
 
-pytestmark = pytest.mark.usefixtures("own_cache")
-
-
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models") / "run"

@@ -56,11 +56,7 @@ class Program:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            env=os.environ
-            | {
-                "PYTHONPATH": str(ROOT),
-                "XDG_CACHE_HOME": str(out.parent / "cache"),
-            },
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
         )
         self.said, self._lines = [], queue.Queue()
         threading.Thread(target=self._read, daemon=True).start()

@@ -16,11 +16,6 @@ def model(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-
-
 def session(model, out):
     return Session(
         Settings(model, out, "sensitivity_0.95", 4, 1, PUBLIC_KEY, "public", dicom=False)

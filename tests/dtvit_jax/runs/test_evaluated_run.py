@@ -15,8 +15,6 @@ from tests.helpers.model_folder import MODEL, save_model
 from tests.helpers.run_folder import random_weights
 from tests.helpers.studies import head, run, write
 
-pytestmark = pytest.mark.usefixtures("own_cache")
-
 MODEL_FOLDER = (
     "config.json",
     "run.json",

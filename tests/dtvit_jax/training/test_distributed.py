@@ -135,10 +135,6 @@ def start_both(shards, workdir):
     command += [f"--config.num_steps={STEPS}", f"--config.learning_rate={RATE}"]
     command += ["--config.eval_every_epochs=4.0"]
     shared = os.environ | {COORDINATOR: f"127.0.0.1:{port}", COUNT: "2", distributed.PATIENCE: "20"}
-    shared |= {
-        "JAX_COMPILATION_CACHE_DIR": str(workdir.parent / "cache"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    }
     return [
         subprocess.Popen(command, env=shared | {WHICH: str(i)}, stderr=subprocess.PIPE, text=True)
         for i in range(2)
