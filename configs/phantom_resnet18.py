@@ -2,8 +2,8 @@
 
     python -m dtvit_jax.main --config configs/phantom_resnet18.py --workdir runs/phantom_resnet18
 
-A CNN whose Grad-CAM maps can be looked at (docs/prediction_heat_maps.md); 11 minutes on 2 CPU cores. Phantom
-results say nothing about patients.
+A CNN whose Grad-CAM maps can be looked at (docs/prediction_heat_maps.md); 11 minutes on 2 CPU
+cores. Phantom results say nothing about patients.
 """
 
 import ml_collections

@@ -61,13 +61,13 @@ def numbers(value, path=()):
     return {k: v for name, part in value for k, v in numbers(part, (*path, name)).items()}
 
 
-def assert_same_numbers(found, expected, tolerance):
-    found, expected = numbers(found), numbers(expected)
-    assert found.keys() == expected.keys() and len(expected) > 50
+def assert_same_numbers(actual, expected, tolerance):
+    actual, expected = numbers(actual), numbers(expected)
+    assert actual.keys() == expected.keys() and len(expected) > 50
     undefined = {path for path, value in expected.items() if value is None}
-    assert {path for path, value in found.items() if value is None} == undefined
+    assert {path for path, value in actual.items() if value is None} == undefined
     for path in expected.keys() - undefined:
-        assert found[path] == pytest.approx(expected[path], abs=tolerance), path
+        assert actual[path] == pytest.approx(expected[path], abs=tolerance), path
 
 
 def state_of(step):
@@ -111,13 +111,13 @@ def test_shards_open_and_hold_the_slices_of_their_split_file(before, published, 
 
 def test_a_run_predicts_and_evaluates_to_the_same_numbers(before):
     stored = before / "run/test"
-    found = read_csv(stored / "predictions.csv")
+    earlier = read_csv(stored / "predictions.csv")
     assert evaluate.main(["--workdir", "run", "--out", "again"]) == 0
     again = read_csv(before / "again/predictions.csv")
     for name in ("key", "subject", "split", "study", "hemorrhage", "location", "fold"):
-        np.testing.assert_array_equal(getattr(again, name), getattr(found, name))
-    np.testing.assert_allclose(again.p_hemorrhage, found.p_hemorrhage, atol=1e-4)
-    np.testing.assert_allclose(again.p_location, found.p_location, atol=1e-4)
+        np.testing.assert_array_equal(getattr(again, name), getattr(earlier, name))
+    np.testing.assert_allclose(again.p_hemorrhage, earlier.p_hemorrhage, atol=1e-4)
+    np.testing.assert_allclose(again.p_location, earlier.p_location, atol=1e-4)
     metrics, expected = (
         json.loads((folder / "metrics.json").read_text()) for folder in (before / "again", stored)
     )
@@ -146,8 +146,8 @@ def test_a_stopped_run_continues_to_the_same_parameters(before, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["main", *words])  # config flags look there
     values(sys.argv)
     assert train(values.config, Path(values.workdir), "the same command") == 0
-    found = state_of(4)
-    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+    actual = state_of(4)
+    for one, other in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(one, other, atol=1e-5)
     for one, other in zip(
         Path("run/history.jsonl").read_text().splitlines(), history.splitlines(), strict=True

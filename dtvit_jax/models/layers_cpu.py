@@ -1,7 +1,8 @@
 """The transformer's layers, in the forms that XLA:CPU is quick at; the mathematics is the usual.
 
-A gradient is written out where the one that JAX derives is slow on a CPU: docs/training_speed.md has the
-figures. On other devices `settle` does nothing and the compiler has its way.
+A gradient is written out where the one that JAX derives is slow on a CPU:
+docs/training_speed.md has the figures. On other devices `settle` does nothing and the compiler has
+its way.
 """
 
 import functools

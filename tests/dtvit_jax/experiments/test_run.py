@@ -41,7 +41,7 @@ def grid(**changes):
 
 
 def predicted(config, cell, out):
-    """Stands in for training: skill by row and split."""
+    """Predictions without training: skill by row and split."""
     skill = {"good": 2.0, "bad": 0.2, BASELINE: 0.4}[cell.row] + (cell.split == "slice")
     p = make(subjects=40, slices=5, skill=skill, seed=3)
     return p.select(cell.fold == FOLD)
@@ -49,17 +49,17 @@ def predicted(config, cell, out):
 
 @pytest.fixture(autouse=True)
 def fast(monkeypatch):
-    """Few resamples, and no figures: they have a test of their own."""
+    """Few resamples, and no figures, which have a test of their own."""
     monkeypatch.setattr(page, "RESAMPLES", 60)
     monkeypatch.setattr(page, "RESAMPLES_ON_THE_WAY", 20)
     monkeypatch.setattr(page, "draw", lambda done, out: {})
 
 
 def test_a_row_is_the_pooled_folds_and_the_mean_of_its_seeds():
-    found = row_of({0: HALVES}, "slice", resamples=50)
+    row = row_of({0: HALVES}, "slice", resamples=50)
     area = sklearn.metrics.roc_auc_score(WHOLE.hemorrhage, WHOLE.p_hemorrhage)
-    assert found["ICH AUROC"]["value"] == pytest.approx(area)
-    assert found["folds"] == [0, 1] and found["slices"] == len(WHOLE)
+    assert row["ICH AUROC"]["value"] == pytest.approx(area)
+    assert row["folds"] == [0, 1] and row["slices"] == len(WHOLE)
     worse = {
         fold: replaced(p, p_hemorrhage=np.sqrt(p.p_hemorrhage * 0.25)) for fold, p in HALVES.items()
     }
@@ -69,28 +69,28 @@ def test_a_row_is_the_pooled_folds_and_the_mean_of_its_seeds():
 
 
 def test_only_folds_that_every_seed_has_are_counted():
-    found = row_of({0: HALVES, 1: {1: HALVES[1]}}, "subject", resamples=50)
-    assert found["folds"] == [1] and found["slices"] == len(HALVES[1])
+    row = row_of({0: HALVES, 1: {1: HALVES[1]}}, "subject", resamples=50)
+    assert row["folds"] == [1] and row["slices"] == len(HALVES[1])
 
 
 def test_a_difference_is_paired_on_the_slices_that_both_have():
     other = {1: replaced(HALVES[1], p_hemorrhage=HALVES[1].p_hemorrhage * 0.5)}
-    found = difference_of({0: HALVES}, {0: other}, "slice", resamples=50)
-    assert found["slices"] == len(HALVES[1])
+    difference = difference_of({0: HALVES}, {0: other}, "slice", resamples=50)
+    assert difference["slices"] == len(HALVES[1])
     a, b = row_of({0: {1: HALVES[1]}}, "slice"), row_of({0: other}, "slice")
-    apart = a["ICH accuracy"]["value"] - b["ICH accuracy"]["value"]
-    assert found["ICH accuracy"]["value"] == pytest.approx(apart)
+    expected = a["ICH accuracy"]["value"] - b["ICH accuracy"]["value"]
+    assert difference["ICH accuracy"]["value"] == pytest.approx(expected)
     assert len(joined(list(HALVES.values()))) == len(WHOLE)
 
 
 def test_the_grid_has_every_cell_once_and_the_baseline_one_seed():
     config = grid(seeds=(0, 1), splits=("slice", "subject"))
-    found = list(cells(config))
-    assert len(found) == len(set(found)) == 2 * 2 * (2 * 1 + 1)
-    assert {c.seed for c in found if c.row == BASELINE} == {0}
+    grid_cells = list(cells(config))
+    assert len(grid_cells) == len(set(grid_cells)) == 2 * 2 * (2 * 1 + 1)
+    assert {c.seed for c in grid_cells if c.row == BASELINE} == {0}
 
 
-def test_a_stopped_experiment_goes_on_and_runs_nothing_twice(tmp_path, capsys):
+def test_a_stopped_experiment_continues_and_runs_nothing_twice(tmp_path, capsys):
     config, ran = grid(), []
 
     def stopping(config, cell, out):
@@ -117,7 +117,7 @@ def test_a_stopped_experiment_goes_on_and_runs_nothing_twice(tmp_path, capsys):
     assert whole == json.loads((tmp_path / "table.json").read_text())
 
 
-def test_the_table_says_what_beats_the_baseline_what_leaks_and_that_weights_were_random(tmp_path):
+def test_the_table_names_what_beats_the_baseline_what_leaks_and_random_weights(tmp_path):
     rows = ml_collections.ConfigDict({"good": table4.row(TINY), "bad": table4.row(TINY)})
     config = grid(splits=("slice", "subject"), rows=rows)
     done = {cell: predicted(config, cell, tmp_path) for cell in cells(config)}
@@ -140,7 +140,7 @@ def test_the_table_says_what_beats_the_baseline_what_leaks_and_that_weights_were
         assert f"{area['value']:.3f} ({area['low']:.3f} to {area['high']:.3f})" in text
 
 
-def test_matrices_and_mean_curves_are_drawn_of_each_row(tmp_path):
+def test_matrices_and_mean_curves_of_each_row_are_drawn(tmp_path):
     config = grid(baseline=False)
     done = {cell: predicted(config, cell, tmp_path) for cell in cells(config)}
     for cell in done:
@@ -159,7 +159,7 @@ def test_matrices_and_mean_curves_are_drawn_of_each_row(tmp_path):
     assert str(int(((whole.p_hemorrhage >= 0.5) & (whole.hemorrhage == 1)).sum())) in shown
 
 
-def test_a_cell_that_fails_is_listed_and_the_rest_is_done(tmp_path):
+def test_a_failing_cell_is_listed_and_the_others_are_run(tmp_path):
     def failing(config, cell, out):
         if cell == Cell("good", "subject", 0, 1):
             raise InputError("no memory")
@@ -172,8 +172,8 @@ def test_a_cell_that_fails_is_listed_and_the_rest_is_done(tmp_path):
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_is_passed_on_and_the_training_is_waited_for(tmp_path, number, status):
-    """A child that takes a moment to save, as training does."""
+def test_a_signal_reaches_the_training_which_is_waited_for(tmp_path, number, status):
+    """The child process takes a moment to save, as training does."""
     child = (
         "import pathlib, signal, sys, time\n"
         "def save(number, frame):\n"
@@ -193,15 +193,15 @@ def test_a_signal_is_passed_on_and_the_training_is_waited_for(tmp_path, number, 
 
 
 @pytest.mark.parametrize(
-    ("changes", "says"),
+    ("changes", "message"),
     [
         ({"folds": 1}, "2 or more"),
         ({"seeds": ()}, "one or more"),
         ({"splits": ("person",)}, "'subject' or 'slice'"),
     ],
 )
-def test_a_grid_that_makes_no_sense_is_refused(tmp_path, changes, says):
-    with pytest.raises(InputError, match=says):
+def test_an_invalid_grid_is_refused(tmp_path, changes, message):
+    with pytest.raises(InputError, match=message):
         run(grid(**changes), tmp_path / "out", predicted)
     assert not (tmp_path / "out").exists()
 
@@ -212,7 +212,7 @@ def test_another_grid_in_the_same_folder_is_refused(tmp_path):
         run(grid(), tmp_path, predicted)
 
 
-def test_rows_may_be_added_but_not_changed_nor_removed_nor_the_baselines_data(tmp_path):
+def test_rows_may_be_added_but_neither_changed_nor_removed(tmp_path):
     ran = []
 
     def counting(config, cell, out):
@@ -234,9 +234,7 @@ def test_rows_may_be_added_but_not_changed_nor_removed_nor_the_baselines_data(tm
 
 
 @pytest.mark.parametrize("config", [table4.get_config(), table4_small.get_config()])
-def test_the_experiments_of_this_project_are_grids_whose_commands_can_be_parsed(
-    config, tmp_path, monkeypatch
-):
+def test_commands_of_the_experiments_in_configs_parse(config, tmp_path, monkeypatch):
     from absl import flags
 
     from dtvit_jax import main
@@ -268,7 +266,7 @@ def test_one_real_cell_and_the_baseline_predict_the_same_slices(published, tmp_p
     np.testing.assert_allclose(base.p_location.sum(axis=1), 1)
 
 
-def test_without_a_source_or_a_data_set_nothing_is_begun(tmp_path):
+def test_an_experiment_without_source_and_data_set_is_refused(tmp_path):
     words = [f"--config={table4_small.__file__}", f"--out={tmp_path / 'out'}"]
     command = [sys.executable, "-m", "dtvit_jax.experiment", *words]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
