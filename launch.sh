@@ -5,7 +5,7 @@
 #   ./launch.sh test ARGS    sets up .venv; runs the tests (ARGS go to pytest)
 #   ./launch.sh parity ARGS  the models beside their publishers' own code, in .venv-parity (PyTorch)
 #   ./launch.sh train ARGS   sets up .venv; python -m dtvit_jax.main ARGS (pods, SLURM, mpirun,
-#                            Kubernetes: docs/scaling.md)
+#                            Kubernetes: docs/training_sharding.md)
 #
 # A second call reuses what is there. PYTHON names another interpreter (3.11 or newer); VENV another
 # folder than .venv; DTVIT_DEVICE (cpu, cuda or tpu) overrides what is found.

@@ -2,8 +2,8 @@
 
     python -m dtvit_jax.main --config configs/phantom_resnet18.py --workdir runs/phantom_resnet18
 
-A CNN for Grad-CAM maps (docs/explain.md); 11 minutes on 2 CPU cores. Phantom results say nothing
-about patients.
+A CNN for Grad-CAM maps (docs/prediction_heat_maps.md); 11 minutes on 2 CPU cores. Phantom results
+say nothing about patients.
 """
 
 import ml_collections

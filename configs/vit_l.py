@@ -42,7 +42,7 @@ def get_config() -> ml_collections.ConfigDict:
     model.norm_epsilon = 1e-6
     model.dropout = 0.0  # in the encoder, as the ImageNet model
     model.stochastic_depth = 0.0
-    model.tokens = "all"  # or 'tissue': only patches with tissue (ViT; docs/tissue.md)
+    model.tokens = "all"  # or 'tissue': only patches with tissue (ViT; docs/data_tissue.md)
     model.remat = False  # recomputes blocks in the backward pass: less memory, more time
     model.scan = False  # compiles one block for all: the same numbers, faster compilation
 

@@ -1,32 +1,28 @@
-"""Small data and one small trained run, made once and shared."""
+"""Small data sets that the whole session shares, and its cache of compiled programs."""
 
 import os
 import signal
 import subprocess
+import tempfile
 from pathlib import Path
-
-from tests.helpers.published import write_published
-
-os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jaxtyping
 import pytest
 
+from tests.helpers.published import write_published
+
+# JAX reads these when it is imported, here and in every process that a test starts: what one of
+# them compiles the others load, and the user's own cache of programs is left alone.
+PROGRAMS = tempfile.TemporaryDirectory(prefix="programs-")
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", PROGRAMS.name)
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+
 # Shapes and types of public functions are checked in tests, before anything imports them.
 jaxtyping.install_import_hook(["dtvit_jax", "data_builder"], "beartype.beartype")
 
-
 # A shell's background job ignores Ctrl-C, and so would every program that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-@pytest.fixture(scope="module")
-def own_cache(tmp_path_factory):
-    """Programs are kept in a folder of the test's own."""
-    patch = pytest.MonkeyPatch()
-    patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-    yield
-    patch.undo()
 
 
 @pytest.fixture(scope="session")
@@ -48,28 +44,28 @@ def shards(published, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def phantoms(tmp_path_factory):
-    """Made-up studies of 6 subjects as DICOM, cleaned without their labels, and the labels.csv."""
+    """Synthetic studies of 6 subjects: DICOM folder, cleaned folder without labels, labels.csv."""
     from data_builder.cleaning.clean_folder import clean_folder
     from data_builder.phantom import write_studies
 
-    place = tmp_path_factory.mktemp("phantoms")
-    write_studies(place / "scans", 6, 1, None)
-    labels = (place / "scans" / "labels.csv").rename(place / "labels.csv")
-    clean_folder(place / "scans", place / "cleaned", key="public", jobs=2)
-    return place / "scans", place / "cleaned", labels
+    folder = tmp_path_factory.mktemp("phantoms")
+    write_studies(folder / "scans", 6, 1, None)
+    labels = (folder / "scans" / "labels.csv").rename(folder / "labels.csv")
+    clean_folder(folder / "scans", folder / "cleaned", key="public", jobs=2)
+    return folder / "scans", folder / "cleaned", labels
 
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """Makes a disk of so many KiB, and gives its place."""
-    place = tmp_path / "disk"
+    """A function that mounts a file system of the given KiB and returns its folder."""
+    folder = tmp_path / "disk"
 
     def make(kib):
-        place.mkdir()
-        mount = ["mount", "-t", "tmpfs", "-o", f"size={kib}k", "none", str(place)]
+        folder.mkdir()
+        mount = ["mount", "-t", "tmpfs", "-o", f"size={kib}k", "none", str(folder)]
         if subprocess.run(mount, capture_output=True).returncode:
-            pytest.skip("no right to mount a small disk here")
-        return place
+            pytest.skip("mounting a small disk is not permitted here")
+        return folder
 
     yield make
-    subprocess.run(["umount", "-l", str(place)], capture_output=True)
+    subprocess.run(["umount", "-l", str(folder)], capture_output=True)

@@ -1,37 +1,15 @@
 """The one-way rule of docs/architecture.md: a package imports packages of earlier lines only."""
 
-import ast
 import re
 import subprocess
 import sys
 from graphlib import TopologicalSorter
-from pathlib import Path
 
 import pytest
 
+from benchmarks.package_map import LAYERS, edges, in_picture, modules, package_edges
 from tests.helpers import ROOT
 
-LAYERS = {
-    "data_builder": (
-        ("errors", "records", "progress"),
-        ("files",),
-        ("pseudonyms",),
-        ("dicom", "parallel"),
-        ("cleaning", "phantom"),
-        ("shards",),
-        ("review",),
-        ("__main__",),
-    ),
-    "dtvit_jax": (
-        ("runtime", "command_line", "models", "decision"),
-        ("data", "evaluation", "weights", "dicom", "pacs"),
-        ("training", "reports"),
-        ("runs", "planning"),
-        ("prediction", "experiments"),
-        ("train",),
-        ("main", "evaluate", "predict", "compare", "experiment", "convert", "export", "plan"),
-    ),
-}
 LAYER = {
     (top, name): number
     for top, layers in LAYERS.items()
@@ -41,39 +19,7 @@ LAYER = {
 WITHOUT_JAX = ("decision", "evaluation", "reports")
 
 
-def imported(path: Path) -> set[str]:
-    """Dotted names that a Python file imports, those inside functions too."""
-    names = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: a relative import"
-            names |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return names
-
-
-def module_of(path: Path) -> str:
-    parts = path.relative_to(ROOT).with_suffix("").parts
-    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-
-
-MODULES = {module_of(p): p for top in LAYERS for p in sorted((ROOT / top).rglob("*.py"))}
-
-
-def existing(name: str) -> str:
-    """The module that an imported name is, or is defined in."""
-    while name not in MODULES:
-        name = name.rpartition(".")[0]
-    return name
-
-
-def edges() -> dict[str, set[str]]:
-    """Each module, and the modules of this repository that it imports."""
-    return {
-        module: {existing(n) for n in imported(path) if n.split(".")[0] in LAYERS} - {module}
-        for module, path in MODULES.items()
-    }
+MODULES = modules()
 
 
 def broken_rules(imports: dict[str, set[str]]) -> list[str]:
@@ -111,6 +57,11 @@ def test_the_rule_notices_an_import_upwards(module, target):
 def test_every_module_has_a_layer():
     names = {tuple(module.split(".")[:2]) for module in MODULES if "." in module}
     assert names == set(LAYER)
+
+
+def test_the_picture_of_the_packages_has_todays_imports():
+    """Otherwise `python -m benchmarks.package_map` draws it again."""
+    assert in_picture() == package_edges(edges())
 
 
 def test_no_python_module_imports_itself_in_a_circle():

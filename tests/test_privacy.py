@@ -1,7 +1,8 @@
-"""Names planted wherever a person could have put one; then every byte that is written is searched.
+"""No planted name reaches any output of the whole chain.
 
-The whole chain runs, each command also on bad input. Searched are all files that it leaves, their
-names, their compressed parts, and all that was said; not the sources, nor the key's folder.
+Names are planted wherever a person could have typed one, and each command runs on good and on bad
+input. All files that it leaves, their names, their compressed parts and all that it prints are
+searched; the sources and the key's folder are not.
 """
 
 import csv
@@ -32,7 +33,7 @@ WORDS = ("Quixotinha", "Dulcinéa", "Mancheño", "堂吉诃德")
 NUMBER = "8675309417"
 NAME = f"{WORDS[0]}^{WORDS[1]} {WORDS[2]}={WORDS[3]}"
 TEXTS = {"AE", "CS", "LO", "LT", "PN", "SH", "ST", "UC", "UR", "UT"}
-# With a name in these the file is refused: each gets a file of its own.
+# A name in one of these makes the file refused: each gets a file of its own.
 DECIDING = (
     "Modality",
     "ImageType",
@@ -44,19 +45,19 @@ DECIDING = (
 
 
 def needles():
-    """Every planted word and its pieces, in the letters and bytes that it could be written in."""
-    found = {}
+    """{bytes: word} of every planted word and its pieces, in each case and encoding."""
+    words = {}
     for word in (*WORDS, NUMBER):
         size = 6 if word.isascii() else len(word) if len(word) < 6 else 6
         pieces = {word[k : k + size] for k in range(len(word) - size + 1)}
         for text in {form for p in pieces for form in (p, p.upper(), p.lower(), p.title())}:
             for coding in ("utf-8", "utf-16-le", "utf-16-be", "latin-1", "gb18030"):
                 try:
-                    found[text.encode(coding)] = word
+                    words[text.encode(coding)] = word
                 except UnicodeEncodeError:
                     continue
-            found[ascii(text)[1:-1].encode()] = word  # as json or a log escapes it
-    return found
+            words[ascii(text)[1:-1].encode()] = word  # as json or a log escapes it
+    return words
 
 
 NEEDLES = needles()
@@ -137,7 +138,7 @@ def source(tmp_path_factory):
 
 
 def opened(path):
-    """The bytes of a file, and of what is packed inside it."""
+    """The bytes of a file and of its compressed parts."""
     data = path.read_bytes()
     yield data
     if ".array_record" in path.name:
@@ -156,8 +157,8 @@ def opened(path):
             continue
 
 
-def search(folder, said=""):
-    """What was found where, over a folder's files and their names; and how many were searched."""
+def search(folder, printed=""):
+    """[(file, word)] of every leak in a folder's files and file names; the number of files."""
     leaks, files = [], 0
     for path in folder.rglob("*"):
         parts = [str(path.relative_to(folder)).encode("utf-8", "surrogateescape")]
@@ -165,7 +166,7 @@ def search(folder, said=""):
             files += 1
             parts += opened(path)
         leaks += [(path.name, NEEDLES[m.group()]) for p in parts for m in PATTERN.finditer(p)]
-    leaks += [("said", NEEDLES[m.group()]) for m in PATTERN.finditer(said.encode())]
+    leaks += [("printed", NEEDLES[m.group()]) for m in PATTERN.finditer(printed.encode())]
     return leaks, files
 
 
@@ -186,7 +187,7 @@ def test_the_search_finds_what_it_should(tmp_path):
     assert search(tmp_path / "named")[0] and search(tmp_path / "nothing") == ([], 0)
 
 
-def test_no_name_gets_out_of_the_whole_chain(source, tmp_path, capfd, monkeypatch):
+def test_no_name_is_in_any_output_of_the_whole_chain(source, tmp_path, capfd, monkeypatch):
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "site"))
     shared = tmp_path / "shared"
     cleaned, data = shared / "cleaned", shared / "data"
@@ -239,9 +240,9 @@ def test_no_name_gets_out_of_the_whole_chain(source, tmp_path, capfd, monkeypatc
     assert evaluate.main(["--workdir", str(shared / "run")]) == 0
     assert evaluate.main(["--workdir", str(shared / "none")]) == 2
 
-    said = "".join(capfd.readouterr())
-    leaks, files = search(shared, said)
+    printed = "".join(capfd.readouterr())
+    leaks, files = search(shared, printed)
     assert not leaks, sorted(set(leaks))[:20]
-    assert files > 150 and said.count("error:") >= 9
-    assert "2 of its lines" not in said and "labels.csv line 22" in said
-    assert search(tmp_path / "site")[0]  # the way back lies here, and here alone
+    assert files > 150 and printed.count("error:") >= 9
+    assert "2 of its lines" not in printed and "labels.csv line 22" in printed
+    assert search(tmp_path / "site")[0]  # the lookup table is here, and here alone

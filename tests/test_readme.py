@@ -1,4 +1,4 @@
-"""Every command of the README: run (the steps, at a tiny size), or parsed."""
+"""Commands of the README run (the steps, at a tiny size) or parse."""
 
 import re
 import shlex
@@ -32,40 +32,40 @@ TINY = {
 
 @pytest.fixture(scope="module")
 def chain(tmp_path_factory):
-    """The folder in which the README's steps were run, and what each of them said."""
+    """The folder in which the README's steps ran, and {step: completed process}."""
     folder = tmp_path_factory.mktemp("chain")
     (folder / "configs").symlink_to(ROOT / "configs")
-    said = {}
+    done = {}
     for line in STEPS:
         words = shlex.split(line)
         name = words[3] if words[2] == "data_builder" else words[2]
         command = [sys.executable, *words[1:], *TINY[name]]
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
-        assert done.returncode == 0, f"{line}: {done.stderr}"
-        said[name] = done
-    return folder, said
+        process = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+        assert process.returncode == 0, f"{line}: {process.stderr}"
+        done[name] = process
+    return folder, done
 
 
 def test_the_steps_end_in_a_report(chain):
-    folder, said = chain
+    folder, done = chain
     out = folder / "runs" / "phantom" / "test"
     for name in ("metrics.json", "predictions.csv", "report.html"):
         assert (out / name).stat().st_size > 100
-    assert "report: runs/phantom/test/report.html" in said["dtvit_jax.evaluate"].stdout
+    assert "report: runs/phantom/test/report.html" in done["dtvit_jax.evaluate"].stdout
     text = (out / "report.html").read_text()
     assert "say nothing about patients" in text
     assert not re.search(r"""(src|href)=["']https?:""", text)
 
 
 def test_no_phantoms_name_is_in_what_was_written_after_cleaning(chain):
-    folder, said = chain
+    folder, done = chain
     written = [p for p in folder.rglob("*") if p.is_file() and "scans" not in p.parts]
     assert len(written) > 100
     for path in written:
         data = path.read_bytes() + str(path.relative_to(folder)).encode()
         assert b"PHANTOM^" not in data and b"PHANTOM-00" not in data and b"phantom-00" not in data
     for name in ("clean", "build", "dtvit_jax.main", "dtvit_jax.evaluate"):
-        assert "phantom-00" not in (said[name].stdout + said[name].stderr).lower()
+        assert "phantom-00" not in (done[name].stdout + done[name].stderr).lower()
 
 
 def test_each_step_skips_what_is_done(chain):
@@ -104,7 +104,7 @@ def test_the_other_commands_are_commands(line, monkeypatch):
         assert builder.parser().parse_args(words[3:])
 
 
-def test_launch_knows_its_words():
+def test_launch_lists_its_commands():
     assert subprocess.run(["bash", "-n", ROOT / "launch.sh"]).returncode == 0
     done = subprocess.run([ROOT / "launch.sh", "nonsense"], capture_output=True, text=True)
     assert done.returncode == 2 and "./launch.sh test" in done.stderr

@@ -3,7 +3,7 @@
     python -m dtvit_jax.experiment --config configs/experiments/table4_small.py \
         --config.source=SRC --out experiments/table4_small
 
-Not a replication, since no weights are pretrained. docs/evidence.md has the result on 1,184 real
+Not a replication, since no weights are pretrained. docs/experiments.md has the result on 1,184 real
 slices. The CNNs are ResNet18, SqueezeNet and DenseNet121: VGG16 has not been run at this size, and
 AlexNet needs 63 pixels.
 """

@@ -16,7 +16,7 @@ def download_options(options: Sequence[str]) -> dict[str, Any]:
     if importlib.util.find_spec("apache_beam") is None:
         raise InputError(
             "--runner beam needs Apache Beam: install the extra 'beam' in an environment of its "
-            "own (docs/data.md says how)"
+            "own (docs/shards.md says how)"
         )
     from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 

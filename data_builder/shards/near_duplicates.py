@@ -1,7 +1,7 @@
 """Finds near-duplicate slices of different subjects by their 32 x 32 pictures.
 
 A copy that was resized, encoded again or shifted by a gray level stays within NEAR; slices of
-different people are further apart (docs/data.md has the numbers).
+different people are further apart (docs/shards.md has the numbers).
 """
 
 import dataclasses

@@ -1,4 +1,6 @@
-"""The operations of kernels.py in forms that XLA:CPU runs fast; docs/speed.md has the figures.
+"""The operations of kernels.py in forms that XLA:CPU runs fast.
+
+Their figures are in docs/training_speed.md.
 
 Two techniques: values that many readers share are written to memory once (`_settled`), and
 gradients are written out where the one that JAX derives is slow on a CPU. On other devices

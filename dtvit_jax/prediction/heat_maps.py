@@ -1,7 +1,7 @@
 """Makes heat maps of a model's answer, up to the CT's own pixels, and draws them over slices.
 
 A map shows what the model used. It does not prove that there is bleeding, nor that a dark region
-has none. docs/explain.md measures how reliable the maps of a phantom-trained model are.
+has none. docs/prediction_heat_maps.md measures how reliable maps of a phantom-trained model are.
 """
 
 import functools

@@ -69,8 +69,8 @@ def launch(environment: Mapping[str, str]) -> dict[str, Any] | None:
     if "KUBERNETES_SERVICE_HOST" in environment and "JOB_COMPLETION_INDEX" in environment:
         if importlib.util.find_spec("kubernetes") is None:
             raise InputError(
-                f"a Kubernetes indexed job: set {', '.join(EXPLICIT)} (docs/scaling.md has an "
-                "example), or install the package kubernetes"
+                f"a Kubernetes indexed job: set {', '.join(EXPLICIT)} (docs/training_sharding.md "
+                "has an example), or install the package kubernetes"
             )
         return {"cluster_detection_method": None}  # JAX finds it by itself
     if given:

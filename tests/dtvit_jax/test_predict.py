@@ -33,8 +33,6 @@ from tests.helpers.model_folder import SIZE, save_model
 from tests.helpers.run_folder import random_weights
 from tests.helpers.studies import NAME, head, run, table, write
 
-pytestmark = pytest.mark.usefixtures("own_cache")
-
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):

@@ -47,7 +47,6 @@ class Program:
             env=os.environ
             | {
                 "PYTHONPATH": str(ROOT),
-                "XDG_CACHE_HOME": str(out.parent / "cache"),
             },
         )
         self.printed, self._lines = [], queue.Queue()

@@ -17,7 +17,7 @@ from data_builder.shards.splits import SplitPlan
 
 INSTALLED = importlib.util.find_spec("apache_beam") is not None
 needs_beam = pytest.mark.skipif(
-    not INSTALLED, reason="Apache Beam is not installed: docs/data.md says how"
+    not INSTALLED, reason="Apache Beam is not installed: docs/shards.md says how"
 )
 
 

@@ -73,7 +73,7 @@ def test_the_loss_of_mixed_labels():
     loss_2 = optax.softmax_cross_entropy(logits[1], target_2).sum() / target_2.sum()
     for parts in (1, 2):
         config.accumulation = parts
-        task, state = fresh(config)
+        task = make_task(config, steps=10)
         _, logged = jax.jit(functools.partial(train_step, task=task))(state, batch)
         assert float(logged["loss"]) == pytest.approx(float(0.5 * loss_1 + 0.5 * loss_2), rel=1e-5)
 

@@ -10,8 +10,6 @@ from dtvit_jax.prediction.watch import Watch, watch
 from tests.helpers.model_folder import save_model
 from tests.helpers.studies import head, table, write
 
-pytestmark = pytest.mark.usefixtures("own_cache")
-
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):

@@ -15,8 +15,6 @@ from tests.helpers.model_folder import MODEL, save_model
 from tests.helpers.run_folder import random_weights
 from tests.helpers.studies import head, run, write
 
-pytestmark = pytest.mark.usefixtures("own_cache")
-
 MODEL_FOLDER = (
     "config.json",
     "run.json",
@@ -24,7 +22,7 @@ MODEL_FOLDER = (
     "training_slices.json",
     "weights.safetensors",
 )
-"""All that a model needs to answer elsewhere (docs/predict.md)."""
+"""All that a model needs to answer elsewhere (docs/runs.md)."""
 
 
 @pytest.fixture(scope="module")

@@ -137,12 +137,7 @@ def start_both(shards, workdir, hold_at=-1):
     command += [f"--config.num_steps={STEPS}", f"--config.learning_rate={RATE}"]
     command += ["--config.eval_every_epochs=4.0"]
     shared = os.environ | {COORDINATOR: f"127.0.0.1:{port}", COUNT: "2", distributed.PATIENCE: "20"}
-    shared |= {
-        "JAX_COMPILATION_CACHE_DIR": str(workdir.parent / "cache"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        HOLD_AT: str(hold_at),
-        HOLD_UNTIL: str(workdir / f"go_{hold_at}"),
-    }
+    shared |= {HOLD_AT: str(hold_at), HOLD_UNTIL: str(workdir / f"go_{hold_at}")}
     options = {"cwd": ROOT, "stderr": subprocess.PIPE, "text": True}
     return [subprocess.Popen(command, env=shared | {WHICH: str(i)}, **options) for i in range(2)]
 
