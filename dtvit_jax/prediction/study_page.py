@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from dtvit_jax.decision.answer import LOCATIONS, StudyAnswer
+from data_builder.records import LOCATIONS
+from dtvit_jax.decision.answer import StudyAnswer
 from dtvit_jax.prediction.tables import worst_first
 from dtvit_jax.reports.limitations import RESEARCH
 from dtvit_jax.reports.pages import environment

@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from dtvit_jax.decision.answer import LOCATIONS, SliceAnswer, StudyAnswer
+from data_builder.records import LOCATIONS
+from dtvit_jax.decision.answer import SliceAnswer, StudyAnswer
 from dtvit_jax.prediction.study_folder import (
     FILE_COLUMNS,
     FILES,

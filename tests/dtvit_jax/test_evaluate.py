@@ -11,7 +11,7 @@ from dtvit_jax.decision import rule as decision_rule
 from dtvit_jax.decision.aggregation import Aggregation, by_subject
 from dtvit_jax.decision.predictions import write_csv
 from dtvit_jax.evaluation import fitted_rule
-from dtvit_jax.reports import report
+from dtvit_jax.reports import evaluation, report
 from dtvit_jax.reports.rows import anchor
 from dtvit_jax.runs import evaluated_weights
 from dtvit_jax.runs.trained_run import TrainedRun
@@ -26,12 +26,12 @@ def fast(monkeypatch, request):
     """Few resamples, and figures in one test alone: both are tested elsewhere."""
     if "all_its_files" not in request.node.name:
         monkeypatch.setattr(report, "draw", lambda *args: {})
-    for function in (evaluate.evaluate_predictions, evaluate.apply_rule, evaluate.subgroups):
+    for function in (evaluation.evaluate_predictions, evaluation.apply_rule, evaluation.subgroups):
 
         def few(*args, _function=function, **options):
             return _function(*args, **{"resamples": 60} | options)
 
-        monkeypatch.setattr(evaluate, function.__name__, few)
+        monkeypatch.setattr(evaluation, function.__name__, few)
 
 
 def a_file(path, split="test", seed=0, tag="", **options):

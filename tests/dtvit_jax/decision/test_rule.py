@@ -143,7 +143,7 @@ def test_an_assured_point_holds_its_sensitivity_in_95_of_100_validation_sets():
     people, strata = np.arange(len(truth)), truth.astype(int)
     for _ in range(runs):
         score = scipy.stats.norm.cdf(rng.normal(size=len(truth)) + truth)
-        at = choose(aim, score, truth, people, strata)["threshold"]
+        at = choose(aim, score, truth, people, strata).threshold
         held += scipy.stats.norm.sf(scipy.stats.norm.ppf(at) - 1) >= 0.9
     assert held / runs >= 0.93  # 0.95 less two standard errors
     assert held / runs <= 0.995  # and not by calling everybody

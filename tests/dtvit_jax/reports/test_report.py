@@ -11,7 +11,7 @@ from dtvit_jax.evaluation.summary import evaluate_predictions
 from dtvit_jax.reports import figures
 from dtvit_jax.reports.limitations import PHANTOM, RESEARCH, caveats
 from dtvit_jax.reports.report import write_report
-from dtvit_jax.reports.worst_errors import hemorrhage_mistakes, location_mistakes
+from dtvit_jax.reports.worst_errors import hemorrhage_errors, location_errors
 from tests.helpers.html_page import Page
 from tests.helpers.predictions import make, replaced
 
@@ -131,8 +131,8 @@ def test_the_page_says_what_was_trained_on_what_and_where(made):
 
 def test_wrong_slices_are_shown_as_pictures_most_confident_first(made):
     _, html, _ = made
-    groups = hemorrhage_mistakes(make(skill=1.0))
-    worst = groups[0].mistakes[0]
+    groups = hemorrhage_errors(make(skill=1.0))
+    worst = groups[0].errors[0]
     assert html.index("data:image/png") < html.index(f'class="key">{worst.key}')
     first = re.search(r'<img src="data:image/png;base64,([^"]+)" alt="slice ([^"]+)"', html)
     assert first[2] == worst.key
@@ -142,18 +142,18 @@ def test_wrong_slices_are_shown_as_pictures_most_confident_first(made):
 
 def test_mistakes_are_all_found_and_in_order_of_confidence_within_and_across_subjects():
     p = make(skill=0.5)
-    groups = hemorrhage_mistakes(p, threshold=0.4)
+    groups = hemorrhage_errors(p, threshold=0.4)
     wrong = set(p.key[(p.p_hemorrhage >= 0.4) != (p.hemorrhage == 1)])
-    assert {m.key for g in groups for m in g.mistakes} == wrong and wrong
-    heads = [g.mistakes[0].p for g in groups]
-    assert heads == sorted(heads, reverse=True)
+    assert {e.key for g in groups for e in g.errors} == wrong and wrong
+    highest = [g.errors[0].p for g in groups]
+    assert highest == sorted(highest, reverse=True)
     for group in groups:
-        p_values = [m.p for m in group.mistakes]
+        p_values = [e.p for e in group.errors]
         assert p_values == sorted(p_values, reverse=True) and group.slices == 10
-    places = [m for g in location_mistakes(p) for m in g.mistakes]
+    errors = [e for g in location_errors(p) for e in g.errors]
     ich = p.location >= 0
-    assert len(places) == (p.p_location[ich].argmax(1) != p.location[ich]).sum() > 0
-    assert all(m.truth != m.called and 1 / 3 < m.p <= 1 for m in places)
+    assert len(errors) == (p.p_location[ich].argmax(1) != p.location[ich]).sum() > 0
+    assert all(e.truth != e.predicted and 1 / 3 < e.p <= 1 for e in errors)
 
 
 EVIL = "<script>alert(1)</script>\"'&"
