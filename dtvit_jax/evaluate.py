@@ -82,7 +82,7 @@ def _evaluate_run(args: argparse.Namespace, out: Path) -> Path:
     if args.validation:
         raise InputError("--validation goes with --predictions: a run has its own validation side")
     run = TrainedRun(args.workdir, args.data_dir)
-    choices = choices_of(args, run.config)
+    choices = choices_of(args, run.config.to_dict())
     return evaluate_run(run, args.workdir, args.split, out, choices, args.facts)
 
 

@@ -42,7 +42,9 @@ def warnings(predictions: Predictions, n: SampleCounts) -> list[str]:
     few = {c: by_class[c] for c in ("normal", *LOCATIONS) if 0 < by_class[c] < FEW_SUBJECTS}
     if few:
         text = ", ".join(f"{count} {name}" for name, count in few.items())
-        sentences.append(f"Few subjects in a class ({text}): read the interval, not the number.")
+        sentences.append(
+            f"Few subjects in a class ({text}): rely on the intervals, not on the values."
+        )
     if n["location_ties"]:
         sentences.append(
             f"{len(n['location_ties'])} subject(s) have as many slices of one location as of "
@@ -53,6 +55,6 @@ def warnings(predictions: Predictions, n: SampleCounts) -> list[str]:
         sentences.append(f"The predictions mix {len(splits)} splits ({', '.join(splits)}).")
     if by_class.get("unknown"):
         sentences.append(
-            f"{by_class['unknown']} subject(s) have no known truth and count for nothing here."
+            f"{by_class['unknown']} subject(s) have no known truth and count for no metric."
         )
     return sentences

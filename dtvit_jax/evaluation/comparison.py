@@ -192,9 +192,7 @@ def sentences(a: str, b: str, tests: PairTests, pairs: int) -> list[str]:
         values = f"The {name} is {area['a']:.3f} for {a} and {area['b']:.3f} for {b}"
         interval = f"95% interval {area['low']:+.3f} to {area['high']:+.3f}"
         if area["se"] == 0 and area["value"] == 0:
-            conclusions.append(
-                f"{values}: both put the subjects in the same order, as far as it counts."
-            )
+            conclusions.append(f"{values}: both rank ICH and normal subjects in the same order.")
         else:
             test = f"DeLong p {_p(area['p'])}{_holm(area['p_holm'], pairs)}"
             difference = f"a difference of {area['value']:+.3f} ({interval}; {test})"
@@ -206,20 +204,18 @@ def sentences(a: str, b: str, tests: PairTests, pairs: int) -> list[str]:
             continue
         only_a, only_b = counts["only_a"], counts["only_b"]
         if only_a + only_b == 0:
-            conclusions.append(
-                f"On {subject}, {a} and {b} are right and wrong on the same subjects."
-            )
+            conclusions.append(f"For {subject}, {a} and {b} are correct on the same subjects.")
             continue
         test = f"McNemar p {_p(counts['p'])}{_holm(counts['p_holm'], pairs)}"
         verdict = _verdict(a, b, only_a - only_b, counts["p_holm"], "accuracy")
         conclusions.append(
-            f"On {subject}, {a} alone is right on {only_a} subjects and {b} alone on {only_b} "
+            f"For {subject}, only {a} is correct on {only_a} subjects and only {b} on {only_b} "
             f"({test}). {verdict}"
         )
     return conclusions
 
 
-def _verdict(a: str, b: str, difference: float, p_holm: float, metric: str) -> str:
+def _verdict(a: str, b: str, difference: int | float, p_holm: float, metric: str) -> str:
     if p_holm >= ALPHA:
         return (
             f"These subjects do not show that the two differ in {metric}; that is not the same as "
@@ -227,8 +223,8 @@ def _verdict(a: str, b: str, difference: float, p_holm: float, metric: str) -> s
         )
     better, worse = (a, b) if difference > 0 else (b, a)
     return (
-        f"On subjects of this kind, {better}'s {metric} is above {worse}'s; the test speaks of "
-        "these two trained models, not of other training runs of the same recipes."
+        f"On subjects of this kind, {better}'s {metric} is above {worse}'s; the test "
+        "concerns these two trained models, not other training runs of the same recipes."
     )
 
 

@@ -16,8 +16,10 @@ from data_builder.records import LOCATIONS
 from dtvit_jax.evaluation.bootstrap import LEVEL, Interval
 from dtvit_jax.evaluation.schema import Bounds, EstimateJson, Task
 
-NO_VARIATION = "no interval: the sample holds no variation to resample"
-NO_ECE_INTERVAL = "no interval: in samples this small it is biased upwards, and resamples more so"
+NO_VARIATION = "no interval: all resamples have the same value"
+NO_ECE_INTERVAL = (
+    "no interval: the ECE of a small sample is biased upwards, that of its resamples even more"
+)
 
 Mask = Bool[np.ndarray, " n"]
 Classes = Int[np.ndarray, " n"]
@@ -200,9 +202,9 @@ def why_undefined(
     """Why a metric has no value though the confusion matrix (the truth in rows) is not empty."""
     if name.startswith(("precision", "npv")):
         predicted = {"npv": classes[0], "precision": classes[-1]}
-        return f"no {level} was called {predicted.get(name, name.partition('_')[2])}"
+        return f"no {level} is predicted {predicted.get(name, name.partition('_')[2])}"
     absent = [label for label, row in zip(classes, matrix, strict=True) if not row.sum()]
-    return f"no {level} is truly {' or '.join(absent)}"
+    return f"no {level} of class {' or '.join(absent)}"
 
 
 def exact_interval(successes: int, trials: int) -> tuple[float, float]:

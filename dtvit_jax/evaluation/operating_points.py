@@ -79,7 +79,7 @@ def choose(
     """
     if truth.all() or not truth.any():
         absent = "normal" if truth.all() else "ICH"
-        return Choice(None, reason=f"validation holds nobody who is {absent}")
+        return Choice(None, reason=f"the validation set has no {absent} case")
     cuts = _cuts(score)
     if aim.assured:
         lowest = _assured(aim.value, score[truth], subject[truth])
@@ -145,5 +145,5 @@ def _assured(
     holds = distributions.beta.sf(value, n - r + 1, r) >= bootstrap.LEVEL
     if not holds.any():
         needed = int(np.ceil(np.log(1 - bootstrap.LEVEL) / np.log(value)))
-        return f"it takes {needed} ICH subjects or more; validation has {n}"
+        return f"needs {needed} ICH subjects or more; the validation set has {n}"
     return float(np.sort(score)[holds.sum() - 1])

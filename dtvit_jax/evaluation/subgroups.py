@@ -148,14 +148,14 @@ def _confound(
             ", ".join(sorted(v or "not known" for v in side)) for side in (ich, normal)
         )
         return (
-            f"No {word} holds both ICH and normal subjects (ICH: {of_ich}; normal: "
-            f"{of_normal}). A model that told only the {word} would reach a perfect AUROC "
-            "here, and nothing in these data tells that from finding hemorrhages."
+            f"No {word} has both ICH and normal subjects (ICH: {of_ich}; normal: {of_normal}). A "
+            f"model that recognised only the {word} would reach a perfect AUROC here, and these "
+            "data cannot distinguish it from one that detects hemorrhage."
         )
     if alone is not None and alone >= STRONG:
         return (
-            f"The {word} goes with the label: alone, without a look at any image, it ranks ICH "
-            f"above normal subjects with an AUROC of {alone:.2f}. Read the figures within one "
-            f"{word} before the figure over all."
+            f"The {word} is associated with the label: by itself, without any image, it ranks ICH "
+            f"above normal subjects with an AUROC of {alone:.2f}. Read the metrics within each "
+            f"{word} before those over all subjects."
         )
     return None

@@ -31,7 +31,7 @@ from dtvit_jax.evaluation.schema import (
 
 POSITIVE = "ICH (hemorrhage = 1)"
 TASK_CLASSES = {"hemorrhage": ("normal", "ICH"), "location": LOCATIONS}
-NO_COMBINED = "one of the two tasks has no value for it"
+NO_COMBINED = "one of the two tasks has no value for this metric"
 
 
 class Part(NamedTuple):

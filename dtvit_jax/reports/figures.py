@@ -112,7 +112,7 @@ def confusion(
     ax.set_yticks(range(size), totals)
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
-    ax.set_xlabel(f"called, {unit}")
+    ax.set_xlabel(f"predicted, {unit}")
     ax.set_ylabel("truth")
     ax.set_title(title)
     return figure
@@ -155,7 +155,7 @@ def subject_scores(subjects: Predictions, threshold: float) -> Figure:
     ax.set(xlim=(-0.01, 1.01), ylim=(len(CLASSES) - 0.5, -0.5))
     ax.set_yticks([])
     ax.spines["left"].set_visible(False)
-    ax.set_xlabel("subject score: called ICH at the dashed line or right of it")
+    ax.set_xlabel("subject score: ICH is predicted from the dashed line on")
     return figure
 
 

@@ -80,7 +80,7 @@ LOCATION_ROWS = (
     *((f"weighted_{name}", f"Weighted {_lower(label)}") for name, label in AVERAGED[1:]),
     ("brier", "Brier score, sum over classes, 0 is best"),
     ("log_loss", "Log loss, 0 is best"),
-    ("ece", "Calibration error of the called class, 0 is best"),
+    ("ece", "Calibration error of the predicted class, 0 is best"),
 )
 ONE_AGAINST_REST_ROWS = tuple(
     (f"{name}_{location}", f"{label}, {location}")

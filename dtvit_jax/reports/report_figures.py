@@ -42,7 +42,10 @@ def draw(
     if len(known):
         drawn["subjects"] = figures.subject_scores(known, metrics["threshold"])
     panels = _reliability({"subject": subjects, "slice": predictions}, rule)
-    for task, share in (("hemorrhage", "share that is ICH"), ("location", "share called rightly")):
+    for task, share in (
+        ("hemorrhage", "share that is ICH"),
+        ("location", "share predicted correctly"),
+    ):
         if panels[task]:
             drawn[f"reliability_{task}"] = figures.reliability(panels[task], share)
     return drawn
@@ -57,7 +60,7 @@ def _reliability(
         versions = {f"By {level}": table}
         if rule is not None and rule.method != "none":
             versions = {
-                f"By {level}, as it is": table,
+                f"By {level}, uncalibrated": table,
                 f"By {level}, {rule.method}": rule.calibrated(table, level),
             }
         for title, version in versions.items():

@@ -14,10 +14,10 @@ MOST_SLICES = 20_000
 """With more slices, the page lists the wrong ones only; predictions.csv has them all."""
 
 TITLES = {
-    "missed": "ICH, missed",
-    "found": "ICH, found",
-    "alarm": "Normal, called ICH",
-    "alone": "Normal, left alone",
+    "false-negative": "ICH, predicted normal (false negatives)",
+    "true-positive": "ICH, predicted ICH (true positives)",
+    "false-positive": "Normal, predicted ICH (false positives)",
+    "true-negative": "Normal, predicted normal (true negatives)",
     "unknown": "Truth unknown",
 }
 """Outcomes and their titles."""
@@ -52,9 +52,14 @@ def anchor(level: str, task: str, name: str) -> str:
     """The HTML id of the rows that a number of metrics.json is computed from."""
     if task == "location":
         kind, _, location = name.rpartition("_")
-        return f"{level}-in-{location}" if kind == "recall" else f"{level}-places"
-    of = {"sensitivity": "ich", "recall": "ich", "specificity": "normal", "precision": "found"}
-    return f"{level}-{of.get(name, 'rows') if task == 'hemorrhage' else 'rows'}"
+        return f"{level}-in-{location}" if kind == "recall" else f"{level}-locations"
+    groups = {
+        "sensitivity": "ich",
+        "recall": "ich",
+        "specificity": "normal",
+        "precision": "true-positive",
+    }
+    return f"{level}-{groups.get(name, 'rows') if task == 'hemorrhage' else 'rows'}"
 
 
 def class_anchor(level: str, name: str) -> str:
@@ -72,15 +77,20 @@ def outcome_rows(
     slices: number of slices by subject. facts: by key of the table.
     """
     groups: dict[str, list[Row]] = {outcome: [] for outcome in TITLES}
-    outcomes = {(1, False): "missed", (1, True): "found", (0, True): "alarm", (0, False): "alone"}
+    outcomes = {
+        (1, False): "false-negative",
+        (1, True): "true-positive",
+        (0, True): "false-positive",
+        (0, False): "true-negative",
+    }
     wrong_only = len(table) > MOST_SLICES
     predicted = table.p_hemorrhage >= threshold
     for i, row in enumerate(_rows(table, slices, facts)):
         outcome = outcomes.get((int(table.hemorrhage[i]), bool(predicted[i])), "unknown")
-        if not wrong_only or outcome in ("missed", "alarm"):
+        if not wrong_only or outcome in ("false-negative", "false-positive"):
             groups[outcome].append(row)
     for outcome, rows in groups.items():
-        sign = 1 if outcome in ("missed", "found") else -1
+        sign = 1 if outcome in ("false-negative", "true-positive") else -1
         rows.sort(key=lambda row: (sign * row.p, row.key))
     return groups
 

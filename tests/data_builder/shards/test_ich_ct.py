@@ -290,5 +290,5 @@ def test_a_split_by_slice_says_so_in_log_metadata_and_report(published, tmp_path
         told = f"{size['with_sibling_in_training']} of {size['test_slices']} test slices"
         assert size["with_sibling_in_training"] > 0
         assert f"warning: split by slice: {told} have a sibling" in capsys.readouterr().err
-    metrics = {"n": {"slices_by_class": {"normal": 1, "deep": 1}}}
+    metrics = {"n": {"slices_by_class": {"normal": 1, "deep": 1}}, "warnings": []}
     assert any(told in text for text in caveats(metrics, Shards(folder).metadata))

@@ -19,7 +19,7 @@ def facts(**columns):
     }
 
 
-def test_a_groups_figures_are_those_of_its_slices_alone():
+def test_the_metrics_of_a_group_are_those_of_its_slices():
     sex = np.where(NUMBER % 3 == 0, "F", "M")
     found = subgroups(P, facts(sex=sex), **FEW)
     assert list(found) == ["sex"]
@@ -32,12 +32,12 @@ def test_a_groups_figures_are_those_of_its_slices_alone():
     assert sum(group["n"]["slices"] for group in groups.values()) == len(P)
 
 
-def test_a_year_that_parts_the_classes_is_called_a_confound():
+def test_a_year_that_separates_the_classes_is_a_confound():
     ich = np.isin(P.subject, P.subject[P.hemorrhage == 1])
     found = subgroups(P, facts(year=np.where(ich, np.where(NUMBER % 2, 2019, 2020), 2024)), **FEW)
-    said = found["year"]["confound"]
-    assert said.startswith("No year holds both ICH and normal subjects")
-    assert "ICH: 2019, 2020; normal: 2024" in said
+    sentence = found["year"]["confound"]
+    assert sentence.startswith("No year has both ICH and normal subjects")
+    assert "ICH: 2019, 2020; normal: 2024" in sentence
     assert found["year"]["alone"] == 1
     for group in found["year"]["groups"]:
         assert group["subject"]["hemorrhage"]["auroc"]["value"] is None
@@ -49,7 +49,7 @@ def test_a_fact_known_for_one_class_only_is_a_confound_too():
     assert "normal: not known" in found["year"]["confound"]
 
 
-def test_a_fact_that_goes_with_the_label_tells_how_far_and_an_even_one_says_nothing():
+def test_a_fact_associated_with_the_label_is_a_confound_and_a_balanced_one_is_not():
     ich = np.isin(P.subject, P.subject[P.hemorrhage == 1])
     mostly = np.where(ich ^ (NUMBER % 10 == 0), "A", "B")
     found = subgroups(P, facts(scanner=mostly, sex=np.where(NUMBER % 2, "F", "M")), **FEW)
@@ -57,7 +57,7 @@ def test_a_fact_that_goes_with_the_label_tells_how_far_and_an_even_one_says_noth
     assert found["sex"]["confound"] is None
 
 
-def test_what_is_the_same_for_all_or_unknown_makes_no_groups():
+def test_a_fact_that_is_constant_or_unknown_makes_no_groups():
     assert subgroups(P, {}, **FEW) == {}
     assert subgroups(P, facts(sex=np.full(len(P), "F")), **FEW) == {}
 
