@@ -11,6 +11,7 @@ from data_builder.errors import InputError
 from dtvit_jax.decision.aggregation import DEFAULT, Aggregation, by_subject
 from dtvit_jax.decision.predictions import UNKNOWN, Predictions
 from dtvit_jax.evaluation import bootstrap
+from dtvit_jax.evaluation.differences import on_the_same_slices, paired_difference
 from dtvit_jax.evaluation.paired_tests import delong, holm, mcnemar
 from dtvit_jax.evaluation.schema import (
     Comparison,
@@ -18,12 +19,7 @@ from dtvit_jax.evaluation.schema import (
     McNemarJson,
     PairTests,
 )
-from dtvit_jax.evaluation.summary import (
-    evaluate_predictions,
-    has_location,
-    on_the_same_slices,
-    paired_difference,
-)
+from dtvit_jax.evaluation.summary import evaluate_predictions, has_location
 
 ALPHA = 0.05
 
@@ -79,10 +75,10 @@ def compare(
         "runs": {
             name: {
                 "aggregation": str(by_run[name]),
-                "subject": found["subject"],
-                "slice": found["slice"],
+                "subject": own["subject"],
+                "slice": own["slice"],
             }
-            for name, found in metrics.items()
+            for name, own in metrics.items()
         },
         "pairs": [
             {

@@ -18,7 +18,7 @@ def find_all(arguments: Sequence[str], split: str) -> dict[str, Path]:
     for argument in arguments:
         name, path = _find(argument, split)
         if name in paths:
-            raise InputError(f"two runs are called {name}: give each a name, as {name}2=RUN")
+            raise InputError(f"two runs are named {name}: give each a name, as {name}2=RUN")
         paths[name] = path
     return paths
 

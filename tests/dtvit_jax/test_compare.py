@@ -184,7 +184,7 @@ def test_the_command_writes_page_numbers_and_figures(folder, capsys):
     [
         (["vit"], "two runs or more"),
         (["vit", "nowhere"], "no predictions.csv"),
-        (["vit", "vit"], "two runs are called vit"),
+        (["vit", "vit"], "two runs are named vit"),
         (["vit", "x=vit/test/predictions.csv", "--threshold", "2"], "between 0 and 1"),
     ],
 )

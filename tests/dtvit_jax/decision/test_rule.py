@@ -214,8 +214,8 @@ def test_validation_of_one_class_gives_a_rule_without_thresholds_and_the_reason(
 
 def test_on_test_data_thresholds_stay_and_rates_are_computed_anew():
     test = on("test", seed=2)
-    found = apply_rule(RULE, test, resamples=50)
-    for point in found["operating_points"]:
+    result = apply_rule(RULE, test, resamples=50)
+    for point in result["operating_points"]:
         if point["threshold"] is None:
             continue
         assert point["threshold"] == RULE.points[point["level"]][point["name"]]
@@ -234,8 +234,8 @@ def test_calibration_is_measured_on_test_data_before_and_after():
     validation = on("validation", seed=3, skill=1.0)
     odds = (validation.p_hemorrhage / (1 - validation.p_hemorrhage)) ** 4
     rule = fit(replaced(validation, p_hemorrhage=odds / (1 + odds)), AGGREGATION, resamples=50)
-    found = apply_rule(rule, sharp, resamples=50)["calibration"]["slice"]["hemorrhage"]
-    assert found["temperature"]["log_loss"]["value"] < 0.8 * found["none"]["log_loss"]["value"]
-    assert found["isotonic"]["brier"]["value"] < found["none"]["brier"]["value"]
+    result = apply_rule(rule, sharp, resamples=50)["calibration"]["slice"]["hemorrhage"]
+    assert result["temperature"]["log_loss"]["value"] < 0.8 * result["none"]["log_loss"]["value"]
+    assert result["isotonic"]["brier"]["value"] < result["none"]["brier"]["value"]
     raw = -np.log(np.where(sharp.hemorrhage == 1, sharp.p_hemorrhage, 1 - sharp.p_hemorrhage))
-    assert found["none"]["log_loss"]["value"] == pytest.approx(raw.mean())
+    assert result["none"]["log_loss"]["value"] == pytest.approx(raw.mean())

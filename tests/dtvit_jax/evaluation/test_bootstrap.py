@@ -48,9 +48,9 @@ def test_the_subject_bootstrap_covers_the_truth_and_the_slice_bootstrap_undercov
         for unit, (rows, classes) in units.items():
             if unit == "slice" and simulation % 4:
                 continue  # a quarter of them suffices to show its undercoverage
-            found = bootstrap.bootstrap(statistic, rows, classes, RESAMPLES, simulation)
+            result = bootstrap.bootstrap(statistic, rows, classes, RESAMPLES, simulation)
             for name, value in true.items():
-                covered[unit][name] += found[name].low <= value <= found[name].high
+                covered[unit][name] += result[name].low <= value <= result[name].high
     for name in true:
         assert covered["subject"][name] / SIMULATIONS >= 0.93, covered
         assert covered["slice"][name] / (SIMULATIONS / 4) <= 0.80, covered
@@ -69,12 +69,12 @@ def test_differences_keep_their_level_for_equal_models_and_have_power_for_unequa
                 areas = [ranking.auroc(truth == 1, score, weights) for score in (first, second)]
                 return {"auroc": areas[0] - areas[1]}
 
-            found = bootstrap.bootstrap(difference, subject, strata, 400, run, difference=True)[
+            result = bootstrap.bootstrap(difference, subject, strata, 400, run, difference=True)[
                 "auroc"
             ]
-            significant[name] += found.p <= 0.05
-            zero_is_out = found.low > 0 or found.high < 0
-            assert zero_is_out == (found.p < 0.05) or abs(found.p - 0.05) < 0.02
+            significant[name] += result.p <= 0.05
+            zero_is_out = result.low > 0 or result.high < 0
+            assert zero_is_out == (result.p < 0.05) or abs(result.p - 0.05) < 0.02
     assert significant["equal"] <= scipy.stats.binom.ppf(0.999, runs, 0.05)
     assert significant["unequal"] >= 0.8 * runs
 
@@ -86,11 +86,11 @@ def test_ten_thousand_resamples_of_1300_slices_take_less_than_ten_seconds_of_one
     truth = strata[subject]
     p = 1 / (1 + np.exp(-rng.normal(2 * truth - 1)))
     start = time.process_time()
-    found = bootstrap.bootstrap(
+    result = bootstrap.bootstrap(
         lambda weights: metrics.hemorrhage_metrics(truth, p, weights), subject, strata, 10_000
     )
     assert time.process_time() - start < 10
-    assert found["auroc"].low < found["auroc"].value < found["auroc"].high
+    assert result["auroc"].low < result["auroc"].value < result["auroc"].high
 
 
 def test_one_row_a_subject_gives_the_hull_of_scipys_intervals_at_the_stretched_level():
@@ -149,11 +149,11 @@ def test_the_seed_determines_the_interval():
 
 
 def test_a_metric_that_is_the_same_in_all_resamples_has_no_interval():
-    found = bootstrap.bootstrap(
+    result = bootstrap.bootstrap(
         lambda w: {"one": np.ones(len(w))}, np.arange(4), np.zeros(4, int), 100
     )
-    assert found["one"].value == 1
-    assert np.isnan(found["one"].low) and np.isnan(found["one"].high)
+    assert result["one"].value == 1
+    assert np.isnan(result["one"].low) and np.isnan(result["one"].high)
 
 
 def test_resamples_without_a_denominator_are_counted():
@@ -164,9 +164,9 @@ def test_resamples_without_a_denominator_are_counted():
         with np.errstate(invalid="ignore"):
             return {"precision": (weights @ (predicted * [1, 0, 0])) / (weights @ predicted)}
 
-    found = bootstrap.bootstrap(statistic, np.arange(3), np.zeros(3, int), 20_000)["precision"]
-    assert found.undefined == pytest.approx(1 / 27, abs=0.005)
-    assert found.value == 0.5
+    result = bootstrap.bootstrap(statistic, np.arange(3), np.zeros(3, int), 20_000)["precision"]
+    assert result.undefined == pytest.approx(1 / 27, abs=0.005)
+    assert result.value == 0.5
 
 
 @given(st.integers(0, 60), st.integers(1, 60))

@@ -90,8 +90,8 @@ def test_location_metrics_are_scikit_learns_under_every_weighting():
 
 
 def test_macro_specificity_is_the_mean_recall_of_the_rest_of_each_class():
-    called = P_LOCATION.argmax(1)
-    rest = [reference.recall_score(c != LOCATION, c != called) for c in range(3)]
+    predicted = P_LOCATION.argmax(1)
+    rest = [reference.recall_score(c != LOCATION, c != predicted) for c in range(3)]
     got = metrics.location_metrics(LOCATION, P_LOCATION, np.ones((1, N)))
     assert got["macro_specificity"][0] == pytest.approx(np.mean(rest))
 
@@ -166,13 +166,13 @@ def test_the_other_columns_of_table_4_are_means_of_both_tasks():
     weights = np.ones((1, N))
     location = np.where(TRUTH == 1, LOCATION, -1)
     got = metrics.combined_metrics(TRUTH, P, location, P_LOCATION, weights)
-    place, called = LOCATION[TRUTH == 1], P_LOCATION[TRUTH == 1].argmax(1)
+    truth, predicted = LOCATION[TRUTH == 1], P_LOCATION[TRUTH == 1].argmax(1)
     for name, score in (
         ("precision", reference.precision_score),
         ("recall", reference.recall_score),
         ("f1", reference.f1_score),
     ):
-        both = score(TRUTH, P >= 0.5), score(place, called, average="macro")
+        both = score(TRUTH, P >= 0.5), score(truth, predicted, average="macro")
         assert got[f"mean_{name}"][0] == pytest.approx(np.mean(both)), name
 
 

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from data_builder.errors import InputError
 from data_builder.files import write_json
 from dtvit_jax.decision.aggregation import by_subject
-from dtvit_jax.evaluation.summary import evaluate_predictions, paired_difference
+from dtvit_jax.evaluation.differences import paired_difference
+from dtvit_jax.evaluation.summary import evaluate_predictions
 from tests.helpers.predictions import make, replaced
 
 FAST = {"resamples": 200}
@@ -18,8 +19,8 @@ FAST = {"resamples": 200}
 
 def entries(result):
     for level in ("slice", "subject"):
-        for task, found in result[level].items():
-            for name, entry in found.items():
+        for task, metrics in result[level].items():
+            for name, entry in metrics.items():
                 yield f"{level} {task} {name}", entry
 
 
