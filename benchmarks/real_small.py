@@ -28,7 +28,8 @@ from data_builder.shards.sources import open_source
 from data_builder.shards.splits import SplitPlan, divide
 from dtvit_jax.data.examples import replication
 from dtvit_jax.decision.predictions import Predictions, read_csv
-from dtvit_jax.evaluation.summary import evaluate_predictions, paired_difference
+from dtvit_jax.evaluation.differences import paired_difference
+from dtvit_jax.evaluation.summary import evaluate_predictions
 from dtvit_jax.experiments.table import joined
 
 FIGURES = (("hemorrhage", "auroc"), ("location", "macro_recall"))

@@ -28,7 +28,8 @@ from real_small import FIGURES, cell  # noqa: E402
 
 from configs import real_small  # noqa: E402
 from dtvit_jax.decision.predictions import Predictions, read_csv, write_csv  # noqa: E402
-from dtvit_jax.evaluation.summary import evaluate_predictions, paired_difference  # noqa: E402
+from dtvit_jax.evaluation.differences import paired_difference  # noqa: E402
+from dtvit_jax.evaluation.summary import evaluate_predictions  # noqa: E402
 from dtvit_jax.experiments.table import joined  # noqa: E402
 from dtvit_jax.runs.trained_run import TrainedRun  # noqa: E402
 from dtvit_jax.runtime import keep_freed_memory  # noqa: E402

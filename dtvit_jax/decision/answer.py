@@ -1,24 +1,21 @@
-"""What the program says of a slice and of a study. No identity is in it: keys are pseudonyms."""
+"""The answer for a slice and for a study; keys are pseudonyms, so it holds no identity."""
 
 import dataclasses
-
-LOCATIONS = ("deep", "lobar", "subtentorial")
-"""In the order of `p_location`."""
 
 
 @dataclasses.dataclass(frozen=True)
 class SliceAnswer:
-    """One slice's answer.
+    """The answer for one slice.
 
     Attributes:
       key: the slice's pseudonym.
-      file: place of its file in the study's list of sources.
-      frame: its frame there, from 0; None where the file is one image.
-      position_mm: along the slice normal; None where the source does not say.
+      file: index of its file in the study's list of sources.
+      frame: index of its frame in the file, from 0; None where the file is one image.
+      position_mm: along the slice normal; None where the source does not state it.
       p_hemorrhage: calibrated, 0 to 1.
-      p_location: calibrated, given ICH, in the order of LOCATIONS; they sum to 1.
-      decision: 'ich', 'no ich' or 'uncertain', at the stored operating point of slices.
-      outlier: how unlike the training slices it is; above 1 the answer is 'uncertain'.
+      p_location: calibrated, given ICH, in the order of records.LOCATIONS; they sum to 1.
+      decision: 'ich', 'no ich' or 'uncertain', at the operating point for slices.
+      outlier: distance from the training slices (`outlier`); above 1 the answer is 'uncertain'.
     """
 
     key: str
@@ -33,16 +30,16 @@ class SliceAnswer:
 
 @dataclasses.dataclass(frozen=True)
 class StudyAnswer:
-    """One study's answer, from its slices by the model's stored aggregation and operating point.
+    """The answer for one study, by the model's aggregation and operating point.
 
     Attributes:
       key, subject: pseudonyms.
       slices: in order of position.
       p_hemorrhage, p_location: as in SliceAnswer, of the study.
       decision: 'ich', 'no ich' or 'uncertain'.
-      location: one of LOCATIONS where the decision is 'ich', else empty.
+      location: one of records.LOCATIONS where the decision is 'ich', else empty.
       point, threshold: the operating point's name and its threshold on p_hemorrhage.
-      reasons: why it is uncertain, in words; empty otherwise.
+      reasons: why the answer is uncertain, in words; empty otherwise.
     """
 
     key: str
@@ -59,7 +56,7 @@ class StudyAnswer:
 
 @dataclasses.dataclass(frozen=True)
 class ModelIdentity:
-    """Which model answered: its name, this program's version, and the weights' SHA-256."""
+    """The model that answered: its name, the program's version, and the weights' SHA-256."""
 
     name: str
     version: str

@@ -1,43 +1,58 @@
-"""Probabilities that mean what they say: temperature scaling and isotonic regression.
+"""Calibrates probabilities by temperature scaling or isotonic regression.
 
 Both are fitted on validation and applied to other data. Temperature scaling (Guo et al. 2017)
-divides the logits by one number and so never changes which class is likelier; isotonic regression
-fits any increasing step, and needs more data for it.
+divides the logits by one number, so the order of the classes stays; isotonic regression fits any
+increasing step function, which needs more data.
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 from jaxtyping import Float, Int
 
 METHODS = ("temperature", "isotonic", "none")
 LEAST, MOST = 0.05, 20.0
-"""Bounds of a temperature: without a wrong slice the best one would be 0."""
+"""Bounds of a temperature: on a sample without an error the best one would be 0."""
 FLOOR = np.finfo(np.float64).eps
+"""The least probability that a logarithm is taken of."""
+
+
+class Knots(TypedDict):
+    """The knots of an isotonic step as JSON."""
+
+    x: list[float]
+    y: list[float]
+
+
+class CalibrationJson(TypedDict):
+    """A `Calibration` as JSON."""
+
+    temperature: float | None
+    isotonic: Knots
 
 
 @dataclasses.dataclass(frozen=True)
 class Calibration:
-    """What was fitted: one temperature, and for two classes the knots of an isotonic step.
+    """A fitted temperature, and for two classes the knots of an isotonic step function.
 
-    temperature: nan where the sample could not tell (a class without rows). x, y: probabilities
-    before and after, straight lines between them; empty where there is no isotonic fit.
+    Attributes:
+      temperature: nan where it could not be fitted (fewer than two classes have rows).
+      x, y: probabilities before and after, interpolated linearly; empty without an isotonic fit.
     """
 
     temperature: float
     x: tuple[float, ...] = ()
     y: tuple[float, ...] = ()
 
-    def as_json(self) -> dict[str, Any]:
-        """Plain values; null for a temperature that could not be fitted."""
-        known = np.isfinite(self.temperature)
-        temperature = float(self.temperature) if known else None
+    def as_json(self) -> CalibrationJson:
+        """Converts to plain values; None for a temperature that could not be fitted."""
+        temperature = float(self.temperature) if np.isfinite(self.temperature) else None
         return {"temperature": temperature, "isotonic": {"x": list(self.x), "y": list(self.y)}}
 
     @staticmethod
-    def from_json(value: dict[str, Any]) -> "Calibration":
-        """The inverse of `as_json`. Raises KeyError, TypeError or ValueError for anything else."""
+    def from_json(value: Any) -> "Calibration":
+        """Inverts `as_json`. Raises KeyError, TypeError or ValueError for other content."""
         temperature = value["temperature"]
         knots = (tuple(float(v) for v in value["isotonic"][axis]) for axis in "xy")
         return Calibration(np.nan if temperature is None else float(temperature), *knots)
@@ -45,9 +60,9 @@ class Calibration:
     def apply(
         self, probabilities: Float[np.ndarray, "n classes"], method: str
     ) -> Float[np.ndarray, "n classes"]:
-        """Probabilities after `method` of METHODS; unchanged where it could not be fitted.
+        """Calibrates probabilities by `method`; unchanged where it could not be fitted.
 
-        Isotonic regression is for two classes; on more, the temperature stands in.
+        For more than two classes, 'isotonic' applies the temperature.
         """
         p = probabilities.astype(np.float64)
         used = self.used(method, p.shape[1])
@@ -57,19 +72,19 @@ class Calibration:
         return p if used == "none" else _softmax(log(p) / self.temperature)
 
     def used(self, method: str, classes: int) -> str:
-        """Which of METHODS `apply` really applies, asked for `method`."""
+        """The method of METHODS that `apply` applies when asked for `method`."""
         if method == "isotonic" and self.x and classes == 2:
             return method
         return "none" if method == "none" or not np.isfinite(self.temperature) else "temperature"
 
 
 def fit(probabilities: Float[np.ndarray, "n classes"], truth: Int[np.ndarray, " n"]) -> Calibration:
-    """The temperature of least log loss; for two classes also the isotonic step of least squares.
+    """Fits the temperature of least log loss, and for two classes the isotonic step function.
 
-    truth: the index of the true class. Isotonic probabilities are kept 1 / (n + 2) away from 0 and
-    1, as n rows can't show more. Of rows of one class alone nothing can be learned.
+    truth: the index of the true class. Isotonic probabilities stay 1 / (n + 2) away from 0 and 1,
+    since n rows cannot show more. Rows of a single class give a Calibration that changes nothing.
     """
-    # Seconds to import, and a rule that was fitted is applied without them.
+    # Their import takes seconds; applying a fitted rule does not need them.
     from scipy import optimize
     from sklearn.isotonic import IsotonicRegression
 

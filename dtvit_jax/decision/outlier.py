@@ -1,9 +1,10 @@
-"""How unlike the training slices a slice is: nearest neighbours of simple image statistics.
+"""Scores how unlike the training slices a slice is: nearest neighbours of image statistics.
 
-Nothing of the model is in it, so it also speaks where the model is sure of itself. The statistics
-are those of the training slices as stored; the score is 1 at the 0.99 quantile of validation's
-slices, which are of other subjects. It finds what looks unlike a cleaned head slice of the training
-set (another window, cleaning, body part, resolution, noise), not a disease that is new.
+The score does not depend on the model, so it also works where the model is confident. The
+statistics are those of the training slices as stored; the score is 1 at the 0.99 quantile of
+the validation slices, which are of other subjects. It detects slices that do not look like cleaned
+head slices of the training set (another window, cleaning, body part, resolution, noise), not an
+unseen disease.
 """
 
 import dataclasses
@@ -16,30 +17,31 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from data_builder.errors import InputError
+from data_builder.files import write_whole
 
 FILE = "training_slices.json"
 VERSION = 1
 QUANTILE = 0.99
 NEIGHBOURS = 5
 MOST_REFERENCES = 2000
-"""Training slices that are kept, evenly spaced: a study is compared with each of them."""
+"""Training slices that are kept, evenly spaced: every slice of a study is compared with them."""
 
 BINS = 16
 FEATURES = (
-    *(f"gray_{i}" for i in range(BINS)),  # part of the head in each of 16 equal gray ranges, sqrt
-    "tissue",  # part of the image above 0
-    "height",  # of the box around it, in parts of the side
+    *(f"gray_{i}" for i in range(BINS)),  # sqrt of the head's share in each of 16 gray ranges
+    "tissue",  # share of the image above 0
+    "height",  # of the head's bounding box, as a fraction of the side
     "width",
     "row",  # its centre
     "column",
-    "edges",  # mean step between neighbouring pixels of the head, in gray values / 255
-    "grain",  # the same of what a 3 x 3 median takes away
-    "asymmetry",  # mean difference from the mirrored image, in gray values / 255
+    "edges",  # mean difference of horizontally neighbouring pixels of the head, / 255
+    "grain",  # mean difference from the 3 x 3 median, / 255
+    "asymmetry",  # mean difference from the mirrored image, / 255
 )
 
 
 def features(image: UInt8[np.ndarray, "side side"]) -> Float[np.ndarray, " features"]:
-    """The numbers of FEATURES for one stored slice; all 0 for an empty one."""
+    """Computes FEATURES of one stored slice; all 0 for an empty one."""
     side = len(image)
     rows, columns = (np.flatnonzero(image.any(axis=axis)) for axis in (1, 0))
     if not len(rows):
@@ -69,7 +71,7 @@ def features(image: UInt8[np.ndarray, "side side"]) -> Float[np.ndarray, " featu
 
 @runtime_checkable
 class Slices(Protocol):
-    """A side of a data set, as `input_pipeline.SliceSource`."""
+    """One side of a data set, as `data.shards.SliceSource`."""
 
     def __len__(self) -> int: ...
 
@@ -78,13 +80,13 @@ class Slices(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class TrainingSlices:
-    """What is kept of the training slices: standardised references and the distance that counts.
+    """The reference features of the training slices, and the distance of a score of 1.
 
     Attributes:
       dataset: the data set's digest.
       mean, spread: of each feature over the training slices.
       references: standardised features of training slices.
-      distance: mean distance to the nearest references at QUANTILE of validation's slices.
+      distance: the QUANTILE of the validation slices' mean distance to their nearest references.
     """
 
     dataset: str
@@ -93,40 +95,44 @@ class TrainingSlices:
     references: Float[np.ndarray, "references features"]
     distance: float
 
-    def scores(self, found: Float[np.ndarray, "n features"]) -> Float[np.ndarray, " n"]:
-        """Of slices with these `features`: 0 or more; above 1 a slice is further from the training
-        slices than 99% of validation's are.
-        """
-        return self._distances(found) / self.distance
+    def scores(self, values: Float[np.ndarray, "n features"]) -> Float[np.ndarray, " n"]:
+        """Scores slices by their `features`, 0 or more.
 
-    def _distances(self, found: Float[np.ndarray, "n features"]) -> Float[np.ndarray, " n"]:
-        """Mean distance of each to its nearest references, a part of the slices at a time."""
+        Above 1 a slice is further from the training slices than 99% of the validation slices.
+        """
+        return self._distances(values) / self.distance
+
+    def _distances(self, values: Float[np.ndarray, "n features"]) -> Float[np.ndarray, " n"]:
+        """Mean distance of each slice to its nearest references."""
         k = min(NEIGHBOURS, len(self.references))
         squares = (self.references**2).sum(axis=1)
-        distances = np.empty(len(found))
-        for start in range(0, len(found), 256):
-            x = (found[start : start + 256] - self.mean) / self.spread
-            away = (x**2).sum(axis=1)[:, None] + squares - 2 * x @ self.references.T
-            nearest = np.partition(away, k - 1, axis=1)[:, :k]
+        distances = np.empty(len(values))
+        for start in range(0, len(values), 256):  # 256 x 2000 distances at once: 4 MB
+            x = (values[start : start + 256] - self.mean) / self.spread
+            squared = (x**2).sum(axis=1)[:, None] + squares - 2 * x @ self.references.T
+            nearest = np.partition(squared, k - 1, axis=1)[:, :k]
             distances[start : start + 256] = np.sqrt(np.maximum(nearest, 0)).mean(axis=1)
         return distances
 
 
 def fit(training: Slices, validation: Slices, dataset: str) -> TrainingSlices:
-    """References from training slices, and the distance from validation's.
+    """Takes the references from training slices, and the distance from validation slices.
 
-    Raises InputError where either side is empty.
+    dataset: the data set's digest. Raises InputError where either side is empty.
     """
     if not len(training) or not len(validation):
-        raise InputError("no training or no validation slice: what is usual can't be learned")
+        raise InputError(
+            "no training or no validation slice, so outliers cannot be scored: build the shards "
+            "with both sides"
+        )
     x = np.stack([features(training[i]["image"]) for i in range(len(training))])
-    # A feature that hardly varies in training would make a trifle look strange.
+    # Without a floor, a feature that hardly varies in training would outweigh all others.
     mean, spread = x.mean(axis=0), np.maximum(x.std(axis=0), 0.01)
     kept = np.unique(np.linspace(0, len(x) - 1, min(len(x), MOST_REFERENCES)).astype(int))
     references = np.round((x[kept] - mean) / spread, 5)  # as they are stored
     fitted = TrainingSlices(dataset, mean, spread, references, 1.0)
-    others = np.stack([features(validation[i]["image"]) for i in range(len(validation))])
-    distance = float(np.quantile(fitted._distances(others), QUANTILE))
+    held_out = np.stack([features(validation[i]["image"]) for i in range(len(validation))])
+    distance = float(np.quantile(fitted._distances(held_out), QUANTILE))
     return dataclasses.replace(fitted, distance=max(distance, 1e-6))
 
 
@@ -143,13 +149,14 @@ def write(folder: Path, fitted: TrainingSlices) -> None:
         "spread": fitted.spread.tolist(),
         "references": fitted.references.tolist(),
     }
-    draft = folder / f"{FILE}.draft"
-    draft.write_text(json.dumps(value) + "\n", encoding="utf-8")
-    draft.replace(folder / FILE)
+    write_whole(folder / FILE, json.dumps(value) + "\n")
 
 
 def read(folder: Path) -> TrainingSlices:
-    """What `write` wrote. Raises InputError where it is missing, damaged or of another version."""
+    """Reads training_slices.json.
+
+    Raises InputError where it is missing, damaged or of another version.
+    """
     path = folder / FILE
     mend = f"run python -m dtvit_jax.evaluate --workdir {folder}"
     try:

@@ -1,19 +1,20 @@
-"""What a model said of every slice, beside the truth: the table and its file, predictions.csv.
+"""The table of predictions and truths, one row per slice, and its file, predictions.csv.
 
-The file is the meeting point of systems: `dtvit_jax.evaluate` reads one made by any other program,
-as long as it has the columns `key`, `subject` and `p_hemorrhage`.
+`dtvit_jax.evaluate` reads a file of any other program too, if it has the columns `key`, `subject`
+and `p_hemorrhage`.
 """
 
 import csv
 import dataclasses
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
 from data_builder.errors import InputError
+from data_builder.files import draft_of
 from data_builder.records import LOCATIONS
 
 COLUMNS = (
@@ -29,20 +30,26 @@ COLUMNS = (
 )
 REQUIRED = ("key", "subject", "p_hemorrhage")
 UNKNOWN = -1
-"""Stands in an integer column for a truth or a fold that is not known."""
+"""The value of an integer column for an unknown truth or fold."""
 
-_ROUNDING = 0.02  # three probabilities rounded to two decimals still add up to 1 within it
-_EXACT = 1e-6  # and float32 ones within this: they are left as they are
+_ROUNDING = 0.02  # three probabilities rounded to two decimals sum to 1 within this
+_EXACT = 1e-6  # float32 ones within this: they are not rescaled
 
 
 @dataclasses.dataclass(frozen=True)
 class Predictions:
-    """A table with one row a slice (after `aggregation.by_subject`: a subject).
+    """A table with one row per slice (after `aggregation.by_subject`: per subject).
 
-    hemorrhage: 1 ICH, 0 normal, -1 unknown. location: index into LOCATIONS, -1 if normal or
-    unknown. p_hemorrhage: in [0, 1]. p_location: given ICH, rows sum to 1, or all nan where the
-    system has no location task. fold: -1 if there is none. Raises ValueError for columns of
-    different lengths.
+    Raises ValueError for columns of different lengths.
+
+    Attributes:
+      key, subject, study: pseudonyms; study may be empty.
+      hemorrhage: 1 ICH, 0 normal, -1 unknown.
+      location: index into LOCATIONS, -1 if normal or unknown.
+      p_hemorrhage: in [0, 1].
+      p_location: given ICH; rows sum to 1, or are nan where the system has no location task.
+      split: side of the data set; may be empty.
+      fold: -1 if there is none.
     """
 
     key: Shaped[np.ndarray, " n"]
@@ -64,24 +71,25 @@ class Predictions:
         return len(self.key)
 
     def select(self, rows: Bool[np.ndarray, " n"] | Int[np.ndarray, " m"]) -> "Predictions":
-        """The rows of a mask, or those of an index in its order."""
+        """Returns the rows of a mask, or those of an index array in its order."""
         columns = {f.name: getattr(self, f.name)[rows] for f in dataclasses.fields(self)}
         return Predictions(**columns)
 
 
 def write_csv(path: str | os.PathLike[str], predictions: Predictions) -> None:
-    """Writes predictions.csv whole or not at all; probabilities in the fewest digits that return.
+    """Writes predictions.csv, whole or not at all.
 
-    A number of type float32 is written with float32's digits, so no digits are made up.
+    Probabilities have the fewest digits that give the same number back, in their own precision:
+    a float32 is written with the digits of a float32.
     """
-    path = Path(path)
-    partial = path.with_name(path.name + ".part")
-    with partial.open("w", newline="", encoding="utf-8") as file:
+    with (
+        draft_of(Path(path)) as draft,
+        draft.open("w", newline="", encoding="utf-8") as file,
+    ):
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS)
         for row in range(len(predictions)):
             writer.writerow(_cells(predictions, row))
-    partial.replace(path)
 
 
 def _cells(table: Predictions, row: int) -> list[str]:
@@ -106,11 +114,11 @@ def _cells(table: Predictions, row: int) -> list[str]:
 
 
 def read_csv(path: str | os.PathLike[str]) -> Predictions:
-    """Reads predictions.csv, of this or another system.
+    """Reads the predictions.csv of this or another system.
 
-    Columns may be in any order; further columns are passed over; those not in REQUIRED may be
-    absent or empty. Raises InputError that names the line and the column of a bad value, but never
-    the value: in another system's file it may be a person's name.
+    Columns may be in any order; further columns are ignored; those not in REQUIRED may be absent
+    or empty. Raises InputError that names the line and the column of a bad value, but never the
+    value: in another system's file it may be a person's name.
     """
     path = Path(path)
     try:
@@ -124,7 +132,22 @@ def read_csv(path: str | os.PathLike[str]) -> Predictions:
         raise InputError(f"{path.name}: not a .csv file ({error}); save it as one") from error
 
 
+class _Row(NamedTuple):
+    """A checked line of predictions.csv; the fields are the columns of `Predictions`."""
+
+    key: str
+    subject: str
+    hemorrhage: int
+    location: int
+    p_hemorrhage: float
+    p_location: list[float]
+    split: str
+    study: str
+    fold: int
+
+
 def _parse(reader: Any, name: str) -> Predictions:
+    """Parses a csv.reader; `name` is the file's, for messages."""
     header = [cell.strip() for cell in next(reader, [])]
     missing = [column for column in REQUIRED if column not in header]
     if missing:
@@ -132,51 +155,52 @@ def _parse(reader: Any, name: str) -> Predictions:
             f"{name}, line 1: no column {', '.join(missing)}; the columns are {', '.join(COLUMNS)}"
         )
     if len(set(header)) != len(header):
-        raise InputError(f"{name}, line 1: a column stands there twice; keep one of them")
-    places = {column: header.index(column) for column in COLUMNS if column in header}
-    rows: list[tuple[Any, ...]] = []
+        raise InputError(f"{name}, line 1: a column occurs twice; keep one of them")
+    positions = {column: header.index(column) for column in COLUMNS if column in header}
+    rows: list[_Row] = []
     lines: dict[str, int] = {}
     for cells in reader:
         if not any(cell.strip() for cell in cells):
             continue
         where = f"{name}, line {reader.line_num}"
         if len(cells) != len(header):
-            raise InputError(f"{where}: {len(cells)} cells under {len(header)} columns; mend it")
-        row = _row({column: cells[place].strip() for column, place in places.items()}, where)
-        if row[0] in lines:
             raise InputError(
-                f"{where}, column key: the slice of line {lines[row[0]]} again; give a slice once"
+                f"{where}: {len(cells)} cells under {len(header)} columns; correct the line"
             )
-        lines[row[0]] = reader.line_num
+        row = _row({column: cells[i].strip() for column, i in positions.items()}, where)
+        if row.key in lines:
+            raise InputError(
+                f"{where}, column key: the key of line {lines[row.key]} again; give each slice once"
+            )
+        lines[row.key] = reader.line_num
         rows.append(row)
     if not rows:
         raise InputError(f"{name}: no slice in it; give a row for each slice")
-    columns = list(zip(*rows, strict=True))
     return Predictions(
-        key=np.array(columns[0]),
-        subject=np.array(columns[1]),
-        split=np.array(columns[2]),
-        hemorrhage=np.array(columns[3], np.int8),
-        location=np.array(columns[4], np.int8),
-        p_hemorrhage=np.array(columns[5], np.float64),
-        p_location=np.array(columns[6], np.float64).reshape(-1, len(LOCATIONS)),
-        study=np.array(columns[7]),
-        fold=np.array(columns[8], np.int32),
+        key=np.array([row.key for row in rows]),
+        subject=np.array([row.subject for row in rows]),
+        split=np.array([row.split for row in rows]),
+        hemorrhage=np.array([row.hemorrhage for row in rows], np.int8),
+        location=np.array([row.location for row in rows], np.int8),
+        p_hemorrhage=np.array([row.p_hemorrhage for row in rows], np.float64),
+        p_location=np.array([row.p_location for row in rows], np.float64),
+        study=np.array([row.study for row in rows]),
+        fold=np.array([row.fold for row in rows], np.int32),
     )
 
 
-def _row(cells: dict[str, str], where: str) -> tuple[Any, ...]:
-    """One checked row, in the order of COLUMNS with the location probabilities as one entry."""
+def _row(cells: dict[str, str], where: str) -> _Row:
+    """Checks one line, given its cells by column; `where` names it in messages."""
 
     def bad(column: str, wanted: str) -> InputError:
         return InputError(f"{where}, column {column}: {wanted}")
 
-    def number(column: str) -> float:
+    def probability(column: str) -> float:
         try:
             value = float(cells.get(column, ""))
         except ValueError:
             value = np.nan
-        if not 0 <= value <= 1:  # nan is not
+        if not 0 <= value <= 1:  # false for nan
             raise bad(column, "must be a probability, a number from 0 to 1")
         return value
 
@@ -194,7 +218,7 @@ def _row(cells: dict[str, str], where: str) -> tuple[Any, ...]:
     names = [f"p_{name}" for name in LOCATIONS]
     p_location = [np.nan] * len(names)
     if any(cells.get(column, "") for column in names):
-        p_location = [number(column) for column in names]
+        p_location = [probability(column) for column in names]
         if abs(sum(p_location) - 1) > _ROUNDING:
             raise bad(names[0], f"{' + '.join(names)} must add up to 1")
         if abs(sum(p_location) - 1) > _EXACT:
@@ -202,14 +226,14 @@ def _row(cells: dict[str, str], where: str) -> tuple[Any, ...]:
     fold = cells.get("fold", "")
     if fold and not (fold.isascii() and fold.isdigit()):
         raise bad("fold", "must be a whole number or empty")
-    return (
-        cells["key"],
-        cells["subject"],
-        cells.get("split", ""),
-        int(truth) if truth else UNKNOWN,
-        LOCATIONS.index(location) if location else UNKNOWN,
-        number("p_hemorrhage"),
-        p_location,
-        cells.get("study", ""),
-        int(fold) if fold else UNKNOWN,
+    return _Row(
+        key=cells["key"],
+        subject=cells["subject"],
+        hemorrhage=int(truth) if truth else UNKNOWN,
+        location=LOCATIONS.index(location) if location else UNKNOWN,
+        p_hemorrhage=probability("p_hemorrhage"),
+        p_location=p_location,
+        split=cells.get("split", ""),
+        study=cells.get("study", ""),
+        fold=int(fold) if fold else UNKNOWN,
     )

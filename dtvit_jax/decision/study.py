@@ -1,36 +1,37 @@
-"""From the probabilities of a study's slices to its answer. Pure functions.
+"""From the probabilities of a study's slices to its answer, in pure functions.
 
-An answer is 'uncertain' where the model can't tell: the score lies between the two ends of its
-operating point's 95% interval, so that another validation sample would have decided otherwise; or
-the slices are unlike the training slices (`outlier`).
+An answer is 'uncertain' where the score lies within the 95% interval of its operating point's
+threshold, so that another validation sample could have decided otherwise; where the study has
+fewer slices than the aggregation takes; or where slices unlike the training slices (`outlier`)
+decide it.
 """
 
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from data_builder.errors import InputError
-from dtvit_jax.decision.aggregation import by_subject
-from dtvit_jax.decision.answer import LOCATIONS, SliceAnswer, StudyAnswer
+from data_builder.records import LOCATIONS
+from dtvit_jax.decision.aggregation import Level, by_subject
+from dtvit_jax.decision.answer import SliceAnswer, StudyAnswer
 from dtvit_jax.decision.predictions import UNKNOWN, Predictions
 from dtvit_jax.decision.rule import DecisionRule
 
 DEFAULT_POINT = "sensitivity_0.95"
 MOST_OUTLIERS = 0.5
-"""A study is uncertain where more than this part of its slices are outliers."""
+"""A study is uncertain where more than this share of its slices are outliers."""
 
 ICH, NO_ICH, UNCERTAIN = "ich", "no ich", "uncertain"
 
 
 @dataclasses.dataclass(frozen=True)
 class Point:
-    """An operating point at one level: from `low` on it may be ICH, from `high` on it is.
+    """A threshold with the ends of its 95% interval, low <= threshold <= high.
 
-    `threshold` lies between them. On the model's own probabilities, or the aggregated score.
+    On the scale of the model's own probabilities (slices) or of the aggregated score (studies).
     """
 
     threshold: float
@@ -38,7 +39,7 @@ class Point:
     high: float
 
     def decide(self, score: float) -> str:
-        """'ich', 'no ich' or, between the ends, 'uncertain'."""
+        """Returns 'ich' from `high` on, 'no ich' below `low`, else 'uncertain'."""
         if score >= self.high:
             return ICH
         return UNCERTAIN if score >= self.low else NO_ICH
@@ -46,7 +47,7 @@ class Point:
 
 @dataclasses.dataclass(frozen=True)
 class Points:
-    """The operating point called `name` at both levels."""
+    """An operating point at both levels."""
 
     name: str
     slice: Point
@@ -55,7 +56,7 @@ class Points:
 
 @dataclasses.dataclass(frozen=True)
 class SliceFacts:
-    """What is known of a slice before the model sees it: as in SliceAnswer."""
+    """A slice before the model sees it; the fields are those of SliceAnswer."""
 
     key: str
     file: int
@@ -64,29 +65,33 @@ class SliceFacts:
 
 
 def points_of(rule: DecisionRule, name: str) -> Points:
-    """The point called `name`; one that slices do not have lends them its plain form.
+    """Returns the operating point `name`; slices have no assured points and take the plain one.
 
     Raises InputError where the rule has no such point by subject.
     """
     plain = name.removesuffix("_assured")
-    known = sorted(set(rule.points["subject"]) & {*rule.points["slice"], f"{plain}_assured"})
+    names = sorted(set(rule.points["subject"]) & {*rule.points["slice"], f"{plain}_assured"})
     if name not in rule.points["subject"] or plain not in rule.points["slice"]:
         raise InputError(
-            f"the model has no operating point {name!r}: it has {', '.join(known) or 'none'}"
-            + ("" if known else " (its validation side holds one class alone)")
+            f"the model has no operating point {name!r}: it has {', '.join(names) or 'none'}"
+            + ("" if names else " (its validation side holds one class alone)")
         )
     return Points(name, _point(rule, "slice", plain), _point(rule, "subject", name))
 
 
-def _point(rule: DecisionRule, level: str, name: str) -> Point:
-    stored: dict[str, Any] = next(
+def _point(rule: DecisionRule, level: Level, name: str) -> Point:
+    stored = next(
         point
         for point in rule.raw["operating_points"]
         if (point["level"], point["name"]) == (level, name)
     )
-    threshold = float(stored["threshold"])
-    ends = [float(stored[end]) for end in ("low", "high") if stored.get(end) is not None]
-    return Point(threshold, min(threshold, *ends, 1.0), max(threshold, *ends, 0.0))
+    threshold = rule.points[level][name]
+    low, high = stored.get("low"), stored.get("high")
+    return Point(
+        threshold,
+        threshold if low is None else min(threshold, float(low)),
+        threshold if high is None else max(threshold, float(high)),
+    )
 
 
 def answer_study(
@@ -99,16 +104,14 @@ def answer_study(
     rule: DecisionRule,
     points: Points,
 ) -> StudyAnswer:
-    """The answer of a study with one slice or more; slices come out in order of position.
+    """Answers a study of one slice or more; its slices are returned in order of position.
 
     p_hemorrhage, p_location: the model's own, not calibrated. outliers: `TrainingSlices.scores`.
     """
     table = _table(key, slices, p_hemorrhage, p_location)
-    whole, _ = by_subject(table, rule.aggregation)
-    calibrated, calibrated_whole = (
-        rule.calibrated(table, "slice"),
-        rule.calibrated(whole, "subject"),
-    )
+    study, _ = by_subject(table, rule.aggregation)
+    calibrated = rule.calibrated(table, "slice")
+    calibrated_study = rule.calibrated(study, "subject")
     usual = outliers <= 1
     answers = [
         SliceAnswer(
@@ -123,19 +126,19 @@ def answer_study(
         )
         for i, facts in enumerate(slices)
     ]
-    decision = points.subject.decide(float(whole.p_hemorrhage[0]))
-    reasons = _doubts(decision, table, usual, rule, points)
+    decision = points.subject.decide(float(study.p_hemorrhage[0]))
+    reasons = _reasons(decision, table, usual, rule, points)
     if reasons:
         decision = UNCERTAIN
-    p_where = _three(calibrated_whole.p_location[0])
+    p_study_location = _three(calibrated_study.p_location[0])
     return StudyAnswer(
         key=key,
         subject=subject,
-        slices=tuple(sorted(answers, key=_place)),
-        p_hemorrhage=float(calibrated_whole.p_hemorrhage[0]),
-        p_location=p_where,
+        slices=tuple(sorted(answers, key=_position)),
+        p_hemorrhage=float(calibrated_study.p_hemorrhage[0]),
+        p_location=p_study_location,
         decision=decision,
-        location=LOCATIONS[int(np.argmax(p_where))] if decision == ICH else "",
+        location=LOCATIONS[int(np.argmax(p_study_location))] if decision == ICH else "",
         point=points.name,
         threshold=_calibrated_score(rule, points.subject.threshold),
         reasons=tuple(reasons),
@@ -148,18 +151,22 @@ def own_scale(
     rule: DecisionRule,
     points: Points,
 ) -> dict[str, float]:
-    """A study's aggregated score, before calibration, beside its threshold and its ends.
+    """A study's aggregated score before calibration, with the operating point's Point by field.
 
-    Where a model was all but right on validation, calibration pushes both near 0 or 1, and only
-    here they can be told apart.
+    Where a model made almost no error on validation, calibration moves scores and threshold near
+    0 or 1, and they differ visibly on this scale only.
     """
-    table = _table("", slices, p_hemorrhage, np.full((len(slices), 3), 1 / 3))
-    whole, _ = by_subject(table, rule.aggregation)
-    return {"score": float(whole.p_hemorrhage[0]), **dataclasses.asdict(points.subject)}
+    table = _table("", slices, p_hemorrhage, np.full((len(slices), len(LOCATIONS)), 1 / 3))
+    study, _ = by_subject(table, rule.aggregation)
+    return {"score": float(study.p_hemorrhage[0]), **dataclasses.asdict(points.subject)}
 
 
-def _doubts(
-    decision: str, table: Predictions, usual: np.ndarray, rule: DecisionRule, points: Points
+def _reasons(
+    decision: str,
+    table: Predictions,
+    usual: Bool[np.ndarray, " n"],
+    rule: DecisionRule,
+    points: Points,
 ) -> list[str]:
     """Why the answer is uncertain, in words; empty where it is not."""
     reasons, n, k = [], len(table), rule.aggregation.k
@@ -169,16 +176,16 @@ def _doubts(
         reasons.append(
             "the probability lies within the 95% interval of the operating point's threshold"
         )
-    strange = n - int(usual.sum())
-    if strange > MOST_OUTLIERS * n:
-        reasons.append(f"{strange} of {_slices(n)} are unlike the training slices")
-    elif strange:
+    outliers = n - int(usual.sum())
+    if outliers > MOST_OUTLIERS * n:
+        reasons.append(f"{outliers} of {_slices(n)} are unlike the training slices")
+    elif outliers:
         rest, _ = by_subject(table.select(usual), rule.aggregation)
-        other = points.subject.decide(float(rest.p_hemorrhage[0]))
-        if other != decision:
+        decision_of_rest = points.subject.decide(float(rest.p_hemorrhage[0]))
+        if decision_of_rest != decision:
             reasons.append(
-                f"without the {_slices(strange)} unlike the training slices the answer would be "
-                f"'{other}'"
+                f"without the {_slices(outliers)} unlike the training slices the answer would be "
+                f"'{decision_of_rest}'"
             )
     return reasons
 
@@ -193,10 +200,11 @@ def _table(
     p_hemorrhage: Float[np.ndarray, " n"],
     p_location: Float[np.ndarray, "n 3"],
 ) -> Predictions:
+    """The slices as a table of one study with unknown truth."""
     n = len(slices)
     return Predictions(
         key=np.array([facts.key for facts in slices]),
-        subject=np.full(n, key),  # the rule's 'subject' is here the study
+        subject=np.full(n, key),  # the rule aggregates by subject; here, by study
         hemorrhage=np.full(n, UNKNOWN),
         location=np.full(n, UNKNOWN),
         p_hemorrhage=p_hemorrhage,
@@ -208,16 +216,17 @@ def _table(
 
 
 def _calibrated_score(rule: DecisionRule, score: float) -> float:
-    """A score of the subject level as the probability that is reported for it."""
+    """The calibrated probability that is reported for an aggregated score."""
     p = np.array([[1 - score, score]])
     return float(rule.calibrations["subject"]["hemorrhage"].apply(p, rule.method)[0, 1])
 
 
 def _three(p: np.ndarray) -> tuple[float, float, float]:
-    deep, lobar, subtentorial = (float(each) for each in p)
+    deep, lobar, subtentorial = map(float, p)
     return deep, lobar, subtentorial
 
 
-def _place(answer: SliceAnswer) -> tuple:
-    place = math.inf if answer.position_mm is None else answer.position_mm
-    return (place, answer.file, answer.frame or 0, answer.key)
+def _position(answer: SliceAnswer) -> tuple[float, int, int, str]:
+    """Sort key: slices without a position come last, in the order of their files."""
+    position = math.inf if answer.position_mm is None else answer.position_mm
+    return position, answer.file, answer.frame or 0, answer.key

@@ -12,7 +12,8 @@ from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian, MultiFrameTrueColorSecondaryCaptureImageStorage
 
 from data_builder.errors import InputError
-from dtvit_jax.decision.answer import LOCATIONS, ModelIdentity, StudyAnswer
+from data_builder.records import LOCATIONS
+from dtvit_jax.decision.answer import ModelIdentity, StudyAnswer
 from dtvit_jax.dicom import codes
 from dtvit_jax.dicom.source_study import (
     SourceStudy,

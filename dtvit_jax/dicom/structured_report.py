@@ -23,7 +23,8 @@ from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 
-from dtvit_jax.decision.answer import LOCATIONS, ModelIdentity, SliceAnswer, StudyAnswer
+from data_builder.records import LOCATIONS
+from dtvit_jax.decision.answer import ModelIdentity, SliceAnswer, StudyAnswer
 from dtvit_jax.dicom import codes as dicom_codes
 from dtvit_jax.dicom.source_study import (
     SourceStudy,

@@ -1,6 +1,6 @@
-"""Uncertainty: the sample is the subject, so subjects are what is resampled.
+"""95% intervals of metrics, from a bootstrap over subjects.
 
-Slices of one person resemble each other; an interval that takes them for independent is too short.
+Slices of one subject are correlated; an interval that takes them as independent is too narrow.
 """
 
 import dataclasses
@@ -16,21 +16,23 @@ METHOD = (
 )
 RESAMPLES = 10_000
 LEVEL = 0.95
-_EQUAL = 1e-12
-_CHUNK_CELLS = 1 << 19  # weights held at once, 4 MB: they stay in the processor's cache
+_EQUAL = 1e-12  # differences below it are rounding
+_CHUNK_CELLS = 1 << 19  # weights in memory at once, 4 MB: they stay in the processor's cache
 
 Statistic = Callable[[Float[np.ndarray, "r n"]], dict[str, Float[np.ndarray, " r"]]]
-"""Metrics of n rows under r weightings of them, as the functions of `metrics` compute them."""
+"""Computes metrics of n rows under r weightings of them, as the functions of `metrics` do."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Interval:
-    """A number, its 95% interval, and how often a resample left it undefined (0 to 1).
+    """A metric's value and its 95% interval.
 
-    `low` and `high` are nan where the number itself is, or where no resample moved it: then
-    the sample holds no error to resample, which is not the same as no uncertainty.
-    `p` is the two-sided p-value of `value == 0` that goes with the interval; it is of use for
-    differences only.
+    Attributes:
+      value: nan where the sample leaves it undefined.
+      low, high: nan where the value is, or where every resample has the same value: such a sample
+        holds no error to resample, which does not mean that there is no uncertainty.
+      undefined: share of resamples that leave the value undefined, 0 to 1.
+      p: two-sided p-value of `value == 0` that agrees with the interval; for differences only.
     """
 
     value: float
@@ -43,7 +45,7 @@ class Interval:
 def subject_counts(
     strata: Int[np.ndarray, " subjects"], resamples: int, seed: int, chunk: int
 ) -> Iterator[Int[np.ndarray, "chunk subjects"]]:
-    """How often each subject is drawn, `chunk` resamples at a time.
+    """Yields how often each subject is drawn, `chunk` resamples at a time.
 
     Subjects are drawn with replacement within their stratum, so each resample has as many of each
     class as the sample. The draws depend on the seed, not on the chunk.
@@ -54,12 +56,11 @@ def subject_counts(
     for start in range(0, resamples, chunk):
         rows = min(chunk, resamples - start)
         counts = np.zeros((rows, len(strata)), np.int64)
-        for inside, stream in zip(members, streams, strict=True):
-            drawn = stream.integers(len(inside), size=(rows, len(inside)))
-            flat = drawn + np.arange(rows)[:, None] * len(inside)
-            counts[:, inside] = np.bincount(flat.ravel(), minlength=counts[:, inside].size).reshape(
-                rows, -1
-            )
+        for stratum, stream in zip(members, streams, strict=True):
+            size = len(stratum)
+            drawn = stream.integers(size, size=(rows, size))
+            flat = drawn + np.arange(rows)[:, None] * size
+            counts[:, stratum] = np.bincount(flat.ravel(), minlength=rows * size).reshape(rows, -1)
         yield counts
 
 
@@ -72,15 +73,15 @@ def bootstrap(
     *,
     difference: bool = False,
 ) -> dict[str, Interval]:
-    """95% intervals of all of a statistic's metrics, over subjects.
+    """Computes 95% intervals of all of a statistic's metrics, over subjects.
 
-    subject: for each row its place in `strata`, which holds each subject's class; without
-    rows all is nan. The interval is the hull of BCa's (Efron 1987) and the percentile interval,
-    both stretched as `_jackknife` says: each alone falls short for some metric (BCa for skewed
-    means such as average precision, percentiles near 1). Chosen by measured coverage, see
+    subject: each row's index into `strata`, the subjects' classes; without rows all is nan.
+    The interval is the hull of the BCa (Efron 1987) and the percentile interval, both stretched
+    (`_jackknife`): each alone undercovers for some metric (BCa for skewed means such as average
+    precision, percentiles near 1). Chosen by measured coverage, see
     benchmarks/interval_coverage.py.
-    difference: the metrics are differences of paired ones, near symmetric about their value; the
-    stretched percentile interval then holds its level where BCa takes heavy tails for skewness.
+    difference: the metrics are paired differences, which are nearly symmetric about their value;
+    the stretched percentile interval then keeps its level, where BCa takes heavy tails for skew.
     """
     rows = len(subject)
     value = {name: float(v[0]) for name, v in statistic(np.ones((1, rows))).items()}
@@ -102,10 +103,10 @@ def bootstrap(
 
 
 def _collect(
-    parts: Iterator[dict[str, Float[np.ndarray, " r"]]],
+    chunks: Iterator[dict[str, Float[np.ndarray, " r"]]],
 ) -> dict[str, Float[np.ndarray, " total"]]:
-    chunks = list(parts)
-    return {name: np.concatenate([part[name] for part in chunks]) for name in chunks[0]}
+    values = list(chunks)
+    return {name: np.concatenate([chunk[name] for chunk in values]) for name in values[0]}
 
 
 def _interval(
@@ -116,22 +117,22 @@ def _interval(
     *,
     plain: bool,
 ) -> Interval:
-    """The hull of BCa and percentiles, or (plain) percentiles, stretched as `_jackknife` says."""
-    known = drawn[np.isfinite(drawn)]
-    undefined = 1 - len(known) / len(drawn)
-    none = Interval(value, np.nan, np.nan, undefined, np.nan)
-    if not np.isfinite(value) or len(known) == 0 or np.ptp(known) <= _EQUAL:
-        return none
+    """The hull of the BCa and the percentile interval, or (plain) the latter; both stretched."""
+    defined = drawn[np.isfinite(drawn)]
+    undefined = 1 - len(defined) / len(drawn)
+    no_interval = Interval(value, np.nan, np.nan, undefined, np.nan)
+    if not np.isfinite(value) or len(defined) == 0 or np.ptp(defined) <= _EQUAL:
+        return no_interval
     skew, stretch, freedom = _jackknife(left_out, strata)
     z = np.array([-1, 1]) * stretch * _student_quantile(freedom)
-    low, high = np.quantile(known, special.ndtr(z))
+    low, high = np.quantile(defined, special.ndtr(z))
     if not plain:
-        ends = np.quantile(known, special.ndtr(_bca(z, _bias(known, value), skew)))
+        ends = np.quantile(defined, special.ndtr(_bca(z, _bias(defined, value), skew)))
         low, high = min(low, ends[0]), max(high, ends[1])
     if high - low <= _EQUAL:
-        return none
-    # The p-value is that of the widest percentile interval that leaves 0 out.
-    score = -abs(_bias(known, 0.0)) / stretch
+        return no_interval
+    # The level at which the end of the stretched percentile interval reaches 0.
+    score = -abs(_bias(defined, 0.0)) / stretch
     p = 2 * (special.stdtr(freedom, score) if np.isfinite(freedom) else special.ndtr(score))
     return Interval(value, float(low), float(high), undefined, float(p))
 
@@ -142,14 +143,14 @@ def _student_quantile(freedom: float) -> float:
 
 
 def _bca(z: Float[np.ndarray, " 2"], bias: float, skew: float) -> Float[np.ndarray, " 2"]:
-    """The ends, in normal quantiles, corrected for bias and acceleration."""
+    """Corrects the ends, as normal quantiles, for bias and acceleration (Efron 1987)."""
     z = bias + z
-    room = 1 - skew * z
-    return np.where(room > 0, bias + z / np.where(room > 0, room, 1), np.sign(z) * np.inf)
+    scale = 1 - skew * z
+    return np.where(scale > 0, bias + z / np.where(scale > 0, scale, 1), np.sign(z) * np.inf)
 
 
 def _bias(drawn: Float[np.ndarray, " r"], value: float) -> float:
-    """The normal quantile of the share of `drawn` below `value`, equal ones counting half."""
+    """The normal quantile of the share of `drawn` below `value`; ties count half."""
     below = (drawn < value - _EQUAL).mean() + (np.abs(drawn - value) <= _EQUAL).mean() / 2
     least = 1 / (len(drawn) + 1)
     return float(special.ndtri(np.clip(below, least, 1 - least)))
@@ -158,36 +159,37 @@ def _bias(drawn: Float[np.ndarray, " r"], value: float) -> float:
 def _jackknife(
     left_out: Float[np.ndarray, " subjects"], strata: Int[np.ndarray, " subjects"]
 ) -> tuple[float, float, float]:
-    """BCa's acceleration, the stretch for small strata and the degrees of freedom.
+    """BCa's acceleration, the stretch for small strata, and the degrees of freedom.
 
-    Drawing n of n understates a stratum's variance by (n - 1) / n, and the normal quantile
-    overstates what n subjects know of it: the stretch and Student's t of Satterthwaite's degrees
-    of freedom, from each stratum's part in the variance, make up for both.
+    left_out: the metric without each subject. Drawing n of n understates a stratum's variance by
+    (n - 1) / n, and the normal quantile ignores that the variance is itself estimated from n
+    subjects. The stretch corrects the first; Student's t corrects the second, with Satterthwaite's
+    degrees of freedom from each stratum's share of the variance.
     """
     influence = np.zeros(len(strata))
-    parts, sizes = [], []
+    squares, sizes = [], []
     for label in np.unique(strata):
-        inside = (strata == label) & np.isfinite(left_out)
-        if inside.sum() > 1:
-            influence[inside] = left_out[inside].mean() - left_out[inside]
-            parts.append((influence[inside] ** 2).sum())
-            sizes.append(inside.sum())
-    part, size = np.array(parts), np.array(sizes)
-    total = part.sum()
+        stratum = (strata == label) & np.isfinite(left_out)
+        if stratum.sum() > 1:
+            influence[stratum] = left_out[stratum].mean() - left_out[stratum]
+            squares.append((influence[stratum] ** 2).sum())
+            sizes.append(stratum.sum())
+    biased, size = np.array(squares), np.array(sizes)
+    total = biased.sum()
     if total <= _EQUAL**2:
         return 0.0, 1.0, np.inf
-    whole = part * size / (size - 1)
-    freedom = whole.sum() ** 2 / (whole**2 / (size - 1)).sum()
+    variance = biased * size / (size - 1)
+    freedom = variance.sum() ** 2 / (variance**2 / (size - 1)).sum()
     skew = (influence**3).sum() / (6 * total**1.5)
-    return float(skew), float(np.sqrt(whole.sum() / total)), float(freedom)
+    return float(skew), float(np.sqrt(variance.sum() / total)), float(freedom)
 
 
 def strata_of(
     hemorrhage: Int[np.ndarray, " subjects"], location: Int[np.ndarray, " subjects"]
 ) -> Int[np.ndarray, " subjects"]:
-    """A number for each class of subject: -1 unknown, 0 normal, 1 ICH, 2 and up by location.
+    """Numbers the subjects' classes: -1 unknown, 0 normal, 1 ICH, from 2 on ICH by location.
 
-    The only subject of its location joins the ICH of unknown location: alone it could not vary.
+    A location's only subject joins the ICH of unknown location: a stratum of one never varies.
     """
     strata = np.where(hemorrhage == 1, 2 + location.astype(np.int64), hemorrhage)
     labels, counts = np.unique(strata, return_counts=True)

@@ -1,18 +1,17 @@
-"""Who is in the sample: counts by class, and what a reader must know of it before the numbers."""
-
-from typing import Any
+"""Counts of the sample by class, and warnings about its limits."""
 
 import numpy as np
 
 from data_builder.records import LOCATIONS
 from dtvit_jax.decision.predictions import UNKNOWN, Predictions
+from dtvit_jax.evaluation.schema import SampleCounts
 
 FEW_SUBJECTS = 20
-"""Below this many subjects in a class, one person moves a rate by five points or more."""
+"""In a class of fewer subjects, one of them changes a rate by five percentage points or more."""
 
 
-def counts(predictions: Predictions, subjects: Predictions, tied: list[str]) -> dict[str, Any]:
-    """The "n" of metrics.json: slices, subjects, studies, each class of both, and tied subjects."""
+def counts(predictions: Predictions, subjects: Predictions, tied: list[str]) -> SampleCounts:
+    """Counts slices, subjects and studies: the "n" of metrics.json. tied: as `by_subject` says."""
     return {
         "slices": len(predictions),
         "subjects": len(subjects),
@@ -24,9 +23,9 @@ def counts(predictions: Predictions, subjects: Predictions, tied: list[str]) -> 
 
 
 def _by_class(table: Predictions) -> dict[str, int]:
-    placeless = (table.hemorrhage == 1) & (table.location == UNKNOWN)
+    no_location = (table.hemorrhage == 1) & (table.location == UNKNOWN)
     others = {
-        "ICH of unknown location": int(placeless.sum()),
+        "ICH of unknown location": int(no_location.sum()),
         "unknown": int((table.hemorrhage == UNKNOWN).sum()),
     }
     return {
@@ -36,24 +35,26 @@ def _by_class(table: Predictions) -> dict[str, int]:
     }
 
 
-def warnings(predictions: Predictions, n: dict[str, Any]) -> list[str]:
-    """Sentences on the sample's limits, from the counts of `counts`."""
-    found = []
+def warnings(predictions: Predictions, n: SampleCounts) -> list[str]:
+    """Sentences about the limits of the sample. n: from `counts`."""
+    sentences = []
     by_class = n["subjects_by_class"]
     few = {c: by_class[c] for c in ("normal", *LOCATIONS) if 0 < by_class[c] < FEW_SUBJECTS}
     if few:
         text = ", ".join(f"{count} {name}" for name, count in few.items())
-        found.append(f"Few subjects in a class ({text}): read the interval, not the number.")
+        sentences.append(
+            f"Few subjects in a class ({text}): rely on the intervals, not on the values."
+        )
     if n["location_ties"]:
-        found.append(
+        sentences.append(
             f"{len(n['location_ties'])} subject(s) have as many slices of one location as of "
             "another; they are left out of the subject-level location metrics."
         )
     splits = sorted({str(split) for split in predictions.split})
     if len(splits) > 1:
-        found.append(f"The predictions mix {len(splits)} splits ({', '.join(splits)}).")
+        sentences.append(f"The predictions mix {len(splits)} splits ({', '.join(splits)}).")
     if by_class.get("unknown"):
-        found.append(
-            f"{by_class['unknown']} subject(s) have no known truth and count for nothing here."
+        sentences.append(
+            f"{by_class['unknown']} subject(s) have no known truth and count for no metric."
         )
-    return found
+    return sentences

@@ -1,11 +1,12 @@
-"""A decision rule fitted on validation slices, and written into the model's folder.
+"""Fits a decision rule on validation slices, writes it, and measures it on other slices.
 
-Fitting on test data is refused.
-
-What a decision rule that was fitted on validation does on other slices.
+`fit` and `write` make decision_rule.json: aggregation, calibration and operating points. Fitting on
+test slices is refused. `apply_rule` computes what the rule achieves on slices that it was not
+fitted on.
 """
 
 import dataclasses
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,14 +17,33 @@ from jaxtyping import Float, Int
 from data_builder.errors import InputError
 from data_builder.files import write_json
 from dtvit_jax.decision import calibration
-from dtvit_jax.decision.aggregation import CANDIDATES, Aggregation, by_subject, subject_index
+from dtvit_jax.decision.aggregation import CANDIDATES, Aggregation, Level, by_subject, subject_index
 from dtvit_jax.decision.calibration import METHODS, Calibration
 from dtvit_jax.decision.predictions import UNKNOWN, Predictions
-from dtvit_jax.decision.rule import FILE, VERSION, DecisionRule, both, parse
+from dtvit_jax.decision.rule import FILE, VERSION, DecisionRule, OperatingPoint, both, parse, read
 from dtvit_jax.evaluation import bootstrap, operating_points, ranking
+from dtvit_jax.evaluation.intervals import estimate
 from dtvit_jax.evaluation.metrics import expected_calibration_error, log_loss
 from dtvit_jax.evaluation.ranking import ratio
-from dtvit_jax.evaluation.summary import bootstrap_entries, has_location, parts, rates_at
+from dtvit_jax.evaluation.schema import (
+    CalibrationJson,
+    CalibrationQuality,
+    Estimates,
+    JudgedPoint,
+    RuleMetrics,
+)
+from dtvit_jax.evaluation.summary import Part, has_location, parts, rates_at
+
+RESAMPLES = 2000
+POINT_RATES = ("sensitivity", "specificity", "precision", "npv", "accuracy")
+
+
+@dataclasses.dataclass(frozen=True)
+class Choices:
+    """What a rule is fitted with: the aggregation (None: validation chooses) and calibration."""
+
+    aggregation: Aggregation | None
+    calibration: str
 
 
 def fit(
@@ -33,10 +53,11 @@ def fit(
     provenance: dict[str, Any] | None = None,
     resamples: int = operating_points.RESAMPLES,
 ) -> DecisionRule:
-    """Fits everything on validation slices.
+    """Fits aggregation, calibration and operating points on validation slices.
 
-    aggregation: None lets validation choose among CANDIDATES. provenance: what the file should say
-    of model and data. Raises InputError for slices of a test side, and where no truth is known.
+    aggregation: None chooses among CANDIDATES. method: the calibration that prediction applies.
+    provenance: further fields of the file, of model and data. Raises InputError for slices of a
+    test side, and where no truth is known.
     """
     if (np.char.lower(validation.split.astype(str)) == "test").any():
         raise InputError(
@@ -45,11 +66,10 @@ def fit(
     validation = validation.select(validation.hemorrhage != UNKNOWN)
     if not len(validation):
         raise InputError("no validation slice has a known truth: nothing to fit on")
-    if method not in calibration.METHODS:
-        raise InputError(f"calibration {method!r}: it is one of {', '.join(calibration.METHODS)}")
-    chosen, tried = (aggregation, []) if aggregation else _choose_aggregation(validation)
+    if method not in METHODS:
+        raise InputError(f"calibration {method!r}: give one of {', '.join(METHODS)}")
+    chosen, candidates = (aggregation, []) if aggregation else _choose_aggregation(validation)
     subjects, _ = by_subject(validation, chosen)
-    tables = {"slice": validation, "subject": subjects}
     raw = {
         "version": VERSION,
         "fitted_on": {
@@ -60,32 +80,45 @@ def fit(
             "normal_subjects": int((subjects.hemorrhage == 0).sum()),
         },
         **(provenance or {}),
-        "aggregation": dataclasses.asdict(chosen)
-        | {"words": str(chosen), "chosen_on_validation": bool(tried), "candidates": tried},
-        "calibration": {"method": method}
-        | {level: _fit_level(table) for level, table in tables.items()},
-        "operating_points": _points(validation, subjects, chosen, resamples),
+        "aggregation": {
+            "method": chosen.method,
+            "k": chosen.k,
+            "words": str(chosen),
+            "chosen_on_validation": bool(candidates),
+            "candidates": candidates,
+        },
+        "calibration": {
+            "method": method,
+            "slice": _fit_calibrations(validation),
+            "subject": _fit_calibrations(subjects),
+        },
+        "operating_points": _fit_points(validation, subjects, chosen, resamples),
     }
     return parse(raw)
 
 
 def _choose_aggregation(validation: Predictions) -> tuple[Aggregation, list[dict[str, Any]]]:
-    """The candidate of greatest subject-level AUROC, then least log loss, then the first."""
-    tried = []
+    """The candidate with the highest subject-level AUROC, then least log loss, then the first."""
+    candidates = []
     for candidate in CANDIDATES:
         subjects, _ = by_subject(validation, candidate)
         truth, ones = subjects.hemorrhage == 1, np.ones((1, len(subjects)))
         area = float(ranking.auroc(truth, subjects.p_hemorrhage, ones)[0])
         loss = log_loss(truth.astype(int), both(subjects.p_hemorrhage), ones)
         area = area if np.isfinite(area) else 0.5
-        tried.append(dataclasses.asdict(candidate) | {"auroc": area, "log_loss": float(loss[0])})
+        candidates.append(
+            dataclasses.asdict(candidate) | {"auroc": area, "log_loss": float(loss[0])}
+        )
+    # Rounded, so that the order of summation does not decide between equal areas.
     best = min(
-        range(len(tried)), key=lambda i: (-round(tried[i]["auroc"], 9), tried[i]["log_loss"])
+        range(len(candidates)),
+        key=lambda i: (-round(candidates[i]["auroc"], 9), candidates[i]["log_loss"]),
     )
-    return CANDIDATES[best], tried
+    return CANDIDATES[best], candidates
 
 
-def _fit_level(table: Predictions) -> dict[str, Any]:
+def _fit_calibrations(table: Predictions) -> dict[str, Any]:
+    """The calibration of both tasks as JSON, on the rows that count for each."""
     known, located = table.hemorrhage != UNKNOWN, has_location(table)
     return {
         "hemorrhage": calibration.fit(
@@ -97,72 +130,84 @@ def _fit_level(table: Predictions) -> dict[str, Any]:
     }
 
 
-def _points(
+def _fit_points(
     validation: Predictions, subjects: Predictions, aggregation: Aggregation, resamples: int
-) -> list[dict[str, Any]]:
-    """Each aim at each level: threshold with its interval, and what it reached on validation."""
+) -> list[OperatingPoint]:
+    """The threshold of each aim at each level, and the rates that it reaches on validation."""
     strata = bootstrap.strata_of(subjects.hemorrhage, subjects.location)
-    indices = {
-        "subject": np.arange(len(subjects)),
-        "slice": subject_index(validation, subjects),
-    }
-    found = []
-    for level, table in (("subject", subjects), ("slice", validation)):
+    levels: tuple[tuple[Level, Predictions, np.ndarray], ...] = (
+        ("subject", subjects, np.arange(len(subjects))),
+        ("slice", validation, subject_index(validation, subjects)),
+    )
+    points = []
+    for level, table, index in levels:
+        score, truth = table.p_hemorrhage.astype(np.float64), table.hemorrhage == 1
         for aim in operating_points.AIMS:
             if aim.assured and level == "slice":
                 continue
-            score, truth = table.p_hemorrhage.astype(np.float64), table.hemorrhage == 1
-            point = operating_points.choose(aim, score, truth, indices[level], strata, resamples)
-            threshold = point["threshold"]
-            if threshold is not None:
-                reached = rates_at(
-                    validation, level, threshold, aggregation=aggregation, resamples=resamples
+            choice = operating_points.choose(aim, score, truth, index, strata, resamples)
+            point: OperatingPoint = {
+                "name": aim.name,
+                "words": aim.words,
+                "level": level,
+                "threshold": choice.threshold,
+            }
+            if choice.low is not None and choice.high is not None:
+                point |= {"low": choice.low, "high": choice.high}
+            if choice.threshold is None:
+                point["reason"] = choice.reason
+            else:
+                rates = rates_at(
+                    validation,
+                    level,
+                    choice.threshold,
+                    aggregation=aggregation,
+                    resamples=resamples,
                 )
-                point["validation"] = {n: reached[n] for n in ("sensitivity", "specificity")}
-            found.append({"name": aim.name, "words": aim.words, "level": level, **point})
-    return found
+                point["validation"] = {name: rates[name] for name in ("sensitivity", "specificity")}
+            points.append(point)
+    return points
 
 
 def write(folder: Path, rule: DecisionRule) -> Path:
-    """Writes decision_rule.json into the model's folder, whole or not at all."""
+    """Writes decision_rule.json into the model's folder, whole or not at all; returns its path."""
     write_json(folder / FILE, rule.raw)
     return folder / FILE
 
 
-RESAMPLES = 2000
-POINT_RATES = ("sensitivity", "specificity", "precision", "npv", "accuracy")
+def find(folder: Path, provenance: Mapping[str, Any], choices: Choices) -> DecisionRule | None:
+    """Reads the rule in `folder` if it was fitted with this provenance and these choices."""
+    try:
+        rule = read(folder)
+    except InputError:
+        return None
+    auto = choices.aggregation is None
+    same = (
+        all(rule.raw.get(name) == value for name, value in provenance.items())
+        and (auto or choices.aggregation == rule.aggregation)
+        and rule.raw["aggregation"]["chosen_on_validation"] == auto
+        and rule.method == choices.calibration
+    )
+    return rule if same else None
 
 
 def apply_rule(
     rule: DecisionRule, predictions: Predictions, resamples: int = RESAMPLES
-) -> dict[str, Any]:
-    """The "decision_rule", "calibration" and "operating_points" of metrics.json.
+) -> RuleMetrics:
+    """Computes the "decision_rule", "calibration" and "operating_points" of metrics.json.
 
     Calibration: Brier score, log loss and ECE by level and task before ('none') and after each
-    method. Operating points: as fitted, with "here": the rates on these slices.
+    method. Operating points: as fitted, with "here", the rates on these slices.
     """
     subjects, _ = by_subject(predictions, rule.aggregation)
-    calibrated: dict[str, Any] = {"method": rule.method}
-    for level, task, part, index, strata in parts(predictions, subjects):
-        if task == "combined" or not len(part):
-            continue
-        first = task == "hemorrhage"
-        p = both(part.p_hemorrhage) if first else part.p_location.astype(np.float64)
-        truth = (part.hemorrhage if first else part.location).astype(int)
-        fitted = rule.calibrations[level][task]
-        calibrated.setdefault(level, {})[task] = {
-            "fitted_temperature": fitted.as_json()["temperature"],
-            **{
-                method: bootstrap_entries(
-                    partial(_quality, fitted.apply(p, method), truth), index, strata, resamples, 0
-                )
-                for method in METHODS
-                if _fitted(fitted, method)
-            },
-        }
+    quality: CalibrationJson = {"method": rule.method}
+    for part in parts(predictions, subjects):
+        if part.task != "combined" and len(part.table):
+            fitted = rule.calibrations[part.level][part.task]
+            quality.setdefault(part.level, {})[part.task] = _quality(fitted, part, resamples)
     points = []
     for point in rule.raw["operating_points"]:
-        here = {}
+        here: Estimates = {}
         if point["threshold"] is not None:
             rates = rates_at(
                 predictions,
@@ -172,24 +217,41 @@ def apply_rule(
                 resamples=resamples,
             )
             here = {name: rates[name] for name in POINT_RATES}
-        points.append({**point, "here": here})
-    keep = ("version", "fitted_on", "aggregation")
+        points.append(JudgedPoint(**point, here=here))
     return {
-        "decision_rule": {name: rule.raw[name] for name in keep},
-        "calibration": calibrated,
+        "decision_rule": {
+            "version": rule.raw["version"],
+            "fitted_on": rule.raw["fitted_on"],
+            "aggregation": rule.raw["aggregation"],
+        },
+        "calibration": quality,
         "operating_points": points,
     }
 
 
-def _fitted(fitted: Calibration, method: str) -> bool:
-    return {
-        "none": True,
-        "temperature": bool(np.isfinite(fitted.temperature)),
-        "isotonic": bool(fitted.x),
-    }[method]
+def _quality(fitted: Calibration, part: Part, resamples: int) -> CalibrationQuality:
+    """Brier score, log loss and ECE of a task before and after each fitted calibration."""
+    table = part.table
+    if part.task == "hemorrhage":
+        p, truth = both(table.p_hemorrhage), table.hemorrhage.astype(int)
+    else:
+        p, truth = table.p_location.astype(np.float64), table.location.astype(int)
+
+    def after(method: str) -> Estimates:
+        statistic = partial(_scores, fitted.apply(p, method), truth)
+        intervals = bootstrap.bootstrap(statistic, part.subject, part.strata, resamples)
+        return {name: estimate(name, interval).as_json() for name, interval in intervals.items()}
+
+    quality: CalibrationQuality = {"fitted_temperature": fitted.as_json()["temperature"]}
+    if np.isfinite(fitted.temperature):
+        quality["temperature"] = after("temperature")
+    if fitted.x:
+        quality["isotonic"] = after("isotonic")
+    quality["none"] = after("none")
+    return quality
 
 
-def _quality(
+def _scores(
     p: Float[np.ndarray, "n classes"],
     truth: Int[np.ndarray, " n"],
     weights: Float[np.ndarray, "r n"],

@@ -1,6 +1,11 @@
-"""Counts behind the rates, exact intervals, and the reasons for numbers that are not there."""
+"""Estimates: a metric's value with its 95% interval, or the reason why there is none.
 
-from typing import Any
+The interval is the bootstrap's. Proportions and AUROC have a closed-form interval too, which is
+reported where subjects are independent trials, and replaces the bootstrap's where every resample
+has the same value (a sample without an error).
+"""
+
+import dataclasses
 
 import numpy as np
 from jaxtyping import Bool, Int, Shaped
@@ -8,102 +13,198 @@ from scipy import optimize
 from scipy import stats as distributions
 
 from data_builder.records import LOCATIONS
-from dtvit_jax.evaluation.bootstrap import LEVEL
+from dtvit_jax.evaluation.bootstrap import LEVEL, Interval
+from dtvit_jax.evaluation.schema import Bounds, EstimateJson, Task
 
-NO_VARIATION = "no interval: the sample holds no variation to resample"
+NO_VARIATION = "no interval: all resamples have the same value"
+NO_ECE_INTERVAL = (
+    "no interval: the ECE of a small sample is biased upwards, that of its resamples even more"
+)
 
 Mask = Bool[np.ndarray, " n"]
-Entries = dict[str, dict[str, Any]]
+Classes = Int[np.ndarray, " n"]
 
 
-def add_exact(
-    entries: Entries,
-    task: str,
-    truth: Int[np.ndarray, " n"],
-    called: Int[np.ndarray, " n"],
-    subject: Shaped[np.ndarray, " n"],
-    *,
-    independent: bool,
-) -> None:
-    """Adds counts, exact intervals, and an interval where resampling could move nothing.
+@dataclasses.dataclass(frozen=True)
+class ClosedForm:
+    """An interval that follows from counts alone.
 
-    independent: each row is a subject of its own; only then is the exact interval given beside
-    the bootstrap's. Slices without a single error still come from few people: their interval is
-    that of as many trials as subjects, as if all slices of one person said the same.
+    Attributes:
+      low, high: its ends.
+      method: its name, with the number of subjects it is computed for.
+      count, of: numerator and denominator of a proportion; None for an AUROC.
     """
-    for name, rows in _denominators(task, truth, called).items():
-        entry = entries.get(name, {"value": None})
-        if entry["value"] is None:
-            continue
-        right = called == truth
-        if name.startswith("specificity_"):
-            c = LOCATIONS.index(name.partition("_")[2])
-            right = (called == c) == (truth == c)
-        count, of = int(right[rows].sum()), int(rows.sum())
-        entry |= {"count": count, "of": of}
-        people = _people(subject, rows)
-        exact = exact_interval(round(people * count / of), people)
-        if independent:
-            entry["exact"] = dict(zip(("low", "high"), exact, strict=True))
-        if entry["low"] is None:
-            _stand_in(entry, exact, f"exact, of {people} subjects")
-    for name, positive in _areas(task, truth).items():
-        entry = entries.get(name, {"value": None})
-        if entry["value"] is None:
-            continue
-        people, others = _people(subject, positive), _people(subject, ~positive)
-        score = auroc_interval(entry["value"], people, others)
-        if independent:
-            entry["score"] = dict(zip(("low", "high"), score, strict=True))
-        if entry["low"] is None:
-            _stand_in(entry, score, f"score interval, of {people} and {others} subjects")
+
+    low: float
+    high: float
+    method: str
+    count: int | None = None
+    of: int | None = None
 
 
-def _denominators(
-    task: str, truth: Int[np.ndarray, " n"], called: Int[np.ndarray, " n"]
-) -> dict[str, Mask]:
-    """Each rate's denominator as rows; its numerator is the rows of these that are right."""
-    rows = {"accuracy": np.ones(len(truth), bool)}
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """A metric's value and its 95% interval over subjects.
+
+    Attributes:
+      value: None where the sample leaves it undefined.
+      low, high: None where there is no interval.
+      reason: why the value or the interval is missing; else empty.
+      undefined_resamples: the share of resamples that leave the value undefined, 0 to 1; None
+        where all of them define it.
+      count, of: numerator and denominator of a proportion.
+      exact, score: the closed-form interval, of a proportion and of an AUROC, where each row is an
+        independent subject.
+      method: the closed form that `low` and `high` are from; empty where they are the bootstrap's.
+    """
+
+    value: float | None
+    low: float | None
+    high: float | None
+    reason: str = ""
+    undefined_resamples: float | None = None
+    count: int | None = None
+    of: int | None = None
+    exact: Bounds | None = None
+    score: Bounds | None = None
+    method: str = ""
+
+    def as_json(self) -> EstimateJson:
+        """The metric as metrics.json holds it: without the fields that do not apply."""
+        entry: EstimateJson = {"value": self.value, "low": self.low, "high": self.high}
+        if self.reason:
+            entry["reason"] = self.reason
+        if self.undefined_resamples is not None:
+            entry["undefined_resamples"] = self.undefined_resamples
+        if self.count is not None and self.of is not None:
+            entry |= {"count": self.count, "of": self.of}
+        if self.exact:
+            entry["exact"] = self.exact
+        if self.score:
+            entry["score"] = self.score
+        if self.method:
+            entry["method"] = self.method
+        return entry
+
+
+def estimate(
+    name: str,
+    interval: Interval,
+    closed: ClosedForm | None = None,
+    *,
+    independent: bool = False,
+    undefined: str = "",
+    no_rows: str = "",
+) -> Estimate:
+    """Builds the estimate of the metric `name`. The ECE has no interval: resamples are biased.
+
+    Args:
+      name: the metric.
+      interval: the bootstrap's.
+      closed: the closed form, if the metric has one.
+      independent: each row is a subject of its own, so the closed form is reported too.
+      undefined: the reason to give where the value is undefined.
+      no_rows: the reason to give where the sample has no row for the task; some metrics have a
+        value even then (F1: 0).
+    """
+    value, low, high = map(_finite, (interval.value, interval.low, interval.high))
+    if value is None:
+        return Estimate(None, None, None, undefined)
+    share = round(interval.undefined, 4) if interval.undefined > 0 else None
+    if name == "ece":
+        return Estimate(value, None, None, NO_ECE_INTERVAL, share)
+    if closed is None:
+        reason = no_rows or NO_VARIATION
+        return Estimate(value, low, high, reason if low is None else "", share)
+    bounds: Bounds = {"low": closed.low, "high": closed.high}
+    proportion = closed.of is not None
+    return Estimate(
+        value,
+        closed.low if low is None else low,
+        closed.high if low is None else high,
+        undefined_resamples=share,
+        count=closed.count,
+        of=closed.of,
+        exact=bounds if independent and proportion else None,
+        score=bounds if independent and not proportion else None,
+        method=closed.method if low is None else "",
+    )
+
+
+def _finite(value: float) -> float | None:
+    return value if np.isfinite(value) else None
+
+
+def closed_form(
+    name: str,
+    value: float,
+    task: Task,
+    truth: Classes,
+    predicted: Classes,
+    subject: Shaped[np.ndarray, " n"],
+) -> ClosedForm | None:
+    """The closed-form interval of a proportion or an AUROC; None for another metric.
+
+    value: the metric's; without a denominator it is nan, and there is no interval. Slices of one
+    subject are not independent: the interval is that of as many trials as there are subjects, as if
+    all slices of a subject agreed.
+    """
+    if not np.isfinite(value):
+        return None
+    if name.startswith("auroc"):
+        positive = truth == (1 if task == "hemorrhage" else LOCATIONS.index(name[len("auroc_") :]))
+        positives, negatives = _subjects(subject, positive), _subjects(subject, ~positive)
+        method = f"score interval, of {positives} and {negatives} subjects"
+        return ClosedForm(*auroc_interval(value, positives, negatives), method)
+    rows = _denominator(name, task, truth, predicted)
+    if rows is None:
+        return None
+    correct = predicted == truth
+    if name.startswith("specificity_"):
+        location = LOCATIONS.index(name.removeprefix("specificity_"))
+        correct = (predicted == location) == (truth == location)
+    count, of, subjects = int(correct[rows].sum()), int(rows.sum()), _subjects(subject, rows)
+    bounds = exact_interval(round(subjects * count / of), subjects)
+    return ClosedForm(*bounds, f"exact, of {subjects} subjects", count, of)
+
+
+def _denominator(name: str, task: Task, truth: Classes, predicted: Classes) -> Mask | None:
+    """The rows that a proportion counts; its numerator is those of them that are correct."""
+    if name == "accuracy":
+        return np.ones(len(truth), bool)
     if task == "hemorrhage":
-        rows |= {"sensitivity": truth == 1, "recall": truth == 1}
-        return rows | {"specificity": truth == 0, "precision": called == 1, "npv": called == 0}
-    for c, name in enumerate(LOCATIONS):
-        rows |= {f"recall_{name}": truth == c, f"precision_{name}": called == c}
-        rows |= {f"specificity_{name}": truth != c}
-    return rows
+        return {
+            "sensitivity": truth == 1,
+            "recall": truth == 1,
+            "specificity": truth == 0,
+            "precision": predicted == 1,
+            "npv": predicted == 0,
+        }.get(name)
+    rate, _, location = name.partition("_")
+    if location not in LOCATIONS:
+        return None
+    c = LOCATIONS.index(location)
+    return {"recall": truth == c, "precision": predicted == c, "specificity": truth != c}.get(rate)
 
 
-def _areas(task: str, truth: Int[np.ndarray, " n"]) -> dict[str, Mask]:
-    if task == "hemorrhage":
-        return {"auroc": truth == 1}
-    return {f"auroc_{name}": truth == c for c, name in enumerate(LOCATIONS)}
-
-
-def _people(subject: Shaped[np.ndarray, " n"], rows: Mask) -> int:
+def _subjects(subject: Shaped[np.ndarray, " n"], rows: Mask) -> int:
     return len(np.unique(subject[rows]))
 
 
-def _stand_in(entry: dict[str, Any], interval: tuple[float, float], method: str) -> None:
-    entry |= {"low": interval[0], "high": interval[1], "method": method}
-    del entry["reason"]
+def why_no_rows(level: str, matrix: Int[np.ndarray, "c c"]) -> str:
+    """Why no metric of a task has a value; empty if the confusion matrix has rows."""
+    return "" if matrix.sum() else f"no {level} with a known truth and a prediction for this task"
 
 
-def add_reasons(
-    entries: Entries, level: str, names: tuple[str, ...], matrix: Int[np.ndarray, "c c"]
-) -> None:
-    """Says why a metric has no value."""
-    empty = not matrix.sum()
-    absent = [name for name, row in zip(names, matrix, strict=True) if not row.sum()]
-    for name, entry in entries.items():
-        if empty:
-            entry["reason"] = f"no {level} with a known truth and a prediction for this task"
-        elif entry["value"] is not None:
-            continue
-        elif name.startswith(("precision", "npv")):
-            called = {"npv": names[0], "precision": names[-1]}
-            entry["reason"] = f"no {level} was called {called.get(name, name.partition('_')[2])}"
-        else:
-            entry["reason"] = f"no {level} is truly {' or '.join(absent)}"
+def why_undefined(
+    name: str, level: str, classes: tuple[str, ...], matrix: Int[np.ndarray, "c c"]
+) -> str:
+    """Why a metric has no value though the confusion matrix (the truth in rows) is not empty."""
+    if name.startswith(("precision", "npv")):
+        predicted = {"npv": classes[0], "precision": classes[-1]}
+        return f"no {level} is predicted {predicted.get(name, name.partition('_')[2])}"
+    absent = [label for label, row in zip(classes, matrix, strict=True) if not row.sum()]
+    return f"no {level} of class {' or '.join(absent)}"
 
 
 def exact_interval(successes: int, trials: int) -> tuple[float, float]:
@@ -123,8 +224,8 @@ def exact_interval(successes: int, trials: int) -> tuple[float, float]:
 def auroc_interval(area: float, positives: int, negatives: int) -> tuple[float, float]:
     """95% score interval of an AUROC of independent subjects (Newcombe 2006, method 5).
 
-    Of use where the classes are few or parted without error: resampling then has nothing to
-    move, and this interval still has a length. Raises ValueError without both classes.
+    It has a length even where the classes are small or separated without an error, so that
+    resampling changes nothing. Raises ValueError without both classes.
     """
     if positives < 1 or negatives < 1:
         raise ValueError("an AUROC needs a positive and a negative")
@@ -136,6 +237,7 @@ def auroc_interval(area: float, positives: int, negatives: int) -> tuple[float, 
         variance = theta * (1 - theta) * spread / (positives * negatives)
         return (theta - area) ** 2 - z**2 * variance
 
+    # brentq needs ends of opposite sign: at theta = area the variance term alone remains.
     low = 0.0 if area <= 0 else float(optimize.brentq(excess, 0.0, area - 1e-12))
     high = 1.0 if area >= 1 else float(optimize.brentq(excess, area + 1e-12, 1.0))
     return low, high

@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -11,16 +10,35 @@ from scipy import stats as distributions
 from dtvit_jax.evaluation.bootstrap import LEVEL
 
 
-def mcnemar(a_right: Bool[np.ndarray, " n"], b_right: Bool[np.ndarray, " n"]) -> dict[str, Any]:
-    """McNemar's exact test (1947): are a and b wrong equally often on the same, independent rows?
+@dataclasses.dataclass(frozen=True)
+class McNemar:
+    """Rows on which only a or only b is correct, and the two-sided p-value."""
 
-    Returns "only_a" and "only_b", how often one alone was right, and the two-sided "p" of the
-    binomial with equal chances; 1 where they never differ.
+    only_a: int
+    only_b: int
+    p: float
+
+
+def mcnemar(a_correct: Bool[np.ndarray, " n"], b_correct: Bool[np.ndarray, " n"]) -> McNemar:
+    """McNemar's exact test (1947) that a and b err equally often on the same, independent rows.
+
+    p is that of a binomial with equal chances; 1 where a and b never differ.
     """
-    only_a, only_b = int((a_right & ~b_right).sum()), int((b_right & ~a_right).sum())
-    different = only_a + only_b
-    p = distributions.binomtest(only_a, different).pvalue if different else 1.0
-    return {"only_a": only_a, "only_b": only_b, "p": float(p)}
+    only_a, only_b = int((a_correct & ~b_correct).sum()), int((b_correct & ~a_correct).sum())
+    discordant = only_a + only_b
+    p = distributions.binomtest(only_a, discordant).pvalue if discordant else 1.0
+    return McNemar(only_a, only_b, float(p))
+
+
+@dataclasses.dataclass(frozen=True)
+class AreaDifference:
+    """A difference of two areas with its standard error, 95% interval (normal) and p-value."""
+
+    value: float
+    low: float
+    high: float
+    se: float
+    p: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,30 +48,31 @@ class DeLong:
     areas: Float[np.ndarray, " m"]
     covariance: Float[np.ndarray, "m m"]
 
-    def difference(self, a: int, b: int) -> dict[str, float]:
-        """areas[a] - areas[b] with "low", "high" (95%, normal) and the two-sided "p"."""
+    def difference(self, a: int, b: int) -> AreaDifference:
+        """areas[a] - areas[b], with the two-sided p-value of a difference of 0."""
         value = float(self.areas[a] - self.areas[b])
         cells = self.covariance
         variance = float(cells[a, a] + cells[b, b] - 2 * cells[a, b])
         error = float(np.sqrt(max(variance, 0.0)))
-        if error < 1e-12:  # the same order of rows in both: nothing to tell apart
-            return {"value": value, "low": value, "high": value, "se": 0.0, "p": float(value == 0)}
+        if error < 1e-12:  # both scores rank the rows alike
+            return AreaDifference(value, value, value, 0.0, float(value == 0))
         reach = float(distributions.norm.ppf((1 + LEVEL) / 2)) * error
         p = float(2 * distributions.norm.sf(abs(value) / error))
-        return {"value": value, "low": value - reach, "high": value + reach, "se": error, "p": p}
+        return AreaDifference(value, value - reach, value + reach, error, p)
 
 
 def delong(truth: Bool[np.ndarray, " n"], scores: Float[np.ndarray, "m n"]) -> DeLong:
-    """DeLong, DeLong and Clarke-Pearson (1988), by midranks (Sun and Xu 2014); rows independent.
+    """Areas and covariance by DeLong, DeLong and Clarke-Pearson (1988); rows are independent.
 
-    Raises ValueError unless both classes have two rows or more.
+    Computed from midranks (Sun and Xu 2014). Raises ValueError unless both classes have two rows
+    or more.
     """
     positive, negative = scores[:, truth].astype(np.float64), scores[:, ~truth].astype(np.float64)
     m, n = positive.shape[1], negative.shape[1]
     if min(m, n) < 2:
         raise ValueError(f"DeLong's test needs two rows of each class; there are {m} and {n}")
     together = distributions.rankdata(np.concatenate([positive, negative], axis=1), axis=1)
-    # Each row's part in the area: the share of the other class that it stands above.
+    # The share of the other class that a row ranks above (a positive) or below (a negative).
     of_positive = (together[:, :m] - distributions.rankdata(positive, axis=1)) / n
     of_negative = 1 - (together[:, m:] - distributions.rankdata(negative, axis=1)) / m
     covariance = np.atleast_2d(np.cov(of_positive)) / m + np.atleast_2d(np.cov(of_negative)) / n
@@ -61,7 +80,7 @@ def delong(truth: Bool[np.ndarray, " n"], scores: Float[np.ndarray, "m n"]) -> D
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """p-values adjusted for their number by Holm (1979), in the order given."""
+    """Adjusts p-values for their number by Holm (1979); the order is kept."""
     order = np.argsort(p)
     adjusted = np.empty(len(p))
     adjusted[order] = np.maximum.accumulate(

@@ -1,37 +1,39 @@
-"""The same figures by sex, year, scanner and slice thickness, and what those alone would tell."""
+"""Metrics by sex, year, scanner and slice thickness, and whether these are confounds."""
 
 import csv
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from jaxtyping import Shaped
+from jaxtyping import Bool, Shaped
 
 from data_builder.errors import InputError
 from data_builder.records import FACTS
 from dtvit_jax.decision.aggregation import DEFAULT, Aggregation, by_subject, subject_index
 from dtvit_jax.decision.predictions import UNKNOWN, Predictions
 from dtvit_jax.evaluation import ranking
+from dtvit_jax.evaluation.schema import Estimates, Group, Metrics, Subgroups
 from dtvit_jax.evaluation.summary import evaluate_predictions
 
 MOST = 8
-"""Groups of a fact at most; the rarest are put together as 'other'."""
+"""The most groups of a fact; the rarest are joined as 'other'."""
 RESAMPLES = 2000
 SHOWN = {
     "hemorrhage": ("auroc", "sensitivity", "specificity"),
     "location": ("accuracy", "macro_recall"),
 }
 STRONG = 0.75
+"""The AUROC of a fact by itself from which on it is reported as a confound."""
 WORDS = {"thickness_mm": "slice thickness in mm"}
 Facts = Mapping[str, Mapping[str, str]]
+"""For each slice key the known facts by name."""
 
 
 def read_facts(path: Path) -> dict[str, dict[str, str]]:
-    """For each slice key the known columns of FACTS, from a manifest.csv or the shards' splits.csv.
+    """Reads the known columns of FACTS by slice key, from a manifest.csv or a splits.csv.
 
-    Raises InputError where the file can't be read or has no column `key`.
+    Raises InputError where the file cannot be read or has no column `key`.
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
@@ -53,42 +55,49 @@ def subgroups(
     aggregation: Aggregation = DEFAULT,
     threshold: float = 0.5,
     resamples: int = RESAMPLES,
-) -> dict[str, Any]:
-    """The "subgroups" of metrics.json: for each known fact its groups' figures and its confound.
+) -> dict[str, Subgroups]:
+    """Computes the "subgroups" of metrics.json: for each fact its groups and its confound.
 
-    A fact that no slice, or every slice alike, has is left out. "alone": the AUROC of the fact by
-    itself, a subject's score being the share of ICH among subjects of its value (in the sample:
-    a little too high). "confound": a sentence where the fact and the label go together, else null.
+    A fact without two different values is left out. "alone": the AUROC of the fact by itself, a
+    subject's score being the share of ICH among subjects of its value (in the same sample, so
+    slightly too high). "confound": a sentence where fact and label are associated, else null.
     """
-    found = {}
+    by_fact: dict[str, Subgroups] = {}
     for name in FACTS:
-        values = np.array([facts.get(str(key), {}).get(name, "") for key in predictions.key])
-        values = _merged(values)
-        if len(set(values.tolist()) - {""}) == 0 or len(set(values.tolist())) < 2:
+        values = _merged(
+            np.array([facts.get(str(key), {}).get(name, "") for key in predictions.key])
+        )
+        distinct = sorted(set(values.tolist()), key=_order)
+        if len(distinct) < 2:
             continue
-        subject_values, truth = _of_subjects(predictions, values)
         groups = []
-        for value in sorted(set(values.tolist()), key=_order):
+        for value in distinct:
             rows = predictions.select(values == value)
-            result = evaluate_predictions(
+            metrics = evaluate_predictions(
                 rows, aggregation=aggregation, threshold=threshold, resamples=resamples
             )
-            figures = {
-                level: {
-                    task: {metric: result[level][task][metric] for metric in metrics}
-                    for task, metrics in SHOWN.items()
-                }
-                for level in ("subject", "slice")
-            }
-            groups.append({"value": value or "not known", "n": result["n"], **figures})
+            groups.append(_group(value, metrics))
+        subject_values, truth = _of_subjects(predictions, values)
         alone = _alone(subject_values, truth)
         confound = _confound(name, subject_values, truth, alone)
-        found[name] = {"confound": confound, "alone": alone, "groups": groups}
-    return found
+        by_fact[name] = {"confound": confound, "alone": alone, "groups": groups}
+    return by_fact
+
+
+def _group(value: str, metrics: Metrics) -> Group:
+    def shown(level: dict[str, Estimates]) -> dict[str, Estimates]:
+        return {task: {name: level[task][name] for name in names} for task, names in SHOWN.items()}
+
+    return {
+        "value": value or "not known",
+        "n": metrics["n"],
+        "subject": shown(metrics["subject"]),
+        "slice": shown(metrics["slice"]),
+    }
 
 
 def _merged(values: Shaped[np.ndarray, " n"]) -> Shaped[np.ndarray, " n"]:
-    """The values, the rarest as 'other' where there are more than MOST."""
+    """The values; where there are more than MOST, the rarest become 'other'."""
     counts = Counter(value for value in values.tolist() if value)
     if len(counts) <= MOST:
         return values
@@ -97,7 +106,7 @@ def _merged(values: Shaped[np.ndarray, " n"]) -> Shaped[np.ndarray, " n"]:
 
 
 def _order(value: str) -> tuple[int, float, str]:
-    """Numbers by size, then words, then 'other' and what is not known."""
+    """Sorts numbers by size, then words, then 'other', then unknown values."""
     try:
         return 0, float(value), value
     except ValueError:
@@ -106,8 +115,8 @@ def _order(value: str) -> tuple[int, float, str]:
 
 def _of_subjects(
     predictions: Predictions, values: Shaped[np.ndarray, " n"]
-) -> tuple[Shaped[np.ndarray, " subjects"], np.ndarray]:
-    """Each subject's value (its values joined where slices differ) and truth, known ones only."""
+) -> tuple[Shaped[np.ndarray, " subjects"], Bool[np.ndarray, " subjects"]]:
+    """Value and truth of each subject of known truth; the values of its slices are joined."""
     subjects, _ = by_subject(predictions)
     index = subject_index(predictions, subjects)
     joined = [
@@ -118,7 +127,8 @@ def _of_subjects(
     return np.array(joined)[known], subjects.hemorrhage[known] == 1
 
 
-def _alone(values: Shaped[np.ndarray, " n"], truth: np.ndarray) -> float | None:
+def _alone(values: Shaped[np.ndarray, " n"], truth: Bool[np.ndarray, " n"]) -> float | None:
+    """The AUROC of the share of ICH among subjects of the same value; None with one class."""
     share = {value: truth[values == value].mean() for value in set(values.tolist())}
     score = np.array([share[value] for value in values.tolist()])
     area = float(ranking.auroc(truth, score, np.ones((1, len(truth))))[0])
@@ -126,27 +136,26 @@ def _alone(values: Shaped[np.ndarray, " n"], truth: np.ndarray) -> float | None:
 
 
 def _confound(
-    name: str, values: Shaped[np.ndarray, " n"], truth: np.ndarray, alone: float | None
+    name: str, values: Shaped[np.ndarray, " n"], truth: Bool[np.ndarray, " n"], alone: float | None
 ) -> str | None:
-    """The sentence that a reader must not miss."""
+    """A sentence where no value has both classes, or the fact alone ranks them (STRONG)."""
     word = WORDS.get(name, name)
     ich, normal = set(values[truth].tolist()), set(values[~truth].tolist())
     if not ich or not normal:
         return None
     if not ich & normal:
-        here = {
-            label: ", ".join(sorted(v or "not known" for v in side))
-            for label, side in (("ICH", ich), ("normal", normal))
-        }
+        of_ich, of_normal = (
+            ", ".join(sorted(v or "not known" for v in side)) for side in (ich, normal)
+        )
         return (
-            f"No {word} holds both ICH and normal subjects (ICH: {here['ICH']}; normal: "
-            f"{here['normal']}). A model that told only the {word} would reach a perfect AUROC "
-            "here, and nothing in these data tells that from finding hemorrhages."
+            f"No {word} has both ICH and normal subjects (ICH: {of_ich}; normal: {of_normal}). A "
+            f"model that recognised only the {word} would reach a perfect AUROC here, and these "
+            "data cannot distinguish it from one that detects hemorrhage."
         )
     if alone is not None and alone >= STRONG:
         return (
-            f"The {word} goes with the label: alone, without a look at any image, it ranks ICH "
-            f"above normal subjects with an AUROC of {alone:.2f}. Read the figures within one "
-            f"{word} before the figure over all."
+            f"The {word} is associated with the label: by itself, without any image, it ranks ICH "
+            f"above normal subjects with an AUROC of {alone:.2f}. Read the metrics within each "
+            f"{word} before those over all subjects."
         )
     return None

@@ -11,7 +11,8 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from dtvit_jax.decision.answer import LOCATIONS, SliceAnswer, StudyAnswer
+from data_builder.records import LOCATIONS
+from dtvit_jax.decision.answer import SliceAnswer, StudyAnswer
 from dtvit_jax.prediction.records import FileRow, StudyResults
 from dtvit_jax.prediction.tables import worst_first
 from dtvit_jax.reports.limitations import RESEARCH

@@ -5,7 +5,8 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from dtvit_jax.decision.answer import LOCATIONS, SliceAnswer, StudyAnswer
+from data_builder.records import LOCATIONS
+from dtvit_jax.decision.answer import SliceAnswer, StudyAnswer
 from dtvit_jax.prediction.records import FILE_COLUMNS, FileRow
 from dtvit_jax.prediction.study_folder import (
     FILES,

@@ -1,19 +1,22 @@
-"""A reporting checklist in the manner of CLAIM 2024: what the run knows, 'not stated' for the rest.
+"""A reporting checklist after CLAIM 2024, answered from the run; 'not stated' otherwise.
 
-The items follow the Checklist for Artificial Intelligence in Medical Imaging (Tejani et al.,
-Radiology: Artificial Intelligence 2024;6(4):e240300) in this project's own, shorter words, by its
-sections. It is an aid for writing, not a certificate.
+The items follow the sections of the Checklist for Artificial Intelligence in Medical Imaging
+(Tejani et al., Radiology: Artificial Intelligence 2024;6(4):e240300) in shorter words. It is an
+aid for writing, not a certificate.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
+from dtvit_jax.evaluation.schema import Metrics
+
 NOT_STATED = "not stated"
 Item = tuple[str, str, str]
+"""Section, item and answer."""
 
 
-def checklist(metrics: Mapping[str, Any], record: Mapping[str, Any]) -> list[Item]:
-    """(section, item, answer) in order. record: run.json with "dataset" and "config"; may be {}."""
+def checklist(metrics: Metrics, record: Mapping[str, Any]) -> list[Item]:
+    """Answers the items in order. record: run.json with "dataset" and "config"; may be {}."""
     dataset = record.get("dataset") or {}
     return [
         (section, item, answer or NOT_STATED)
@@ -33,9 +36,9 @@ def checklist(metrics: Mapping[str, Any], record: Mapping[str, Any]) -> list[Ite
 
 def _study(record: Mapping[str, Any]) -> list[tuple[str, str]]:
     model = record.get("model")
-    said = f"Dual-task classifier ({model}) of head CT slices" if model else ""
+    kind = f"Dual-task classifier ({model}) of head CT slices" if model else ""
     return [
-        ("Identified as a study of AI, with the kind of model", said),
+        ("Identified as a study of AI, with the kind of model", kind),
         ("Aim and clinical role", ""),
         ("Prospective or retrospective", ""),
         ("Ethics approval and consent", ""),
@@ -43,50 +46,50 @@ def _study(record: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _data(
-    metrics: Mapping[str, Any], dataset: Mapping[str, Any], config: Mapping[str, Any]
+    metrics: Metrics, dataset: Mapping[str, Any], config: Mapping[str, Any]
 ) -> list[tuple[str, str]]:
     cleaning = dataset.get("cleaning")
     size = dataset.get("size")
     steps = [f"cleaning: {cleaning}" if cleaning else "", f"resized to {size} px" if size else ""]
     crop = (config.get("model") or {}).get("image_size")
-    middle = config.get("crop", "centre") == "centre"
-    what = f"centre crop {crop} px" if middle else f"the head's box at {crop} px"
-    steps += [f"{what}, normalised" if crop else ""]
+    centred = config.get("crop", "centre") == "centre"
+    region = f"centre crop of {crop} px" if centred else f"bounding box of the head at {crop} px"
+    steps += [f"{region}, normalised" if crop else ""]
     return [
         ("Source of the data", dataset.get("name", "")),
-        ("Who was included, and who not", ""),
+        ("Inclusion and exclusion criteria", ""),
         ("Preparation of the images", "; ".join(step for step in steps if step)),
-        ("Selection of a part of the images", ""),
-        ("Removal of identity", "keyed pseudonyms" if dataset.get("digest") else ""),
+        ("Selection of a subset of the images", ""),
+        ("De-identification", "keyed pseudonyms" if dataset.get("digest") else ""),
         ("Missing data", _unknown(metrics)),
         ("Scanner and protocol", _known_groups(metrics, ("scanner", "thickness_mm"))),
         ("Sex, age and other traits of the subjects", _known_groups(metrics, ("sex",))),
     ]
 
 
-def _unknown(metrics: Mapping[str, Any]) -> str:
+def _unknown(metrics: Metrics) -> str:
     count = metrics["n"]["slices_by_class"].get("unknown", 0)
-    return f"{count} of {metrics['n']['slices']} judged slices have no known truth"
+    return f"{count} of {metrics['n']['slices']} evaluated slices have no known truth"
 
 
-def _known_groups(metrics: Mapping[str, Any], names: tuple[str, ...]) -> str:
-    found = metrics.get("subgroups") or {}
-    parts = [
+def _known_groups(metrics: Metrics, names: tuple[str, ...]) -> str:
+    subgroups = metrics.get("subgroups") or {}
+    facts = [
         f"{name}: "
-        + ", ".join(f"{g['value']} ({g['n']['subjects']})" for g in found[name]["groups"])
+        + ", ".join(f"{g['value']} ({g['n']['subjects']})" for g in subgroups[name]["groups"])
         for name in names
-        if name in found
+        if name in subgroups
     ]
-    return "; ".join(parts) + (" (subjects judged)" if parts else "")
+    return "; ".join(facts) + (" (evaluated subjects)" if facts else "")
 
 
 def _truth(dataset: Mapping[str, Any]) -> list[tuple[str, str]]:
     published = dataset.get("source_kind") == "published"
-    made_up = "the phantom's own geometry" if dataset.get("phantom") else ""
-    level = "a subject's label put on each slice that was kept" if published else made_up
+    geometry = "the geometry of the phantom" if dataset.get("phantom") else ""
+    standard = "the subject's label on each of its slices" if published else geometry
     return [
-        ("Definition of the reference standard", level),
-        ("Who set it, with what training", ""),
+        ("Definition of the reference standard", standard),
+        ("Annotators and their qualification", ""),
         ("Agreement between readers", ""),
     ]
 
@@ -108,9 +111,9 @@ def _partitions(dataset: Mapping[str, Any]) -> list[tuple[str, str]]:
     elif split:
         disjoint = f"by {split}" + (", disjoint in subjects" if split == "subject" else "")
     return [
-        ("How the data were divided", f"{sizes}; seed {dataset.get('seed')}" if sizes else ""),
-        ("Are the parts disjoint, and at what level", disjoint),
-        ("Sample size and how it was set", ""),
+        ("Assignment to partitions", f"{sizes}; seed {dataset.get('seed')}" if sizes else ""),
+        ("Level at which partitions are disjoint", disjoint),
+        ("Sample size and how it was determined", ""),
     ]
 
 
@@ -118,7 +121,7 @@ def _training(record: Mapping[str, Any]) -> list[tuple[str, str]]:
     config, versions = record.get("config") or {}, record.get("versions") or {}
     parameters = record.get("parameters")
     augment = {k: v for k, v in (config.get("augment") or {}).items() if v}
-    hyper = [
+    hyperparameters = [
         f"{name} {config[name]:g}"
         for name in ("learning_rate", "weight_decay", "batch_size", "num_epochs")
         if config.get(name)
@@ -129,13 +132,13 @@ def _training(record: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("Software", ", ".join(f"{n} {v}" for n, v in versions.items())),
         ("Initial weights", {"scratch": "random"}.get(str(start), str(start)) if start else ""),
         ("Augmentation", ", ".join(f"{k} {v:g}" for k, v in augment.items())),
-        ("Hyperparameters", ", ".join(hyper)),
-        ("How the final model was chosen", _choice(config)),
+        ("Hyperparameters", ", ".join(hyperparameters)),
+        ("Selection of the final model", _selection(config)),
         ("Hardware and time", _hardware(record)),
     ]
 
 
-def _choice(config: Mapping[str, Any]) -> str:
+def _selection(config: Mapping[str, Any]) -> str:
     return f"checkpoint of the best validation {config['best']}" if config.get("best") else ""
 
 
@@ -145,7 +148,7 @@ def _hardware(record: Mapping[str, Any]) -> str:
     return f"{record['device']}{time}" if record.get("device") else ""
 
 
-def _evaluation(metrics: Mapping[str, Any], dataset: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _evaluation(metrics: Metrics, dataset: Mapping[str, Any]) -> list[tuple[str, str]]:
     interval, rule = metrics["interval"], metrics.get("decision_rule")
     fitted = f"on {rule['fitted_on']['subjects']} validation subjects" if rule else ""
     groups = ", ".join(metrics.get("subgroups") or {})
@@ -154,21 +157,24 @@ def _evaluation(metrics: Mapping[str, Any], dataset: Mapping[str, Any]) -> list[
         ("Metrics", f"positive class {metrics['positive']}; see the tables"),
         ("Uncertainty", f"95%: {interval['method']}, {interval['resamples']} resamples"),
         ("Unit of analysis", f"subject ({metrics['aggregation']['words']}) and slice"),
-        ("Thresholds and how they were set", thresholds),
+        ("Thresholds and how they were chosen", thresholds),
         ("Calibration", f"fitted {fitted}" if rule else ""),
         ("Robustness and subgroups", f"by {groups}" if groups else ""),
-        ("Explanation of single answers", ""),
-        ("Test on data from elsewhere", "no: made-up heads" if dataset.get("phantom") else ""),
+        ("Explanation of individual predictions", ""),
+        ("Test on external data", "no: synthetic heads" if dataset.get("phantom") else ""),
     ]
 
 
-def _results(metrics: Mapping[str, Any], dataset: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _results(metrics: Metrics, dataset: Mapping[str, Any]) -> list[tuple[str, str]]:
     n = metrics["n"]
     classes = ", ".join(f"{name} {count}" for name, count in n["subjects_by_class"].items())
     return [
-        ("Subjects judged, by class", f"{n['subjects']} ({classes})"),
+        ("Evaluated subjects, by class", f"{n['subjects']} ({classes})"),
         ("Performance with uncertainty", "in this report, by subject and by slice"),
-        ("Analysis of failures", "every wrong slice is listed, the worst as pictures"),
+        (
+            "Analysis of failures",
+            "every wrong slice is listed, the most confident errors with images",
+        ),
         ("Confounds", "; ".join(dataset.get("confounds") or [])),
     ]
 
@@ -176,8 +182,8 @@ def _results(metrics: Mapping[str, Any], dataset: Mapping[str, Any]) -> list[tup
 def _other(record: Mapping[str, Any]) -> list[tuple[str, str]]:
     commit = record.get("git_commit")
     return [
-        ("Limitations", "see 'What these numbers do not say'"),
+        ("Limitations", "see 'Limitations'"),
         ("Code", f"dtvit-jax, commit {commit}" if commit else ""),
-        ("Registration, protocol", ""),
-        ("Funding and interests", ""),
+        ("Registration and protocol", ""),
+        ("Funding and conflicts of interest", ""),
     ]

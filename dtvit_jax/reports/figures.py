@@ -1,7 +1,7 @@
-"""The report's figures, as matplotlib figures without global state and files of fixed bytes.
+"""Figures of reports: matplotlib without global state, written to reproducible files.
 
-Ink is drawn in one colour that becomes `currentColor` in SVG, so that a page in a dark theme can
-show the same file. Blue is the model, orange what it got wrong or the second series.
+Text and axes have one colour, which becomes `currentColor` in SVG, so that a page shows the same
+file in a light and a dark theme. Blue is the model, orange its errors.
 """
 
 import io
@@ -22,6 +22,9 @@ from matplotlib.ticker import MaxNLocator
 
 from data_builder.records import CLASSES
 from dtvit_jax.decision.predictions import Predictions
+
+Bins = tuple[Float[np.ndarray, " b"], Float[np.ndarray, " b"], Int[np.ndarray, " b"]]
+"""Mean p, share that came true and number of rows, by bin (`metrics.reliability_bins`)."""
 
 INK = "#1c2024"
 QUIET = "#878d94"
@@ -55,9 +58,10 @@ _STYLE: Any = {
 
 @matplotlib.rc_context(_STYLE)
 def training_curves(history: Sequence[Mapping[str, Any]]) -> Figure:
-    """Loss and accuracy of both tasks over the epochs, training and validation (Figure 5).
+    """Plots loss and accuracy of both tasks over the epochs (the paper's Figure 5).
 
-    history: records of "step", "epoch", "split" and the losses and accuracies; any may be absent.
+    history: records of "step", "epoch", "split" ('train', 'validation') and the losses and
+    accuracies; any of them may be absent.
     """
     panels = (
         ("loss", "Loss"),
@@ -85,7 +89,10 @@ def training_curves(history: Sequence[Mapping[str, Any]]) -> Figure:
 def confusion(
     matrix: Int[np.ndarray, "c c"], classes: Sequence[str], title: str, unit: str
 ) -> Figure:
-    """Counts and row percentages, the truth in rows (Figure 6). unit: what is counted."""
+    """Plots counts and row percentages, the truth in rows (the paper's Figure 6).
+
+    unit: what is counted.
+    """
     matrix = np.asarray(matrix)
     size = len(classes)
     figure, (ax,) = _figure(1, width=1.6 + 0.82 * size, height=2.7)
@@ -93,7 +100,7 @@ def confusion(
     for row, column in np.ndindex(size, size):
         count, share = matrix[row, column], shares[row, column]
         colour = QUIET if count == 0 else BLUE if row == column else ORANGE
-        # Pale enough throughout for ink of either theme to be read on.
+        # Pale, so that the text of either theme is readable on it.
         cell = Rectangle((column - 0.48, row - 0.47), 0.96, 0.94, color=colour, lw=0)
         cell.set_alpha(0.08 + 0.42 * share)
         ax.add_patch(cell)
@@ -105,7 +112,7 @@ def confusion(
     ax.set_yticks(range(size), totals)
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
-    ax.set_xlabel(f"called, {unit}")
+    ax.set_xlabel(f"predicted, {unit}")
     ax.set_ylabel("truth")
     ax.set_title(title)
     return figure
@@ -115,7 +122,7 @@ def confusion(
 def roc(
     curves: Mapping[str, tuple[Float[np.ndarray, " g"], Float[np.ndarray, "3 g"]]],
 ) -> Figure:
-    """ROC curves, a panel each: false positive rate, and low, middle, high sensitivity."""
+    """Plots ROC curves, a panel each, from false positive rates and low, own, high sensitivity."""
     figure, axes = _figure(len(curves), width=2.15 * len(curves), height=2.5)
     for ax, (title, (grid, (low, middle, high))) in zip(axes, curves.items(), strict=True):
         ax.plot([0, 1], [0, 1], color=QUIET, lw=0.8, ls=(0, (4, 3)))
@@ -130,7 +137,7 @@ def roc(
 
 @matplotlib.rc_context(_STYLE)
 def subject_scores(subjects: Predictions, threshold: float) -> Figure:
-    """A dot a subject: its score, by true class; wrong calls in orange."""
+    """Plots a dot per subject: its score, by true class; errors in orange."""
     figure, (ax,) = _figure(1, width=8.4, height=2.5)
     strata = np.where(subjects.hemorrhage == 1, subjects.location + 1, 0)
     for row, name in enumerate(CLASSES):
@@ -148,18 +155,19 @@ def subject_scores(subjects: Predictions, threshold: float) -> Figure:
     ax.set(xlim=(-0.01, 1.01), ylim=(len(CLASSES) - 0.5, -0.5))
     ax.set_yticks([])
     ax.spines["left"].set_visible(False)
-    ax.set_xlabel("subject score: called ICH at the dashed line or right of it")
+    ax.set_xlabel("subject score: ICH is predicted from the dashed line on")
     return figure
 
 
 @matplotlib.rc_context(_STYLE)
 def reliability(
-    bins: Mapping[
-        str, tuple[Float[np.ndarray, " b"], Float[np.ndarray, " b"], Int[np.ndarray, " b"]]
-    ],
+    bins: Mapping[str, Bins],
     share: str,
 ) -> Figure:
-    """What came true against the mean p of each bin, a panel each; a dot's area is its rows."""
+    """Plots the share that came true against mean p, a panel each; area is proportional to rows.
+
+    share: label of the y axis.
+    """
     figure, axes = _figure(len(bins), width=2.15 * len(bins), height=2.5)
     for ax, (title, (mean, came_true, count)) in zip(axes, bins.items(), strict=True):
         ax.plot([0, 1], [0, 1], color=QUIET, lw=0.8, ls=(0, (4, 3)))
@@ -179,9 +187,10 @@ def forest(
     panels: Mapping[str, Sequence[tuple[float, float, float] | None]],
     centre: float | None,
 ) -> Figure:
-    """A row a model or pair, a panel a metric: value with its interval. centre: a line there.
+    """Plots values with their intervals: a row per model or pair, a panel per metric.
 
-    panels: (low, value, high) a row; None where there is no number.
+    panels: (low, value, high) of each row; None where there is no value. centre: the position of a
+    vertical line.
     """
     figure, axes = _figure(len(panels), width=8.4, height=0.9 + 0.3 * len(rows))
     for first, (ax, (title, entries)) in enumerate(zip(axes, panels.items(), strict=True)):
@@ -202,7 +211,7 @@ def forest(
 
 
 def svg(figure: Figure, name: str) -> str:
-    """The figure as an SVG element for a page: no prolog, no date, ids that start with `name`."""
+    """Renders an SVG element for a page: no prolog, no date, ids that start with `name`."""
     buffer = io.StringIO()
     with matplotlib.rc_context({**_STYLE, "svg.hashsalt": name}):
         figure.savefig(
@@ -213,6 +222,7 @@ def svg(figure: Figure, name: str) -> str:
         )
     text = buffer.getvalue()
     text = text[text.index("<svg") :].replace(INK, "currentColor")
+    # A page holds several figures: numbered ids, to which nothing refers, would occur twice.
     text = re.sub(r' id="[a-z]+[A-Za-z0-9]*_\d+"', "", text)
     text = re.sub(r'(?<=\bid=")|(?<=url\(#)|(?<=href="#)', f"{name}-", text)
     text = re.sub(r"font: ([\d.]+)px '[^']*'(?:, [^;\"]*)?", r"font-size: \1px", text)
@@ -220,7 +230,7 @@ def svg(figure: Figure, name: str) -> str:
 
 
 def save(figure: Figure, folder: str | os.PathLike[str], name: str) -> str:
-    """Writes NAME.png (on white, 200 dots an inch) and NAME.svg, whose text it returns."""
+    """Writes NAME.png (on white, 200 dots per inch) and NAME.svg, whose text it returns."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     text = svg(figure, name)
@@ -241,12 +251,12 @@ def _finite(value: Any) -> bool:
 
 
 def _spread(score: Float[np.ndarray, " n"], near: float) -> Float[np.ndarray, " n"]:
-    """Offsets that keep dots of near-equal scores apart: 0, 1, -1, 2, ... steps from the row."""
+    """Offsets that separate dots of nearly equal scores: 0, 1, -1, 2, ... steps from the row."""
     offset = np.zeros(len(score))
     bins = np.round(score / near).astype(int)
     for value in np.unique(bins):
         members = np.flatnonzero(bins == value)
-        place = np.arange(len(members))
-        steps = np.where(place % 2 == 1, (place + 1) // 2, -(place // 2))
+        rank = np.arange(len(members))
+        steps = np.where(rank % 2 == 1, (rank + 1) // 2, -(rank // 2))
         offset[members] = steps * min(0.16, 0.8 / max(len(members), 1))
     return offset

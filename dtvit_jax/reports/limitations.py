@@ -1,48 +1,61 @@
-"""What the numbers do not say: sentences that follow from the data set and the sample."""
+"""Limitations of an evaluation: sentences that follow from its data set and its sample."""
 
 from collections.abc import Mapping
 from typing import Any
 
+from dtvit_jax.evaluation.schema import Metrics
+
 RESEARCH = (
-    "For research only. This is not a medical device, and no one has tested it for use on patients."
+    "For research only. This is not a medical device, and it has not been tested for use on "
+    "patients."
 )
 PHANTOM = (
-    "The images are made-up phantoms. Phantom results say nothing about patients: they show that "
-    "the program runs from end to end, and no more."
+    "The images are synthetic phantoms. Results on phantoms say nothing about patients: they show "
+    "that the program runs from end to end, and no more."
 )
 
 
-def caveats(metrics: Mapping[str, Any], dataset: Mapping[str, Any]) -> list[str]:
-    """Sentences for a reader, the gravest first. dataset: as in run.json, any part left out."""
-    found = [RESEARCH]
+def caveats(metrics: Metrics, dataset: Mapping[str, Any]) -> list[str]:
+    """Sentences for a reader, the most serious first. dataset: of run.json; may be {}."""
+    sentences = [RESEARCH]
     if dataset.get("phantom"):
-        found.append(PHANTOM)
-    found += _leak(dataset)
-    found += metrics.get("warnings", [])
+        sentences.append(PHANTOM)
+    sentences += _leak(dataset)
+    sentences += metrics["warnings"]
     if dataset.get("source_kind") == "published":
-        found.append(
-            "The labels are a subject's label put on each slice that was kept: some slices called "
-            "ICH show no bleeding, and a miss on one of them need not be an error."
+        sentences.append(
+            "The label of a slice is that of its subject: some slices labelled ICH show no "
+            "bleeding, and a false negative on one of them need not be an error."
         )
-    groups = metrics.get("subgroups", {})
-    found += [f"A confound: {g['confound']}" for g in groups.values() if g["confound"]]
-    said = tuple(f"'{name}'" for name, g in groups.items() if g["confound"])
-    for text in dataset.get("confounds", []):
-        if not any(name in text for name in said):
-            found.append(f"A confound: {text}")
-    found.append(
-        "An interval tells how the number would move with other subjects of the same kind. It does "
-        "not tell how it would move with another training run, another scanner or another hospital."
+    sentences += _confounds(metrics, dataset)
+    sentences.append(
+        "An interval describes how the value would vary with other subjects of the same kind. It "
+        "does not describe how it would vary with another training run, scanner or hospital."
     )
     by_class = metrics["n"]["slices_by_class"]
     ich = sum(count for name, count in by_class.items() if name not in ("normal", "unknown"))
     known = ich + by_class["normal"]
     if known:
-        found.append(
+        sentences.append(
             f"Accuracy, precision and calibration hold for this mix of slices ({ich / known:.0%} "
-            "ICH) and change with another; sensitivity, specificity and AUROC do so less."
+            "ICH) and change with the mix; sensitivity, specificity and AUROC change less."
         )
-    return found
+    return sentences
+
+
+def _confounds(metrics: Metrics, dataset: Mapping[str, Any]) -> list[str]:
+    """Confounds of the subgroups, then those of the data set that the subgroups do not cover."""
+    measured = {
+        name: group["confound"]
+        for name, group in metrics.get("subgroups", {}).items()
+        if group["confound"]
+    }
+    others = [
+        text
+        for text in dataset.get("confounds", [])
+        if not any(f"'{name}'" in text for name in measured)
+    ]
+    return [f"A confound: {text}" for text in (*measured.values(), *others)]
 
 
 def _leak(dataset: Mapping[str, Any]) -> list[str]:
@@ -51,13 +64,13 @@ def _leak(dataset: Mapping[str, Any]) -> list[str]:
     if shared:
         return [
             f"Training and test share subjects: {shared} of {total} test slices "
-            f"({shared / total:.0%}) have a sibling of the same subject in training. The numbers "
-            "measure how well known subjects are recognised, not how a new one would fare; the "
-            "intervals do not mend that. Split by subject for an estimate that does."
+            f"({shared / total:.0%}) have a sibling of the same subject in training. The metrics "
+            "measure how well known subjects are recognised, not how a new subject would be "
+            "classified; the intervals do not correct for that. A split by subject estimates it."
         ]
     if dataset.get("split") == "slice":
         return [
-            "The split is by slice: slices of one subject may stand on both sides, which makes the "
-            "numbers look better than they would be on new subjects."
+            "The split is by slice: slices of one subject may be in both training and test, so the "
+            "metrics can be better than they would be on new subjects."
         ]
     return []

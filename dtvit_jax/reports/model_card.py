@@ -1,55 +1,37 @@
-"""model_card.md: what the model is, for whom, and how far its numbers carry."""
+"""model_card.md: what the model is, what it is for, and how far its numbers hold."""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
+from data_builder.files import write_whole
+from dtvit_jax.evaluation.schema import EstimateJson, Metrics
 from dtvit_jax.reports.limitations import caveats
-
-FIGURES = (
-    ("hemorrhage", "auroc", "AUROC, ICH against normal"),
-    ("hemorrhage", "sensitivity", "Sensitivity for ICH at 0.5"),
-    ("hemorrhage", "specificity", "Specificity for ICH at 0.5"),
-    ("location", "macro_recall", "Location, macro recall"),
-)
+from dtvit_jax.reports.pages import KEY_METRICS, markdown
 
 
-def write_model_card(folder: Path, metrics: Mapping[str, Any], record: Mapping[str, Any]) -> Path:
+def write_model_card(folder: Path, metrics: Metrics, record: Mapping[str, Any]) -> Path:
     """Writes folder/model_card.md, whole or not at all. record: as for the report; may be {}."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("dtvit_jax.reports"), trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {"line": _line, "figure": _figure}
+    templates = markdown()
+    templates.filters["estimate"] = _estimate
     dataset = record.get("dataset") or {}
-    page = environment.get_template("model_card.md").render(
+    page = templates.get_template("model_card.md").render(
         run=record,
         config=record.get("config") or {},
         dataset=dataset,
         metrics=metrics,
-        figures=FIGURES,
+        key_metrics=KEY_METRICS,
         caveats=caveats(metrics, dataset),
     )
     path = folder / "model_card.md"
-    draft = path.with_name(path.name + ".part")
-    draft.write_text(page.rstrip() + "\n", encoding="utf-8")
-    draft.replace(path)
+    write_whole(path, page.rstrip() + "\n")
     return path
 
 
-def _line(value: Any) -> str:
-    """One line of Markdown that carries no markup of its own."""
-    text = " ".join(str(value).split())
-    for mark in "\\`*_[]<>|#":
-        text = text.replace(mark, "\\" + mark)
-    return text
-
-
-def _figure(entry: Mapping[str, Any]) -> str:
-    """'0.912 (0.845 to 0.956)', or why there is none."""
+def _estimate(entry: EstimateJson) -> str:
+    """'0.912 (0.845 to 0.956)', or why there is no value or no interval."""
     if entry["value"] is None:
-        return f"none: {entry.get('reason', 'not known')}"
+        return f"none: {entry['reason']}"
     if entry["low"] is None:
         return f"{entry['value']:.3f} (no interval)"
     return f"{entry['value']:.3f} ({entry['low']:.3f} to {entry['high']:.3f})"

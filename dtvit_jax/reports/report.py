@@ -1,6 +1,7 @@
-"""report.html: one file that works offline, for a reader who has five minutes."""
+"""report.html: an evaluation in one file that works offline."""
 
 import base64
+import dataclasses
 import io
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -12,15 +13,17 @@ from jaxtyping import UInt8
 from markupsafe import Markup
 from PIL import Image
 
+from data_builder.files import write_whole
 from data_builder.records import CLASSES, FACTS, LOCATIONS
-from dtvit_jax.decision.aggregation import Aggregation, by_subject
+from dtvit_jax.decision.aggregation import Aggregation, Level, by_subject
 from dtvit_jax.decision.predictions import Predictions
 from dtvit_jax.decision.rule import DecisionRule
+from dtvit_jax.evaluation.schema import Metrics
 from dtvit_jax.evaluation.subgroups import Facts
 from dtvit_jax.reports import figures
 from dtvit_jax.reports.claim_checklist import checklist
 from dtvit_jax.reports.limitations import PHANTOM, RESEARCH, caveats
-from dtvit_jax.reports.pages import environment
+from dtvit_jax.reports.pages import KEY_METRICS, environment
 from dtvit_jax.reports.report_figures import draw
 from dtvit_jax.reports.rows import (
     MOST_SLICES,
@@ -31,18 +34,17 @@ from dtvit_jax.reports.rows import (
     outcome_rows,
     subject_facts,
 )
-from dtvit_jax.reports.worst_errors import SubjectMistakes, hemorrhage_mistakes, location_mistakes
+from dtvit_jax.reports.worst_errors import (
+    SliceError,
+    SubjectErrors,
+    hemorrhage_errors,
+    location_errors,
+)
 
 SUBJECTS_SHOWN = 6
 SLICES_SHOWN = 4
 PICTURE_PIXELS = 208
 
-KEY_NUMBERS = (
-    ("hemorrhage", "auroc", "AUROC, ICH against normal"),
-    ("hemorrhage", "sensitivity", "Sensitivity for ICH"),
-    ("hemorrhage", "specificity", "Specificity for ICH"),
-    ("location", "macro_recall", "Location, macro recall"),
-)
 HEMORRHAGE_ROWS = (
     ("auroc", "AUROC"),
     ("average_precision", "Average precision"),
@@ -67,21 +69,23 @@ AVERAGED = (
 )
 
 
-def _low(label: str) -> str:
+def _lower(label: str) -> str:
     return label if label[:2].isupper() or label == "F1" else label.lower()
 
 
 LOCATION_ROWS = (
     ("accuracy", "Accuracy (weighted recall)"),
     ("macro_recall", "Macro recall (balanced accuracy)"),
-    *((f"macro_{name}", f"Macro {_low(label)}") for name, label in AVERAGED[1:]),
-    *((f"weighted_{name}", f"Weighted {_low(label)}") for name, label in AVERAGED[1:]),
+    *((f"macro_{name}", f"Macro {_lower(label)}") for name, label in AVERAGED[1:]),
+    *((f"weighted_{name}", f"Weighted {_lower(label)}") for name, label in AVERAGED[1:]),
     ("brier", "Brier score, sum over classes, 0 is best"),
     ("log_loss", "Log loss, 0 is best"),
-    ("ece", "Calibration error of the called class, 0 is best"),
+    ("ece", "Calibration error of the predicted class, 0 is best"),
 )
 ONE_AGAINST_REST_ROWS = tuple(
-    (f"{name}_{place}", f"{label}, {place}") for place in LOCATIONS for name, label in AVERAGED
+    (f"{name}_{location}", f"{label}, {location}")
+    for location in LOCATIONS
+    for name, label in AVERAGED
 )
 COMBINED_ROWS = (
     ("pooled_accuracy", "Accuracy, decisions of both tasks pooled"),
@@ -93,12 +97,13 @@ COMBINED_ROWS = (
 )
 
 Images = Callable[[str], UInt8[np.ndarray, "rows columns"] | None]
+"""Returns the 8-bit slice of a key, or None where it is not available."""
 
 
 def write_report(
     out_dir: str | os.PathLike[str],
     predictions: Predictions,
-    metrics: Mapping[str, Any],
+    metrics: Metrics,
     run: Mapping[str, Any],
     history: Iterable[Mapping[str, Any]] = (),
     images: Images | None = None,
@@ -108,13 +113,12 @@ def write_report(
     """Writes out_dir/report.html and out_dir/figures/*.png, *.svg; returns the report's path.
 
     metrics: of `evaluate_predictions` on the same predictions. run: run.json, with "dataset" and
-    "config"; a missing part is 'not stated' (a predictions.csv of another system has none).
-    images: slice key -> 8-bit slice, or None where it cannot be had. rule: for the reliability
-    after calibration. facts: shown beside the rows. The same input gives the same bytes.
+    "config"; a missing field is 'not stated' (a predictions.csv of another system has none).
+    rule: for the reliability after calibration. facts: columns of the rows. The same input gives
+    the same bytes.
     """
     out_dir, facts = Path(out_dir), facts or {}
-    how = metrics["aggregation"]
-    aggregation = Aggregation(how["method"], how["k"])
+    aggregation = Aggregation(metrics["aggregation"]["method"], metrics["aggregation"]["k"])
     subjects, _ = by_subject(predictions, aggregation)
     drawn = draw(predictions, subjects, metrics, list(history), rule)
     pictures = {
@@ -124,20 +128,23 @@ def write_report(
     threshold = metrics["threshold"]
     names, counts = np.unique(predictions.subject, return_counts=True)
     slices = {str(name): int(count) for name, count in zip(names, counts, strict=True)}
-    known = {"subject": subject_facts(predictions, facts), "slice": facts}
-    tables = {"subject": subjects, "slice": predictions}
+    tables: tuple[tuple[Level, Predictions, Facts], ...] = (
+        ("subject", subjects, subject_facts(predictions, facts)),
+        ("slice", predictions, facts),
+    )
+    dataset = run.get("dataset") or {}
     page = (
         environment()
         .get_template("report.html")
         .render(
             run=run,
-            dataset=run.get("dataset") or {},
+            dataset=dataset,
             metrics=metrics,
             classes=CLASSES,
-            caveats=caveats(metrics, run.get("dataset") or {}),
+            caveats=caveats(metrics, dataset),
             research=RESEARCH,
             phantom=PHANTOM,
-            key_numbers=KEY_NUMBERS,
+            key_metrics=KEY_METRICS,
             tables={
                 "hemorrhage": HEMORRHAGE_ROWS,
                 "location": LOCATION_ROWS,
@@ -145,16 +152,16 @@ def write_report(
                 "combined": COMBINED_ROWS,
             },
             figures=pictures,
-            mistakes={
-                "hemorrhage": _shown(hemorrhage_mistakes(predictions, threshold), images),
-                "location": _shown(location_mistakes(predictions), images),
+            errors={
+                "hemorrhage": _gallery(hemorrhage_errors(predictions, threshold), images),
+                "location": _gallery(location_errors(predictions), images),
             },
             outcomes={
-                level: outcome_rows(table, threshold, slices, known[level])
-                for level, table in tables.items()
+                level: outcome_rows(table, threshold, slices, known)
+                for level, table, known in tables
             },
-            places={
-                level: location_rows(table, slices, known[level]) for level, table in tables.items()
+            locations={
+                level: location_rows(table, slices, known) for level, table, known in tables
             },
             outcome_titles=TITLES,
             most_slices=MOST_SLICES,
@@ -164,31 +171,46 @@ def write_report(
             checklist=checklist(metrics, run),
         )
     )
-    path = out_dir / "report.html"
-    partial = path.with_name(path.name + ".part")
-    partial.write_text(page, encoding="utf-8")
-    partial.replace(path)
-    return path
+    write_whole(out_dir / "report.html", page)
+    return out_dir / "report.html"
 
 
-def _shown(found: Sequence[SubjectMistakes], images: Images | None) -> dict[str, Any]:
-    """What the page shows of the mistakes: all counted, the worst as pictures, the rest named."""
-    shown = [
-        {
-            "subject": group.subject,
-            "wrong": len(group.mistakes),
-            "slices": group.slices,
-            "cards": [(m, _picture(m.key, images)) for m in group.mistakes[:SLICES_SHOWN]],
-            "more": len(group.mistakes[SLICES_SHOWN:]),
-        }
-        for group in found[:SUBJECTS_SHOWN]
-    ]
-    wrong = sum(len(group.mistakes) for group in found)
-    return {"shown": shown, "wrong": wrong, "subjects": len(found)}
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A subject of a gallery: its worst slices with their pictures, and counts of the rest."""
+
+    subject: str
+    wrong: int
+    slices: int
+    cards: tuple[tuple[SliceError, str | None], ...]
+    more: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Gallery:
+    """A task's wrong slices: the worst subjects, and the number of wrong slices and subjects."""
+
+    cases: tuple[Case, ...]
+    wrong: int
+    subjects: int
+
+
+def _gallery(groups: Sequence[SubjectErrors], images: Images | None) -> Gallery:
+    cases = tuple(
+        Case(
+            subject=group.subject,
+            wrong=len(group.errors),
+            slices=group.slices,
+            cards=tuple((e, _picture(e.key, images)) for e in group.errors[:SLICES_SHOWN]),
+            more=len(group.errors[SLICES_SHOWN:]),
+        )
+        for group in groups[:SUBJECTS_SHOWN]
+    )
+    return Gallery(cases, sum(len(group.errors) for group in groups), len(groups))
 
 
 def _picture(key: str, images: Images | None) -> str | None:
-    """The slice as a data URI, or None."""
+    """The slice as a PNG data URI; None where it is not available."""
     pixels = images(key) if images else None
     if pixels is None:
         return None

@@ -1,8 +1,9 @@
-"""The slices a model was most wrong about: most confident first, subject by subject."""
+"""Wrong slices by subject, the most confident errors first."""
 
 import dataclasses
 
 import numpy as np
+from jaxtyping import Bool, Float, Shaped
 
 from data_builder.records import LOCATIONS
 from dtvit_jax.decision.predictions import Predictions
@@ -10,59 +11,59 @@ from dtvit_jax.evaluation.summary import has_location
 
 
 @dataclasses.dataclass(frozen=True)
-class Mistake:
-    """A wrong call. p: the probability that the model gave to what it called, 0 to 1."""
+class SliceError:
+    """A wrong decision on a slice; p: the probability of the predicted class, 0 to 1."""
 
     key: str
     truth: str
-    called: str
+    predicted: str
     p: float
 
 
 @dataclasses.dataclass(frozen=True)
-class SubjectMistakes:
-    """A subject's wrong slices, most confident first, of as many as `slices` in all."""
+class SubjectErrors:
+    """A subject's wrong slices, the most confident first; slices: how many it has in all."""
 
     subject: str
     slices: int
-    mistakes: tuple[Mistake, ...]
+    errors: tuple[SliceError, ...]
 
 
-def hemorrhage_mistakes(predictions: Predictions, threshold: float = 0.5) -> list[SubjectMistakes]:
-    """Slices of known truth on the wrong side of the threshold."""
-    called = predictions.p_hemorrhage >= threshold
-    wrong = (predictions.hemorrhage >= 0) & (called != (predictions.hemorrhage == 1))
-    p = np.where(called, predictions.p_hemorrhage, 1 - predictions.p_hemorrhage)
+def hemorrhage_errors(predictions: Predictions, threshold: float = 0.5) -> list[SubjectErrors]:
+    """Finds the slices of known truth on the wrong side of the threshold."""
+    ich = predictions.p_hemorrhage >= threshold
+    wrong = (predictions.hemorrhage >= 0) & (ich != (predictions.hemorrhage == 1))
+    p = np.where(ich, predictions.p_hemorrhage, 1 - predictions.p_hemorrhage)
     names = np.array(["normal", "ICH"])
     truth = names[(predictions.hemorrhage == 1).astype(int)]
-    return _by_subject(predictions, wrong, truth, names[called.astype(int)], p)
+    return _by_subject(predictions, wrong, truth, names[ich.astype(int)], p)
 
 
-def location_mistakes(predictions: Predictions) -> list[SubjectMistakes]:
-    """True ICH slices of known location to which another location seemed likelier."""
-    rows = has_location(predictions)
-    called = np.where(rows, np.nan_to_num(predictions.p_location).argmax(axis=1), 0)
+def location_errors(predictions: Predictions) -> list[SubjectErrors]:
+    """Finds the ICH slices of known location for which another location has a higher p."""
+    located = has_location(predictions)
+    predicted = np.where(located, np.nan_to_num(predictions.p_location).argmax(axis=1), 0)
     names = np.array(LOCATIONS)
-    p = predictions.p_location[np.arange(len(predictions)), called]
-    wrong = rows & (called != predictions.location)
-    return _by_subject(predictions, wrong, names[predictions.location], names[called], p)
+    p = predictions.p_location[np.arange(len(predictions)), predicted]
+    wrong = located & (predicted != predictions.location)
+    return _by_subject(predictions, wrong, names[predictions.location], names[predicted], p)
 
 
 def _by_subject(
     predictions: Predictions,
-    wrong: np.ndarray,
-    truth: np.ndarray,
-    called: np.ndarray,
-    p: np.ndarray,
-) -> list[SubjectMistakes]:
-    groups: dict[str, list[Mistake]] = {}
+    wrong: Bool[np.ndarray, " n"],
+    truth: Shaped[np.ndarray, " n"],
+    predicted: Shaped[np.ndarray, " n"],
+    p: Float[np.ndarray, " n"],
+) -> list[SubjectErrors]:
+    groups: dict[str, list[SliceError]] = {}
     rows = np.flatnonzero(wrong)
     for row in rows[np.lexsort((predictions.key[rows], -p[rows]))]:
-        mistake = Mistake(
-            str(predictions.key[row]), str(truth[row]), str(called[row]), float(p[row])
+        error = SliceError(
+            str(predictions.key[row]), str(truth[row]), str(predicted[row]), float(p[row])
         )
-        groups.setdefault(str(predictions.subject[row]), []).append(mistake)
+        groups.setdefault(str(predictions.subject[row]), []).append(error)
     return [
-        SubjectMistakes(subject, int((predictions.subject == subject).sum()), tuple(mistakes))
-        for subject, mistakes in groups.items()
+        SubjectErrors(subject, int((predictions.subject == subject).sum()), tuple(errors))
+        for subject, errors in groups.items()
     ]

@@ -32,7 +32,7 @@ OVARIAN = np.fromstring(
 ).reshape(43, 4)
 
 
-def test_delong_on_the_papers_own_data_gives_the_printed_table():
+def test_delong_reproduces_the_table_of_its_paper():
     """SAS's output: areas, standard errors, and a chi-square of 2.5340 for K-G and the others."""
     got = delong(OVARIAN[:, 3] == 1, np.stack([OVARIAN[:, 0], 10 - OVARIAN[:, 2], OVARIAN[:, 1]]))
     np.testing.assert_allclose(got.areas, [0.7366, 0.7258, 0.6478], atol=5e-5)
@@ -43,8 +43,8 @@ def test_delong_on_the_papers_own_data_gives_the_printed_table():
     apart = contrast @ got.areas
     spread = contrast @ got.covariance @ contrast.T
     assert apart @ np.linalg.solve(spread, apart) == pytest.approx(2.5340, abs=5e-5)
-    assert got.difference(0, 1)["value"] == pytest.approx(0.0108, abs=5e-5)
-    assert got.difference(0, 1)["se"] == pytest.approx(0.0953, abs=5e-5)
+    assert got.difference(0, 1).value == pytest.approx(0.0108, abs=5e-5)
+    assert got.difference(0, 1).se == pytest.approx(0.0953, abs=5e-5)
 
 
 @given(st.integers(2, 9), st.integers(2, 9), st.integers(0, 2**31))
@@ -72,12 +72,12 @@ def test_mcnemar_is_statsmodels(only_a, only_b, both):
     a = np.repeat([True, False, True], [only_a, only_b, both])
     b = np.repeat([False, True, True], [only_a, only_b, both])
     got = mcnemar(a, b)
-    assert (got["only_a"], got["only_b"]) == (only_a, only_b)
+    assert (got.only_a, got.only_b) == (only_a, only_b)
     if only_a + only_b:
         wanted = reference_mcnemar([[both, only_a], [only_b, 0]], exact=True).pvalue
-        assert got["p"] == pytest.approx(wanted, abs=1e-9)
+        assert got.p == pytest.approx(wanted, abs=1e-9)
     else:
-        assert got["p"] == 1
+        assert got.p == 1
 
 
 @settings(max_examples=25, deadline=None)
@@ -92,15 +92,15 @@ def test_delong_needs_two_of_each_class():
         delong(np.array([True, False, False]), np.zeros((2, 3)))
 
 
-def test_equal_models_are_called_different_as_seldom_as_the_level_says():
+def test_delong_keeps_its_level_for_equal_models():
     rng = np.random.default_rng(0)
     truth = np.arange(60) < 30
-    told = 0
+    significant = 0
     for _ in range(400):
         shared = truth + rng.normal(size=60)
         scores = np.stack([shared + rng.normal(size=60) for _ in range(2)])
-        told += delong(truth, scores).difference(0, 1)["p"] < 0.05
-    assert told <= scipy.stats.binom.ppf(0.999, 400, 0.05)
+        significant += delong(truth, scores).difference(0, 1).p < 0.05
+    assert significant <= scipy.stats.binom.ppf(0.999, 400, 0.05)
 
 
 FAST = {"resamples": 150}
@@ -127,10 +127,10 @@ def test_all_pairs_are_compared_and_adjusted_over_all_pairs():
         assert area["value"] == pytest.approx(pair["subject"]["hemorrhage"]["auroc"]["value"])
 
 
-def test_words_say_no_more_than_the_test():
+def test_sentences_claim_no_more_than_the_test():
     text = " ".join(compare({"one": GOOD, "two": BAD}, **FAST)["pairs"][0]["sentences"])
     assert "one's subject-level AUROC for ICH is above two's" in text
-    assert "not of other training runs" in text
+    assert "not other training runs" in text
     close = replaced(GOOD, p_hemorrhage=GOOD.p_hemorrhage**1.0001)
     text = " ".join(compare({"one": GOOD, "two": close}, **FAST)["pairs"][0]["sentences"])
     assert "is above" not in text and "same order" in text
@@ -156,16 +156,16 @@ def folder(tmp_path, monkeypatch):
     for name, p in (("vit", GOOD), ("cnn", BAD)):  # a run's layout
         (tmp_path / name / "test").mkdir(parents=True)
         write_csv(tmp_path / name / "test" / "predictions.csv", p)
-    how = {"aggregation": {"method": "noisy_or", "k": 2}}
-    (tmp_path / "cnn" / "test" / "metrics.json").write_text(json.dumps(how))
+    metrics = {"aggregation": {"method": "noisy_or", "k": 2}}
+    (tmp_path / "cnn" / "test" / "metrics.json").write_text(json.dumps(metrics))
     return tmp_path
 
 
 def test_the_command_writes_page_numbers_and_figures(folder, capsys):
     out = folder / "out"
     status = command.main([str(folder / "vit"), f"other={folder / 'cnn'}", "--out", str(out)])
-    said = capsys.readouterr().out
-    assert status == 0 and "vit and other:" in said and "comparison:" in said
+    output = capsys.readouterr().out
+    assert status == 0 and "vit and other:" in output and "comparison:" in output
     result = json.loads((out / "comparison.json").read_text())
     assert result["runs"]["other"]["aggregation"].startswith("noisy-or")
     page = Page((out / "comparison.html").read_text())
@@ -180,16 +180,16 @@ def test_the_command_writes_page_numbers_and_figures(folder, capsys):
 
 
 @pytest.mark.parametrize(
-    ("runs", "says"),
+    ("runs", "message"),
     [
         (["vit"], "two runs or more"),
         (["vit", "nowhere"], "no predictions.csv"),
-        (["vit", "vit"], "two runs are called vit"),
+        (["vit", "vit"], "two runs are named vit"),
         (["vit", "x=vit/test/predictions.csv", "--threshold", "2"], "between 0 and 1"),
     ],
 )
-def test_mistakes_are_one_line_and_status_2(folder, monkeypatch, capsys, runs, says):
+def test_invalid_arguments_are_one_line_and_status_2(folder, monkeypatch, capsys, runs, message):
     monkeypatch.chdir(folder)
     assert command.main([*runs, "--out", "out"]) == 2
     error = capsys.readouterr().err
-    assert says in error and error.count("\n") == 1 and not (folder / "out").exists()
+    assert message in error and error.count("\n") == 1 and not (folder / "out").exists()

@@ -11,7 +11,7 @@ from dtvit_jax.decision import rule as decision_rule
 from dtvit_jax.decision.aggregation import Aggregation, by_subject
 from dtvit_jax.decision.predictions import write_csv
 from dtvit_jax.evaluation import fitted_rule
-from dtvit_jax.reports import report
+from dtvit_jax.reports import evaluation, report
 from dtvit_jax.reports.rows import anchor
 from dtvit_jax.runs import evaluated_weights
 from dtvit_jax.runs.trained_run import TrainedRun
@@ -23,15 +23,15 @@ from tests.helpers.predictions import make, replaced
 
 @pytest.fixture(autouse=True)
 def fast(monkeypatch, request):
-    """Few resamples, and figures in one test alone: both are tested elsewhere."""
+    """Uses few resamples, and draws figures in one test only: other tests cover both."""
     if "all_its_files" not in request.node.name:
         monkeypatch.setattr(report, "draw", lambda *args: {})
-    for function in (evaluate.evaluate_predictions, evaluate.apply_rule, evaluate.subgroups):
+    for function in (evaluation.evaluate_predictions, evaluation.apply_rule, evaluation.subgroups):
 
         def few(*args, _function=function, **options):
             return _function(*args, **{"resamples": 60} | options)
 
-        monkeypatch.setattr(evaluate, function.__name__, few)
+        monkeypatch.setattr(evaluation, function.__name__, few)
 
 
 def a_file(path, split="test", seed=0, tag="", **options):
@@ -57,10 +57,10 @@ def workdir(shards, tmp_path_factory):
     return folder
 
 
-def test_a_run_gives_all_its_files_and_the_rule_of_its_validation_side(workdir, capsys):
+def test_a_run_gives_all_its_files_and_a_rule_fitted_on_validation(workdir, capsys):
     assert run("--workdir", workdir) == 0
-    said = capsys.readouterr().out
-    assert "report:" in said and "subject hemorrhage auroc" in said
+    output = capsys.readouterr().out
+    assert "report:" in output and "subject hemorrhage auroc" in output
     out = workdir / "test"
     for name in ("metrics.json", "predictions.csv", "report.html", "model_card.md"):
         assert (out / name).stat().st_size > 100
@@ -83,7 +83,7 @@ def test_a_run_gives_all_its_files_and_the_rule_of_its_validation_side(workdir, 
     assert "normal: not known" in metrics["subgroups"]["year"]["confound"]
 
 
-def test_the_weights_that_were_evaluated_lie_beside_the_rule_and_are_put_back(workdir):
+def test_the_evaluated_weights_are_written_and_restored_if_removed(workdir):
     assert run("--workdir", workdir) == 0
     path, metrics = workdir / evaluated_weights.FILE, workdir / "test" / "metrics.json"
     before, written = path.read_bytes(), metrics.stat().st_mtime_ns
@@ -104,7 +104,7 @@ def predicted(workdir, split):
     return TrainedRun(workdir).predict(split)
 
 
-def test_a_second_call_does_nothing_and_another_aggregation_does_it_anew(workdir):
+def test_a_second_call_does_nothing_and_another_aggregation_evaluates_again(workdir):
     assert run("--workdir", workdir) == 0
     path = workdir / "test" / "metrics.json"
     before = path.stat().st_mtime_ns
@@ -118,7 +118,7 @@ def test_a_second_call_does_nothing_and_another_aggregation_does_it_anew(workdir
     assert decision_rule.read(workdir).raw["aggregation"]["chosen_on_validation"]
 
 
-def test_the_validation_side_is_not_judged_by_what_was_fitted_on_it(workdir):
+def test_a_rule_is_not_evaluated_on_the_validation_slices_it_was_fitted_on(workdir):
     assert run("--workdir", workdir, "--split", "validation") == 0
     metrics = json.loads((workdir / "validation" / "metrics.json").read_text())
     assert metrics["decision_rule"]["fitted_here"] and "operating_points" not in metrics
@@ -135,7 +135,7 @@ def test_another_systems_file_needs_no_model(tmp_path):
     assert not (out / decision_rule.FILE).exists()
 
 
-def test_its_validation_slices_may_be_a_second_file_or_rows_of_the_first(tmp_path):
+def test_validation_slices_are_a_second_file_or_rows_of_the_first(tmp_path):
     test = a_file(tmp_path / "test.csv", seed=3)
     validation = a_file(tmp_path / "validation.csv", "validation", seed=4, tag="v")
     both = (tmp_path / "test.csv").read_text() + "".join(
@@ -159,7 +159,7 @@ def test_its_validation_slices_may_be_a_second_file_or_rows_of_the_first(tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("more", "says"),
+    ("options", "message"),
     [
         (["--validation", "test.csv"], "not fitted on test data"),
         (["--validation", "other_test.csv"], "not fitted on test data"),
@@ -170,22 +170,22 @@ def test_its_validation_slices_may_be_a_second_file_or_rows_of_the_first(tmp_pat
         (["--facts", "none.csv"], "cannot be read"),
     ],
 )
-def test_fitting_on_test_data_and_other_mistakes_are_refused(
-    tmp_path, monkeypatch, capsys, more, says
+def test_fitting_on_test_data_and_invalid_options_are_refused(
+    tmp_path, monkeypatch, capsys, options, message
 ):
     monkeypatch.chdir(tmp_path)
     a_file(tmp_path / "test.csv", seed=3)
     a_file(tmp_path / "other_test.csv", seed=4, tag="o")
-    status = run("--predictions", "test.csv", "--out", "out", *more)
+    status = run("--predictions", "test.csv", "--out", "out", *options)
     error = capsys.readouterr().err
-    if says is None:
+    if message is None:
         assert status == 0
         return
-    assert status == 2 and says in error and error.count("\n") == 1
+    assert status == 2 and message in error and error.count("\n") == 1
     assert not (tmp_path / "out").exists()
 
 
-def test_every_number_of_the_tables_leads_to_rows_that_hold_its_count(tmp_path):
+def test_every_number_of_the_tables_links_to_its_rows(tmp_path):
     p = a_file(tmp_path / "test.csv", seed=3, skill=1.0)
     assert run("--predictions", tmp_path / "test.csv", "--out", tmp_path / "out") == 0
     page = (tmp_path / "out" / "report.html").read_text()
@@ -198,12 +198,14 @@ def test_every_number_of_the_tables_leads_to_rows_that_hold_its_count(tmp_path):
     subjects, _ = by_subject(p)
     for level, table in (("subject", subjects), ("slice", p)):
         missed = (table.hemorrhage == 1) & (table.p_hemorrhage < 0.5)
-        part = page[page.index(f'id="{level}-missed"') : page.index(f'id="{level}-found"')]
+        part = page[
+            page.index(f'id="{level}-false-negative"') : page.index(f'id="{level}-true-positive"')
+        ]
         assert part.count("<tr>") == missed.sum() + 1
         assert all(str(key) in part for key in table.key[missed])
 
 
-def test_facts_make_subgroups_and_stand_beside_the_rows(tmp_path):
+def test_facts_make_subgroups_and_columns_of_the_rows(tmp_path):
     p = a_file(tmp_path / "test.csv", seed=3)
     with (tmp_path / "manifest.csv").open("w", newline="") as file:
         rows = csv.writer(file)
@@ -216,7 +218,7 @@ def test_facts_make_subgroups_and_stand_beside_the_rows(tmp_path):
     assert "<th>sex</th>" in (tmp_path / "out" / "report.html").read_text()
 
 
-def test_checklist_and_card_say_what_is_known_and_what_is_not(tmp_path):
+def test_checklist_and_model_card_mark_missing_information(tmp_path):
     a_file(tmp_path / "test.csv", seed=3)
     assert run("--predictions", tmp_path / "test.csv", "--out", tmp_path / "out") == 0
     page = Page((tmp_path / "out" / "report.html").read_text()).text

@@ -1,4 +1,4 @@
-"""A made-up study's answer over given DICOM objects, for tests; no model gave these numbers."""
+"""Synthetic answers of a study over given DICOM objects; no model computed the numbers."""
 
 import dataclasses
 
@@ -10,7 +10,7 @@ MODEL = ModelIdentity("vit_l16", "0.1.0", "0123456789abcdef" * 4)
 
 
 def answer_for(sources, **changes):
-    """Probabilities that rise from slice to slice; a slice a frame of each source, in order."""
+    """Makes an answer with a slice per frame of each source, and rising probabilities."""
     slices = []
     for file, ds in enumerate(sources):
         frames = int(ds.get("NumberOfFrames") or 0)
@@ -30,7 +30,7 @@ def answer_for(sources, **changes):
 
 
 def overlay_image(rows=64, columns=64):
-    """uint8 [rows, columns, 3]: a red square on gray."""
+    """Makes a red square on gray, uint8 [rows, columns, 3]."""
     image = np.full((rows, columns, 3), 90, np.uint8)
     image[rows // 4 : rows // 2, columns // 4 : columns // 2] = (250, 40, 0)
     return image

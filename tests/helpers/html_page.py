@@ -1,9 +1,11 @@
+"""Parses a page for tests."""
+
 import re
 from html.parser import HTMLParser
 
 
 class Page(HTMLParser):
-    """Everything a browser could act on, and the text that it would show."""
+    """The tags, links and ids of a page, and its visible text."""
 
     def __init__(self, html):
         super().__init__()

@@ -1,20 +1,21 @@
-"""Predictions of a made-up model on made-up subjects, whose slices resemble each other."""
+"""Synthetic predictions of synthetic subjects, whose slices are correlated."""
 
 import numpy as np
 
 from dtvit_jax.decision.predictions import Predictions
 
-PLACES = (-1, 0, -1, 1, -1, 0, 2, 0, 1, -1)  # of each ten subjects four are normal
+LOCATIONS = (-1, 0, -1, 1, -1, 0, 2, 0, 1, -1)  # of ten subjects four are normal
 
 
 def make(subjects: int = 20, slices: int = 10, seed: int = 0, skill: float = 2.0) -> Predictions:
-    """Slices 3 to 6 of an ICH subject bleed; `skill` is the distance between the classes."""
+    """Makes a table: slices 3 to 6 of an ICH subject are ICH; skill: distance of the classes."""
     rng = np.random.default_rng(seed)
-    place = np.repeat(np.array(PLACES)[np.arange(subjects) % len(PLACES)], slices)
+    of_subject = np.array(LOCATIONS)[np.arange(subjects) % len(LOCATIONS)]
+    subject_location = np.repeat(of_subject, slices)
     number = np.tile(np.arange(slices), subjects)
     subject = np.repeat(np.arange(subjects), slices)
-    truth = (place >= 0) & (number >= 3) & (number <= 6)
-    location = np.where(truth, place, -1)
+    truth = (subject_location >= 0) & (number >= 3) & (number <= 6)
+    location = np.where(truth, subject_location, -1)
     z = skill * (2 * truth - 1) + rng.normal(size=subjects)[subject] + rng.normal(size=len(subject))
     logits = rng.normal(size=(subjects, 3))[subject] + rng.normal(size=(len(subject), 3))
     logits[truth, location[truth]] += skill
@@ -33,4 +34,5 @@ def make(subjects: int = 20, slices: int = 10, seed: int = 0, skill: float = 2.0
 
 
 def replaced(predictions: Predictions, **columns: np.ndarray) -> Predictions:
+    """Returns a copy with other columns."""
     return Predictions(**(vars(predictions) | columns))

@@ -168,5 +168,5 @@ def test_log_metadata_and_report_warn_of_a_split_by_slice(published, tmp_path, c
         counted = f"{leak['with_sibling_in_training']} of {leak['test_slices']} test slices"
         assert leak["with_sibling_in_training"] > 0
         assert f"warning: split by slice: {counted} have a sibling" in capsys.readouterr().err
-    metrics = {"n": {"slices_by_class": {"normal": 1, "deep": 1}}}
+    metrics = {"n": {"slices_by_class": {"normal": 1, "deep": 1}}, "warnings": []}
     assert any(counted in text for text in caveats(metrics, Shards(folder).metadata))

@@ -18,7 +18,7 @@ def score(fitted, image):
     return float(fitted.scores(outlier.features(image)[None])[0])
 
 
-def test_of_validation_all_but_a_hundredth_is_usual_and_so_are_others_of_its_kind(fitted):
+def test_one_in_a_hundred_validation_slices_is_an_outlier_and_few_of_the_same_kind(fitted):
     x = np.stack([outlier.features(each["image"]) for each in heads(100, 1)])
     assert (fitted.scores(x) > 1).sum() == 1
     others = np.stack([outlier.features(each["image"]) for each in heads(100, 2)])
@@ -40,19 +40,19 @@ STRANGE = {
 
 
 @pytest.mark.parametrize("how", STRANGE)
-def test_what_is_no_cleaned_head_of_the_training_set_is_found(fitted, how):
+def test_slices_unlike_the_training_set_are_outliers(fitted, how):
     rng = np.random.default_rng(0)
     for each in heads(5, 3):
         assert score(fitted, STRANGE[how](each["image"], rng)) > 1
 
 
-def test_the_score_is_the_mean_distance_to_the_nearest_five(fitted):
+def test_the_score_is_the_mean_distance_to_the_five_nearest_references(fitted):
     x = np.stack([outlier.features(each["image"]) for each in heads(40, 4)])
     near, _ = cKDTree(fitted.references).query((x - fitted.mean) / fitted.spread, k=5)
     assert np.allclose(fitted.scores(x), near.mean(axis=1) / fitted.distance)
 
 
-def test_it_is_kept_as_plain_data_and_read_back(fitted, tmp_path):
+def test_the_file_is_read_as_it_was_written(fitted, tmp_path):
     outlier.write(tmp_path, fitted)
     again = outlier.read(tmp_path)
     x = np.stack([outlier.features(each["image"]) for each in heads(5, 5)])
@@ -62,13 +62,13 @@ def test_it_is_kept_as_plain_data_and_read_back(fitted, tmp_path):
     assert (tmp_path / outlier.FILE).read_bytes() == first
 
 
-def test_many_training_slices_are_kept_in_part(monkeypatch):
+def test_many_training_slices_are_subsampled(monkeypatch):
     monkeypatch.setattr(outlier, "MOST_REFERENCES", 50)
     fitted = outlier.fit(heads(120, 0), heads(30, 1), "digest")
     assert len(fitted.references) == 50
 
 
-def test_a_missing_damaged_or_other_file_is_told_with_the_way_to_mend_it(fitted, tmp_path):
+def test_a_missing_damaged_or_other_file_is_an_error_with_a_remedy(fitted, tmp_path):
     with pytest.raises(InputError, match=r"missing: run python -m dtvit_jax.evaluate"):
         outlier.read(tmp_path)
     path = tmp_path / outlier.FILE

@@ -29,11 +29,11 @@ def table(*rows):
 
 
 EVEN = (1 / 3, 1 / 3, 1 / 3)
-HOWS = [("mean", 1), ("mean", 3), ("noisy_or", 0)]
+AGGREGATIONS = [("mean", 1), ("mean", 3), ("noisy_or", 0)]
 
 
 @pytest.mark.parametrize("kind", [np.float32, np.float64])
-def test_a_file_gives_back_every_number_that_was_written(tmp_path, kind):
+def test_a_file_is_read_as_it_was_written(tmp_path, kind):
     p = make()
     p = replaced(p, p_hemorrhage=p.p_hemorrhage.astype(kind), p_location=p.p_location.astype(kind))
     write_csv(tmp_path / "p.csv", p)
@@ -68,7 +68,7 @@ def test_another_systems_file_with_three_columns_a_bom_and_extras_is_read(tmp_pa
     assert list(q.hemorrhage) == [-1, -1]
 
 
-def test_location_probabilities_rounded_to_two_decimals_are_made_to_add_up(tmp_path):
+def test_location_probabilities_rounded_to_two_decimals_are_rescaled(tmp_path):
     path = tmp_path / "p.csv"
     path.write_text(f"{HEADER}\nk,s,test,1,deep,0.9,0.33,0.33,0.33,,\n")
     np.testing.assert_allclose(read_csv(path).p_location, [EVEN])
@@ -93,7 +93,7 @@ def test_location_probabilities_rounded_to_two_decimals_are_made_to_add_up(tmp_p
         ("k,s,test,1,deep,0.5,1,0,0,,Jane", "fold"),
     ],
 )
-def test_a_bad_value_is_refused_by_line_and_column_and_never_repeated(tmp_path, row, column):
+def test_an_invalid_value_is_refused_by_line_and_column_and_never_repeated(tmp_path, row, column):
     path = tmp_path / "p.csv"
     path.write_text(f"{HEADER}\na,s,test,1,deep,0.5,1,0,0,,\n{row}\n")
     with pytest.raises(InputError, match=rf"line 3, column {column}: ") as error:
@@ -102,7 +102,7 @@ def test_a_bad_value_is_refused_by_line_and_column_and_never_repeated(tmp_path, 
 
 
 @pytest.mark.parametrize(
-    ("content", "says"),
+    ("content", "message"),
     [
         (b"", "no column key, subject, p_hemorrhage"),
         (b"key,subject\na,b\n", "no column p_hemorrhage"),
@@ -113,10 +113,10 @@ def test_a_bad_value_is_refused_by_line_and_column_and_never_repeated(tmp_path, 
         (b'key,subject,p_hemorrhage\n"a"b,c,1\n', "not a .csv"),
     ],
 )
-def test_a_file_that_is_no_table_is_refused(tmp_path, content, says):
+def test_a_file_that_is_not_a_table_is_refused(tmp_path, content, message):
     path = tmp_path / "p.csv"
     path.write_bytes(content)
-    with pytest.raises(InputError, match=says):
+    with pytest.raises(InputError, match=message):
         read_csv(path)
 
 
@@ -147,7 +147,7 @@ def test_a_subjects_location_is_weighted_by_p_hemorrhage_over_the_same_slices():
     rows = [
         ("s", 1, 0, 0.75, (1, 0, 0)),
         ("s", 1, 0, 0.25, (0, 1, 0)),
-        ("s", 1, 0, 0.1, (0, 0, 1)),  # below the two highest: has no say
+        ("s", 1, 0, 0.1, (0, 0, 1)),  # below the two highest: ignored
         ("t", 0, -1, 0.0, (1, 0, 0)),  # all weights 0: the plain mean
         ("t", 0, -1, 0.0, (0, 0, 1)),
     ]
@@ -175,19 +175,21 @@ def test_a_subjects_truth_follows_from_its_slices(slices, truth, location, tied)
     assert ties == (["s"] if tied else [])
 
 
-@given(st.randoms(use_true_random=False), st.sampled_from(HOWS))
-def test_the_order_of_slices_does_not_matter_even_among_equals(random, how):
+@given(st.randoms(use_true_random=False), st.sampled_from(AGGREGATIONS))
+def test_the_order_of_slices_does_not_matter_even_among_equals(random, aggregation):
     p = make(subjects=6, slices=5)
     p = replaced(p, p_hemorrhage=np.round(p.p_hemorrhage, 1))
     order = list(range(len(p)))
     random.shuffle(order)
-    first, _ = by_subject(p, Aggregation(*how))
-    second, _ = by_subject(p.select(np.array(order)), Aggregation(*how))
+    first, _ = by_subject(p, Aggregation(*aggregation))
+    second, _ = by_subject(p.select(np.array(order)), Aggregation(*aggregation))
     for name, column in vars(first).items():
         np.testing.assert_array_equal(getattr(second, name), column)
 
 
-@pytest.mark.parametrize(("how", "says"), [(("mean", -1), "k is -1"), (("vote", 3), "mean or")])
-def test_an_aggregation_that_makes_no_sense_is_refused(how, says):
-    with pytest.raises(InputError, match=says):
-        Aggregation(*how)
+@pytest.mark.parametrize(
+    ("arguments", "message"), [(("mean", -1), "k is -1"), (("vote", 3), "mean or")]
+)
+def test_an_invalid_aggregation_is_refused(arguments, message):
+    with pytest.raises(InputError, match=message):
+        Aggregation(*arguments)

@@ -20,7 +20,7 @@ from dtvit_jax.evaluation.fitted_rule import apply_rule, fit
 from dtvit_jax.evaluation.operating_points import AIMS, Aim, choose
 from tests.helpers.predictions import make, replaced
 
-HOW = Aggregation()
+AGGREGATION = Aggregation()
 
 
 def on(split, seed=0, subjects=40, **options):
@@ -29,7 +29,7 @@ def on(split, seed=0, subjects=40, **options):
 
 
 VALIDATION = on("validation", seed=1)
-RULE = fit(VALIDATION, HOW, resamples=300)
+RULE = fit(VALIDATION, AGGREGATION, resamples=300)
 
 
 def test_the_temperature_is_that_of_scikit_learns_logistic_regression_without_intercept():
@@ -79,7 +79,7 @@ def test_the_isotonic_step_is_scikit_learns_within_its_margin():
     np.testing.assert_allclose(got, np.clip(wanted, margin, 1 - margin), atol=1e-9)
 
 
-def test_probabilities_that_were_sharpened_are_brought_back():
+def test_sharpened_probabilities_are_restored():
     rng = np.random.default_rng(0)
     p = rng.uniform(0.02, 0.98, 4000)
     truth = (rng.random(4000) < p).astype(int)
@@ -91,14 +91,14 @@ def test_probabilities_that_were_sharpened_are_brought_back():
 
 @settings(max_examples=25)
 @given(st.floats(0.05, 20), st.integers(0, 2**31))
-def test_a_temperature_moves_neither_the_order_nor_the_decision(temperature, seed):
+def test_a_temperature_changes_neither_order_nor_decision(temperature, seed):
     p = np.random.default_rng(seed).dirichlet(np.ones(3), 20)
     after = calibration.Calibration(temperature).apply(p, "temperature")
     np.testing.assert_array_equal(after.argmax(axis=1), p.argmax(axis=1))
     np.testing.assert_allclose(after.sum(axis=1), 1)
 
 
-def test_a_sample_of_one_class_fits_nothing_and_one_without_a_mistake_stays_within_bounds():
+def test_one_class_fits_no_temperature_and_a_sample_without_errors_stays_within_bounds():
     p = both(np.array([0.6, 0.7, 0.9]))
     one = calibration.fit(p, np.ones(3, int))
     assert np.isnan(one.temperature) and not one.x
@@ -108,15 +108,15 @@ def test_a_sample_of_one_class_fits_nothing_and_one_without_a_mistake_stays_with
 
 @pytest.mark.parametrize("aim", [a for a in AIMS if not a.assured], ids=lambda aim: aim.name)
 @pytest.mark.parametrize("level", ["slice", "subject"])
-def test_a_point_reaches_its_aim_on_validation_at_the_least_cost(aim, level):
-    subjects, _ = by_subject(VALIDATION, HOW)
+def test_a_threshold_reaches_its_aim_on_validation_at_the_least_cost(aim, level):
+    subjects, _ = by_subject(VALIDATION, AGGREGATION)
     table = subjects if level == "subject" else VALIDATION
     threshold = RULE.points[level][aim.name]
     truth, scores = table.hemorrhage == 1, table.p_hemorrhage
 
     def rates(at):
-        called = scores >= at
-        return called[truth].mean(), 1 - called[~truth].mean()
+        predicted = scores >= at
+        return predicted[truth].mean(), 1 - predicted[~truth].mean()
 
     own = dict(zip(("sensitivity", "specificity"), rates(threshold), strict=True))
     others = [rates(at) for at in np.unique(scores)] + [(0.0, 1.0)]
@@ -134,22 +134,22 @@ def test_a_point_reaches_its_aim_on_validation_at_the_least_cost(aim, level):
     assert point["validation"][aim.kind]["value"] == pytest.approx(own[aim.kind])
 
 
-def test_an_assured_point_holds_its_sensitivity_in_95_of_100_validation_sets():
+def test_an_assured_threshold_keeps_its_sensitivity_in_95_of_100_validation_sets():
     """By simulation: the true sensitivity of a threshold on normal scores is known."""
     rng = np.random.default_rng(3)
-    n, held, runs = 100, 0, 400
+    n, kept, runs = 100, 0, 400
     aim = Aim("sensitivity", 0.9, assured=True)
     truth = np.repeat([True, False], [n, 20])
-    people, strata = np.arange(len(truth)), truth.astype(int)
+    subjects, strata = np.arange(len(truth)), truth.astype(int)
     for _ in range(runs):
         score = scipy.stats.norm.cdf(rng.normal(size=len(truth)) + truth)
-        at = choose(aim, score, truth, people, strata)["threshold"]
-        held += scipy.stats.norm.sf(scipy.stats.norm.ppf(at) - 1) >= 0.9
-    assert held / runs >= 0.93  # 0.95 less two standard errors
-    assert held / runs <= 0.995  # and not by calling everybody
+        at = choose(aim, score, truth, subjects, strata).threshold
+        kept += scipy.stats.norm.sf(scipy.stats.norm.ppf(at) - 1) >= 0.9
+    assert kept / runs >= 0.93  # 0.95 minus two standard errors
+    assert kept / runs <= 0.995  # not because ICH is always predicted
 
 
-def test_an_assured_point_of_few_subjects_is_refused_with_the_number_it_takes():
+def test_few_subjects_give_no_assured_threshold_and_the_number_needed():
     point = next(p for p in RULE.raw["operating_points"] if p["name"].endswith("assured"))
     assert point["threshold"] is None and "59 ICH subjects or more" in point["reason"]
     assert "sensitivity_0.95_assured" not in RULE.points["subject"]
@@ -158,16 +158,16 @@ def test_an_assured_point_of_few_subjects_is_refused_with_the_number_it_takes():
 def test_fitting_on_test_data_is_refused():
     for split in ("test", "Test"):
         with pytest.raises(InputError, match="not fitted on test data"):
-            fit(on(split), HOW)
+            fit(on(split), AGGREGATION)
     mixed = on("validation")
     mixed = replaced(mixed, split=np.where(np.arange(len(mixed)) == 7, "test", "validation"))
     with pytest.raises(InputError, match="not fitted on test data"):
-        fit(mixed, HOW)
+        fit(mixed, AGGREGATION)
     with pytest.raises(InputError, match="known truth"):
-        fit(replaced(VALIDATION, hemorrhage=np.full(len(VALIDATION), -1)), HOW)
+        fit(replaced(VALIDATION, hemorrhage=np.full(len(VALIDATION), -1)), AGGREGATION)
 
 
-def test_auto_takes_the_candidate_that_ranks_validation_best():
+def test_auto_chooses_the_candidate_with_the_highest_validation_auroc():
     rule = fit(VALIDATION, None, resamples=50)
     areas = [c["auroc"] for c in rule.raw["aggregation"]["candidates"]]
     assert len(areas) == len(CANDIDATES)
@@ -175,7 +175,7 @@ def test_auto_takes_the_candidate_that_ranks_validation_best():
     assert chosen == max(areas) and rule.raw["aggregation"]["chosen_on_validation"]
 
 
-def test_the_file_gives_back_the_rule(tmp_path):
+def test_a_rule_is_read_as_it_was_written(tmp_path):
     path = fitted_rule.write(tmp_path, RULE)
     back = decision_rule.read(tmp_path)
     assert back.raw == json.loads(path.read_text()) == RULE.raw
@@ -187,7 +187,7 @@ def test_the_file_gives_back_the_rule(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "says"),
+    ("content", "message"),
     [
         (None, "evaluate --workdir"),
         ("{", "damaged"),
@@ -196,46 +196,46 @@ def test_the_file_gives_back_the_rule(tmp_path):
         ('{"version": 1}', "damaged"),
     ],
 )
-def test_a_missing_or_damaged_file_is_refused_in_a_line(tmp_path, content, says):
+def test_a_missing_or_damaged_file_is_refused_in_one_line(tmp_path, content, message):
     if content is not None:
         (tmp_path / decision_rule.FILE).write_text(content)
-    with pytest.raises(InputError, match=says) as error:
+    with pytest.raises(InputError, match=message) as error:
         decision_rule.read(tmp_path)
     assert "\n" not in str(error.value)
 
 
-def test_a_validation_side_of_one_class_gives_a_rule_that_says_what_it_lacks():
+def test_validation_of_one_class_gives_a_rule_without_thresholds_and_the_reason():
     p = VALIDATION
-    rule = fit(p.select(p.hemorrhage == 0), HOW, resamples=50)
+    rule = fit(p.select(p.hemorrhage == 0), AGGREGATION, resamples=50)
     assert rule.points == {"slice": {}, "subject": {}}
-    assert all("nobody who is ICH" in point["reason"] for point in rule.raw["operating_points"])
+    assert all("no ICH case" in point["reason"] for point in rule.raw["operating_points"])
     assert apply_rule(rule, on("test"), resamples=50)["operating_points"][0]["here"] == {}
 
 
-def test_on_test_the_points_keep_validations_thresholds_and_count_anew():
+def test_on_test_data_thresholds_stay_and_rates_are_computed_anew():
     test = on("test", seed=2)
-    found = apply_rule(RULE, test, resamples=50)
-    for point in found["operating_points"]:
+    result = apply_rule(RULE, test, resamples=50)
+    for point in result["operating_points"]:
         if point["threshold"] is None:
             continue
         assert point["threshold"] == RULE.points[point["level"]][point["name"]]
-        subjects, _ = by_subject(test, HOW)
+        subjects, _ = by_subject(test, AGGREGATION)
         table = subjects if point["level"] == "subject" else test
-        called = table.p_hemorrhage >= point["threshold"]
+        predicted = table.p_hemorrhage >= point["threshold"]
         here = point["here"]["sensitivity"]
-        assert here["value"] == pytest.approx(called[table.hemorrhage == 1].mean())
+        assert here["value"] == pytest.approx(predicted[table.hemorrhage == 1].mean())
         assert here["low"] <= here["value"] <= here["high"]
 
 
-def test_calibration_on_test_is_scored_before_and_after():
+def test_calibration_is_measured_on_test_data_before_and_after():
     p = on("test", seed=2, skill=1.0)
-    odds = (p.p_hemorrhage / (1 - p.p_hemorrhage)) ** 4  # four times too sure of itself
+    odds = (p.p_hemorrhage / (1 - p.p_hemorrhage)) ** 4  # overconfident by a factor of four
     sharp = replaced(p, p_hemorrhage=odds / (1 + odds))
     validation = on("validation", seed=3, skill=1.0)
     odds = (validation.p_hemorrhage / (1 - validation.p_hemorrhage)) ** 4
-    rule = fit(replaced(validation, p_hemorrhage=odds / (1 + odds)), HOW, resamples=50)
-    found = apply_rule(rule, sharp, resamples=50)["calibration"]["slice"]["hemorrhage"]
-    assert found["temperature"]["log_loss"]["value"] < 0.8 * found["none"]["log_loss"]["value"]
-    assert found["isotonic"]["brier"]["value"] < found["none"]["brier"]["value"]
+    rule = fit(replaced(validation, p_hemorrhage=odds / (1 + odds)), AGGREGATION, resamples=50)
+    result = apply_rule(rule, sharp, resamples=50)["calibration"]["slice"]["hemorrhage"]
+    assert result["temperature"]["log_loss"]["value"] < 0.8 * result["none"]["log_loss"]["value"]
+    assert result["isotonic"]["brier"]["value"] < result["none"]["brier"]["value"]
     raw = -np.log(np.where(sharp.hemorrhage == 1, sharp.p_hemorrhage, 1 - sharp.p_hemorrhage))
-    assert found["none"]["log_loss"]["value"] == pytest.approx(raw.mean())
+    assert result["none"]["log_loss"]["value"] == pytest.approx(raw.mean())

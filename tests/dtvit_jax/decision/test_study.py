@@ -41,7 +41,7 @@ WIDE = Points("a", Point(0.5, 0.4, 0.7), Point(0.5, 0.4, 0.7))
 
 
 @pytest.mark.parametrize(
-    ("score", "says"),
+    ("score", "decision"),
     [
         (0.39, "no ich"),
         (0.401, "uncertain"),
@@ -50,38 +50,38 @@ WIDE = Points("a", Point(0.5, 0.4, 0.7), Point(0.5, 0.4, 0.7))
         (0.701, "ich"),
     ],
 )
-def test_between_the_ends_of_the_thresholds_interval_it_cant_tell(rule, score, says):
-    found = answer([score] * 5, rule, WIDE)
-    assert found.decision == says and {each.decision for each in found.slices} == {says}
-    assert ("95% interval" in " ".join(found.reasons)) == (says == "uncertain")
-    assert found.location == ("lobar" if says == "ich" else "")
+def test_within_the_interval_of_the_threshold_the_answer_is_uncertain(rule, score, decision):
+    result = answer([score] * 5, rule, WIDE)
+    assert result.decision == decision and {each.decision for each in result.slices} == {decision}
+    assert ("95% interval" in " ".join(result.reasons)) == (decision == "uncertain")
+    assert result.location == ("lobar" if decision == "ich" else "")
 
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.floats(0.001, 0.999), min_size=3, max_size=9), st.floats(0.01, 0.99))
-def test_without_a_doubt_the_decision_is_the_threshold_on_the_aggregated_score(rule, p, threshold):
-    found = answer(p, rule, certain(threshold))
+def test_otherwise_the_decision_is_the_threshold_on_the_aggregated_score(rule, p, threshold):
+    result = answer(p, rule, certain(threshold))
     score = sum(sorted(p)[-3:]) / 3
     if abs(score - threshold) > 1e-9:
-        assert found.decision == ("ich" if score >= threshold else "no ich")
-        # The threshold that is reported stands on the same side of what is reported.
-        assert (found.p_hemorrhage >= found.threshold) == (found.decision == "ich")
-    assert not found.reasons
+        assert result.decision == ("ich" if score >= threshold else "no ich")
+        # The reported, calibrated values are on the same side of each other.
+        assert (result.p_hemorrhage >= result.threshold) == (result.decision == "ich")
+    assert not result.reasons
 
 
-def test_its_numbers_are_those_of_the_rule(rule):
+def test_the_numbers_are_those_of_the_rule(rule):
     table = VALIDATION.select(VALIDATION.subject == VALIDATION.subject[0])
     points = points_of(rule, "balanced_accuracy")
     n = len(table)
-    found = answer_study(
+    result = answer_study(
         "stu-a", "s", facts(n), table.p_hemorrhage, table.p_location, np.zeros(n), rule, points
     )
     slices = rule.calibrated(table, "slice")
     subject = rule.calibrated(by_subject(table, rule.aggregation)[0], "subject")
-    assert np.allclose([each.p_hemorrhage for each in found.slices], slices.p_hemorrhage)
-    assert np.allclose([each.p_location for each in found.slices], slices.p_location)
-    assert np.isclose(found.p_hemorrhage, subject.p_hemorrhage[0])
-    assert np.allclose(found.p_location, subject.p_location[0])
+    assert np.allclose([each.p_hemorrhage for each in result.slices], slices.p_hemorrhage)
+    assert np.allclose([each.p_location for each in result.slices], slices.p_location)
+    assert np.isclose(result.p_hemorrhage, subject.p_hemorrhage[0])
+    assert np.allclose(result.p_location, subject.p_location[0])
     stored = [q for q in rule.raw["operating_points"] if q["name"] == "balanced_accuracy"]
     for level, point in (("slice", points.slice), ("subject", points.subject)):
         (one,) = [q for q in stored if q["level"] == level]
@@ -92,38 +92,38 @@ def test_its_numbers_are_those_of_the_rule(rule):
     assert scale["low"] <= scale["threshold"] <= scale["high"]
 
 
-def test_slices_come_in_order_of_position_with_those_of_none_at_the_end(rule):
+def test_slices_are_in_order_of_position_with_unknown_positions_last(rule):
     places = [7.0, None, -3.0, 2.5]
     given_facts = [SliceFacts(f"sli-{i}", i, None, place) for i, place in enumerate(places)]
     p, where, none = np.full(4, 0.1), np.full((4, 3), 1 / 3), np.zeros(4)
-    found = answer_study("stu-a", "s", given_facts, p, where, none, rule, SURE)
-    assert [each.position_mm for each in found.slices] == [-3.0, 2.5, 7.0, None]
+    result = answer_study("stu-a", "s", given_facts, p, where, none, rule, SURE)
+    assert [each.position_mm for each in result.slices] == [-3.0, 2.5, 7.0, None]
 
 
 def test_a_study_of_fewer_slices_than_the_rule_takes_is_uncertain(rule):
-    found = answer([0.99], rule, SURE)
-    assert found.decision == "uncertain" and found.slices[0].decision == "ich"
-    assert "1 slice only" in found.reasons[0] and "3 highest" in found.reasons[0]
+    result = answer([0.99], rule, SURE)
+    assert result.decision == "uncertain" and result.slices[0].decision == "ich"
+    assert "1 slice only" in result.reasons[0] and "3 highest" in result.reasons[0]
     every = dataclasses.replace(rule, aggregation=Aggregation("noisy_or", 0))
     assert answer([0.99], every, SURE).decision == "ich"
 
 
-def test_slices_unlike_training_make_a_study_uncertain_where_the_answer_hangs_on_them(rule):
+def test_outliers_make_a_study_uncertain_where_the_answer_depends_on_them(rule):
     p = [0.9, 0.9, 0.9, 0.1, 0.1, 0.1, 0.1, 0.1]
-    strange = [1.5, 1.5, 1.5, 0, 0, 0, 0, 0]
-    found = answer(p, rule, SURE, strange)
-    assert found.decision == "uncertain" and found.location == ""
-    assert "without the 3 slices" in found.reasons[0] and "no ich" in found.reasons[0]
-    assert [each.decision for each in found.slices[:4]] == ["uncertain"] * 3 + ["no ich"]
+    outliers = [1.5, 1.5, 1.5, 0, 0, 0, 0, 0]
+    result = answer(p, rule, SURE, outliers)
+    assert result.decision == "uncertain" and result.location == ""
+    assert "without the 3 slices" in result.reasons[0] and "no ich" in result.reasons[0]
+    assert [each.decision for each in result.slices[:4]] == ["uncertain"] * 3 + ["no ich"]
     harmless = answer(p, rule, SURE, [0, 0, 0, 1.5, 0, 0, 0, 0])
     assert harmless.decision == "ich" and not harmless.reasons
     most = answer(p, rule, SURE, [0, 0, 0, 2, 2, 2, 2, 2])
     assert most.decision == "uncertain" and "5 of 8 slices are unlike" in most.reasons[0]
-    exactly_one = answer([0.9] * 4, rule, SURE, [1.0] * 4)
-    assert exactly_one.decision == "ich"  # at the quantile itself a slice is still usual
+    at_the_limit = answer([0.9] * 4, rule, SURE, [1.0] * 4)
+    assert at_the_limit.decision == "ich"  # a score of exactly 1 is no outlier
 
 
-def test_a_point_that_is_not_there_is_answered_with_those_that_are(rule):
+def test_an_unknown_operating_point_is_an_error_that_lists_the_others(rule):
     with pytest.raises(InputError, match=r"it has balanced_accuracy, sensitivity_0.95"):
         points_of(rule, "sensitivity_0.5")
     many = replaced(q := make(subjects=150, seed=5), split=np.full(len(q), "validation"))

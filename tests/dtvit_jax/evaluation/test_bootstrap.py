@@ -7,7 +7,7 @@ import sklearn.metrics
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dtvit_jax.evaluation import bootstrap, intervals, metrics, ranking
+from dtvit_jax.evaluation import bootstrap, metrics, ranking
 
 SIMULATIONS = 500
 RESAMPLES = 500
@@ -31,7 +31,7 @@ def auroc_and_accuracy(truth, score, cut):
     }
 
 
-def test_the_subject_bootstrap_covers_the_truth_and_the_slice_bootstrap_falls_short():
+def test_the_subject_bootstrap_covers_the_truth_and_the_slice_bootstrap_undercovers():
     distance, spread = 1.2, np.sqrt(2)
     true = {  # of two normal distributions, by hand
         "auroc": scipy.stats.norm.cdf(distance / (spread * np.sqrt(2))),
@@ -47,18 +47,18 @@ def test_the_subject_bootstrap_covers_the_truth_and_the_slice_bootstrap_falls_sh
         units = {"subject": (subject, strata), "slice": (np.arange(len(subject)), truth)}
         for unit, (rows, classes) in units.items():
             if unit == "slice" and simulation % 4:
-                continue  # its shortfall is plain from a quarter of them
-            found = bootstrap.bootstrap(statistic, rows, classes, RESAMPLES, simulation)
+                continue  # a quarter of them suffices to show its undercoverage
+            result = bootstrap.bootstrap(statistic, rows, classes, RESAMPLES, simulation)
             for name, value in true.items():
-                covered[unit][name] += found[name].low <= value <= found[name].high
+                covered[unit][name] += result[name].low <= value <= result[name].high
     for name in true:
         assert covered["subject"][name] / SIMULATIONS >= 0.93, covered
         assert covered["slice"][name] / (SIMULATIONS / 4) <= 0.80, covered
 
 
-def test_equal_models_are_told_apart_as_seldom_as_the_level_says_and_unequal_ones_are_told():
+def test_differences_keep_their_level_for_equal_models_and_have_power_for_unequal_ones():
     rng = np.random.default_rng(5)
-    runs, told = 200, {"equal": 0, "unequal": 0}
+    runs, significant = 200, {"equal": 0, "unequal": 0}
     for run in range(runs):
         subject, strata, truth, shared = correlated(rng, 20, 4, distance=2.4)
         a, b = (shared + rng.normal(size=len(truth)) for _ in range(2))
@@ -69,14 +69,14 @@ def test_equal_models_are_told_apart_as_seldom_as_the_level_says_and_unequal_one
                 areas = [ranking.auroc(truth == 1, score, weights) for score in (first, second)]
                 return {"auroc": areas[0] - areas[1]}
 
-            found = bootstrap.bootstrap(difference, subject, strata, 400, run, difference=True)[
+            result = bootstrap.bootstrap(difference, subject, strata, 400, run, difference=True)[
                 "auroc"
             ]
-            told[name] += found.p <= 0.05
-            zero_is_out = found.low > 0 or found.high < 0
-            assert zero_is_out == (found.p < 0.05) or abs(found.p - 0.05) < 0.02
-    assert told["equal"] <= scipy.stats.binom.ppf(0.999, runs, 0.05)
-    assert told["unequal"] >= 0.8 * runs
+            significant[name] += result.p <= 0.05
+            zero_is_out = result.low > 0 or result.high < 0
+            assert zero_is_out == (result.p < 0.05) or abs(result.p - 0.05) < 0.02
+    assert significant["equal"] <= scipy.stats.binom.ppf(0.999, runs, 0.05)
+    assert significant["unequal"] >= 0.8 * runs
 
 
 def test_ten_thousand_resamples_of_1300_slices_take_less_than_ten_seconds_of_one_core():
@@ -86,11 +86,11 @@ def test_ten_thousand_resamples_of_1300_slices_take_less_than_ten_seconds_of_one
     truth = strata[subject]
     p = 1 / (1 + np.exp(-rng.normal(2 * truth - 1)))
     start = time.process_time()
-    found = bootstrap.bootstrap(
+    result = bootstrap.bootstrap(
         lambda weights: metrics.hemorrhage_metrics(truth, p, weights), subject, strata, 10_000
     )
     assert time.process_time() - start < 10
-    assert found["auroc"].low < found["auroc"].value < found["auroc"].high
+    assert result["auroc"].low < result["auroc"].value < result["auroc"].high
 
 
 def test_one_row_a_subject_gives_the_hull_of_scipys_intervals_at_the_stretched_level():
@@ -122,13 +122,13 @@ def test_one_row_a_subject_gives_the_hull_of_scipys_intervals_at_the_stretched_l
 
 
 @given(st.integers(1, 50), st.integers(0, 2**31))
-def test_draws_keep_each_class_whole_and_do_not_depend_on_the_chunk(chunk, seed):
+def test_draws_keep_class_sizes_and_do_not_depend_on_the_chunk(chunk, seed):
     strata = np.array([0, 0, 0, 1, 1, 2, 0])
-    whole = np.concatenate(list(bootstrap.subject_counts(strata, 50, seed, 50)))
-    parts = np.concatenate(list(bootstrap.subject_counts(strata, 50, seed, chunk)))
-    np.testing.assert_array_equal(whole, parts)
+    at_once = np.concatenate(list(bootstrap.subject_counts(strata, 50, seed, 50)))
+    chunked = np.concatenate(list(bootstrap.subject_counts(strata, 50, seed, chunk)))
+    np.testing.assert_array_equal(at_once, chunked)
     for label, size in ((0, 4), (1, 2), (2, 1)):
-        assert (whole[:, strata == label].sum(axis=1) == size).all()
+        assert (at_once[:, strata == label].sum(axis=1) == size).all()
 
 
 def test_each_subject_of_a_class_is_drawn_once_on_average():
@@ -139,7 +139,7 @@ def test_each_subject_of_a_class_is_drawn_once_on_average():
     np.testing.assert_allclose(drawn.var(axis=0), np.where(strata == 0, 0.8, 0.95), atol=0.06)
 
 
-def test_the_seed_decides_the_interval():
+def test_the_seed_determines_the_interval():
     subject, strata, truth, score = correlated(np.random.default_rng(0), 10, 4)
     statistic = auroc_and_accuracy(truth, score, 0.6)
     first, again, other = (
@@ -148,65 +148,28 @@ def test_the_seed_decides_the_interval():
     assert first == again and first != other
 
 
-def test_what_no_resample_moves_has_a_value_and_no_interval():
-    found = bootstrap.bootstrap(
+def test_a_metric_that_is_the_same_in_all_resamples_has_no_interval():
+    result = bootstrap.bootstrap(
         lambda w: {"one": np.ones(len(w))}, np.arange(4), np.zeros(4, int), 100
     )
-    assert found["one"].value == 1
-    assert np.isnan(found["one"].low) and np.isnan(found["one"].high)
+    assert result["one"].value == 1
+    assert np.isnan(result["one"].low) and np.isnan(result["one"].high)
 
 
 def test_resamples_without_a_denominator_are_counted():
     # Precision over subjects 0 and 1, of whom a resample of three may draw neither: (1/3)^3.
-    called = np.array([1.0, 1.0, 0.0])
+    predicted = np.array([1.0, 1.0, 0.0])
 
     def statistic(weights):
         with np.errstate(invalid="ignore"):
-            return {"precision": (weights @ (called * [1, 0, 0])) / (weights @ called)}
+            return {"precision": (weights @ (predicted * [1, 0, 0])) / (weights @ predicted)}
 
-    found = bootstrap.bootstrap(statistic, np.arange(3), np.zeros(3, int), 20_000)["precision"]
-    assert found.undefined == pytest.approx(1 / 27, abs=0.005)
-    assert found.value == 0.5
-
-
-@given(st.integers(0, 60), st.integers(1, 60))
-def test_exact_interval_is_scipys(successes, trials):
-    successes = min(successes, trials)
-    theirs = scipy.stats.binomtest(successes, trials).proportion_ci(method="exact")
-    assert intervals.exact_interval(successes, trials) == pytest.approx((theirs.low, theirs.high))
+    result = bootstrap.bootstrap(statistic, np.arange(3), np.zeros(3, int), 20_000)["precision"]
+    assert result.undefined == pytest.approx(1 / 27, abs=0.005)
+    assert result.value == 0.5
 
 
-def test_exact_interval_of_nothing_and_of_the_impossible():
-    assert intervals.exact_interval(0, 0) == (0.0, 1.0)
-    with pytest.raises(ValueError, match="successes"):
-        intervals.exact_interval(3, 2)
-
-
-def test_auroc_score_interval_covers_where_classes_are_few_and_well_parted():
-    rng = np.random.default_rng(4)
-    positives, negatives, distance = 12, 18, 2.2
-    true = scipy.stats.norm.cdf(distance / np.sqrt(2))
-    covered = 0
-    for _ in range(1500):
-        a = rng.normal(distance, size=positives)
-        b = rng.normal(size=negatives)
-        area = (a[:, None] > b).mean()
-        low, high = intervals.auroc_interval(float(area), positives, negatives)
-        covered += low <= true <= high
-    assert covered / 1500 >= 0.94
-
-
-def test_auroc_score_interval_mirrors_and_has_a_length_at_one():
-    low, high = intervals.auroc_interval(0.8, 10, 20)
-    mirrored = intervals.auroc_interval(0.2, 10, 20)
-    assert mirrored == pytest.approx((1 - high, 1 - low))
-    low, high = intervals.auroc_interval(1.0, 10, 20)
-    assert high == 1 and 0.7 < low < 0.95
-    with pytest.raises(ValueError, match="positive and a negative"):
-        intervals.auroc_interval(0.5, 0, 3)
-
-
-def test_strata_are_classes_and_a_lone_location_joins_the_ich_of_none():
+def test_strata_are_classes_and_a_single_subject_of_a_location_joins_unknown_ich():
     hemorrhage = np.array([0, 0, 1, 1, 1, 1, 1, -1])
     location = np.array([-1, -1, 0, 0, 2, 1, 1, -1])
     strata = bootstrap.strata_of(hemorrhage, location)

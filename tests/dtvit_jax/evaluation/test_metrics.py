@@ -90,15 +90,14 @@ def test_location_metrics_are_scikit_learns_under_every_weighting():
 
 
 def test_macro_specificity_is_the_mean_recall_of_the_rest_of_each_class():
-    called = P_LOCATION.argmax(1)
-    rest = [reference.recall_score(c != LOCATION, c != called) for c in range(3)]
+    predicted = P_LOCATION.argmax(1)
+    rest = [reference.recall_score(c != LOCATION, c != predicted) for c in range(3)]
     got = metrics.location_metrics(LOCATION, P_LOCATION, np.ones((1, N)))
     assert got["macro_specificity"][0] == pytest.approx(np.mean(rest))
 
 
-def test_a_weight_is_the_same_as_repeating_the_row():
-    whole = WEIGHTS[0].astype(int)
-    rows = np.repeat(np.arange(N), whole)
+def test_a_weight_equals_repeating_the_row():
+    rows = np.repeat(np.arange(N), WEIGHTS[0].astype(int))
     weighted = metrics.hemorrhage_metrics(TRUTH, P, WEIGHTS[:1])
     repeated = metrics.hemorrhage_metrics(TRUTH[rows], P[rows], np.ones((1, len(rows))))
     for name in weighted:
@@ -106,7 +105,7 @@ def test_a_weight_is_the_same_as_repeating_the_row():
 
 
 def test_calibration_error_is_the_weighted_gap_of_scikit_learns_bins():
-    # scikit-learn puts a p on a bin's edge into the lower bin, so compare where none is on one.
+    # scikit-learn puts a p on the edge of a bin into the lower bin: compare p off the edges.
     inside = np.abs(P * 10 - np.round(P * 10)) > 1e-9
     share, mean = calibration_curve(TRUTH[inside], P[inside], n_bins=metrics.ECE_BINS)
     got = metrics.reliability_bins(TRUTH[inside] == 1, P[inside])
@@ -126,7 +125,7 @@ def test_calibration_error_by_hand():
     assert ece[0] == pytest.approx(0.5 * 0.15 + 0.5 * 0.025)
 
 
-def test_the_papers_equations_by_hand_with_eq_10_upright():
+def test_the_papers_equations_by_hand_with_eq_10_corrected():
     # TP 3, FN 1, FP 2, TN 4
     truth = np.array([1] * 4 + [0] * 6)
     p = np.array([0.9, 0.8, 0.5, 0.4, 0.9, 0.6, 0.1, 0.1, 0.1, 0.1])
@@ -138,7 +137,7 @@ def test_the_papers_equations_by_hand_with_eq_10_upright():
     assert got["specificity"] == pytest.approx(4 / 6)
 
 
-def test_roc_sensitivity_is_scikit_learns_curve_read_between_thresholds():
+def test_roc_sensitivity_is_scikit_learns_curve_interpolated():
     grid = np.linspace(0.01, 0.99, 37)
     got = ranking.roc_sensitivity(TRUTH == 1, P, WEIGHTS, grid)
     for row, w in zip(got, WEIGHTS, strict=True):
@@ -167,13 +166,13 @@ def test_the_other_columns_of_table_4_are_means_of_both_tasks():
     weights = np.ones((1, N))
     location = np.where(TRUTH == 1, LOCATION, -1)
     got = metrics.combined_metrics(TRUTH, P, location, P_LOCATION, weights)
-    place, called = LOCATION[TRUTH == 1], P_LOCATION[TRUTH == 1].argmax(1)
+    truth, predicted = LOCATION[TRUTH == 1], P_LOCATION[TRUTH == 1].argmax(1)
     for name, score in (
         ("precision", reference.precision_score),
         ("recall", reference.recall_score),
         ("f1", reference.f1_score),
     ):
-        both = score(TRUTH, P >= 0.5), score(place, called, average="macro")
+        both = score(TRUTH, P >= 0.5), score(truth, predicted, average="macro")
         assert got[f"mean_{name}"][0] == pytest.approx(np.mean(both)), name
 
 
@@ -183,7 +182,7 @@ def test_confusion_matrix_has_the_truth_in_rows():
 
 
 @pytest.mark.parametrize("only", [0, 1])
-def test_what_one_class_leaves_without_a_denominator_is_nan(only):
+def test_a_metric_without_a_denominator_is_nan(only):
     truth = np.full(4, only)
     got = metrics.hemorrhage_metrics(truth, np.array([0.1, 0.4, 0.6, 0.9]), np.ones((1, 4)))
     missing = {0: "sensitivity", 1: "specificity"}[only]
@@ -192,7 +191,7 @@ def test_what_one_class_leaves_without_a_denominator_is_nan(only):
     assert got["accuracy"][0] == 0.5
 
 
-def test_a_macro_average_over_an_absent_class_is_nan_and_its_neighbours_are_not():
+def test_a_macro_average_over_an_absent_class_is_nan_and_other_classes_are_not():
     truth = np.array([0, 0, 1])
     got = metrics.location_metrics(truth, np.eye(3)[[0, 1, 1]], np.ones((1, 3)))
     for name in ("macro_recall", "macro_precision", "macro_f1", "recall_subtentorial"):
@@ -204,7 +203,7 @@ SCORES = st.lists(st.integers(0, 8), min_size=2, max_size=30)
 
 
 @given(SCORES, st.integers(0, 2**31))
-def test_auroc_keeps_under_a_monotone_map_and_mirrors_under_negation(scores, seed):
+def test_auroc_is_invariant_to_monotone_maps_and_complements_under_negation(scores, seed):
     score = np.array(scores) / 8
     truth = np.random.default_rng(seed).integers(2, size=len(score)).astype(bool)
     ones = np.ones((1, len(score)))

@@ -19,11 +19,11 @@ def facts(**columns):
     }
 
 
-def test_a_groups_figures_are_those_of_its_slices_alone():
+def test_the_metrics_of_a_group_are_those_of_its_slices():
     sex = np.where(NUMBER % 3 == 0, "F", "M")
-    found = subgroups(P, facts(sex=sex), **FEW)
-    assert list(found) == ["sex"]
-    groups = {group["value"]: group for group in found["sex"]["groups"]}
+    result = subgroups(P, facts(sex=sex), **FEW)
+    assert list(result) == ["sex"]
+    groups = {group["value"]: group for group in result["sex"]["groups"]}
     for value, group in groups.items():
         subjects, _ = by_subject(P.select(sex == value))
         area = sklearn.metrics.roc_auc_score(subjects.hemorrhage, subjects.p_hemorrhage)
@@ -32,39 +32,39 @@ def test_a_groups_figures_are_those_of_its_slices_alone():
     assert sum(group["n"]["slices"] for group in groups.values()) == len(P)
 
 
-def test_a_year_that_parts_the_classes_is_called_a_confound():
+def test_a_year_that_separates_the_classes_is_a_confound():
     ich = np.isin(P.subject, P.subject[P.hemorrhage == 1])
-    found = subgroups(P, facts(year=np.where(ich, np.where(NUMBER % 2, 2019, 2020), 2024)), **FEW)
-    said = found["year"]["confound"]
-    assert said.startswith("No year holds both ICH and normal subjects")
-    assert "ICH: 2019, 2020; normal: 2024" in said
-    assert found["year"]["alone"] == 1
-    for group in found["year"]["groups"]:
+    result = subgroups(P, facts(year=np.where(ich, np.where(NUMBER % 2, 2019, 2020), 2024)), **FEW)
+    sentence = result["year"]["confound"]
+    assert sentence.startswith("No year has both ICH and normal subjects")
+    assert "ICH: 2019, 2020; normal: 2024" in sentence
+    assert result["year"]["alone"] == 1
+    for group in result["year"]["groups"]:
         assert group["subject"]["hemorrhage"]["auroc"]["value"] is None
 
 
 def test_a_fact_known_for_one_class_only_is_a_confound_too():
     ich = np.isin(P.subject, P.subject[P.hemorrhage == 1])
-    found = subgroups(P, facts(year=np.where(ich, "2019", "")), **FEW)
-    assert "normal: not known" in found["year"]["confound"]
+    result = subgroups(P, facts(year=np.where(ich, "2019", "")), **FEW)
+    assert "normal: not known" in result["year"]["confound"]
 
 
-def test_a_fact_that_goes_with_the_label_tells_how_far_and_an_even_one_says_nothing():
+def test_a_fact_associated_with_the_label_is_a_confound_and_a_balanced_one_is_not():
     ich = np.isin(P.subject, P.subject[P.hemorrhage == 1])
     mostly = np.where(ich ^ (NUMBER % 10 == 0), "A", "B")
-    found = subgroups(P, facts(scanner=mostly, sex=np.where(NUMBER % 2, "F", "M")), **FEW)
-    assert "AUROC of 0." in found["scanner"]["confound"] and 0.75 < found["scanner"]["alone"] < 1
-    assert found["sex"]["confound"] is None
+    result = subgroups(P, facts(scanner=mostly, sex=np.where(NUMBER % 2, "F", "M")), **FEW)
+    assert "AUROC of 0." in result["scanner"]["confound"] and 0.75 < result["scanner"]["alone"] < 1
+    assert result["sex"]["confound"] is None
 
 
-def test_what_is_the_same_for_all_or_unknown_makes_no_groups():
+def test_a_fact_that_is_constant_or_unknown_makes_no_groups():
     assert subgroups(P, {}, **FEW) == {}
     assert subgroups(P, facts(sex=np.full(len(P), "F")), **FEW) == {}
 
 
 def test_many_values_become_a_few_groups_in_order():
-    found = subgroups(P, facts(thickness_mm=NUMBER % 12 + 0.5), **FEW)
-    values = [group["value"] for group in found["thickness_mm"]["groups"]]
+    result = subgroups(P, facts(thickness_mm=NUMBER % 12 + 0.5), **FEW)
+    values = [group["value"] for group in result["thickness_mm"]["groups"]]
     assert len(values) == MOST and values[-1] == "other"
     assert values[:-1] == sorted(values[:-1], key=float)
 

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from data_builder.errors import InputError
 from data_builder.files import write_json
 from dtvit_jax.decision.aggregation import by_subject
-from dtvit_jax.evaluation.summary import evaluate_predictions, paired_difference
+from dtvit_jax.evaluation.differences import paired_difference
+from dtvit_jax.evaluation.summary import evaluate_predictions
 from tests.helpers.predictions import make, replaced
 
 FAST = {"resamples": 200}
@@ -18,8 +19,8 @@ FAST = {"resamples": 200}
 
 def entries(result):
     for level in ("slice", "subject"):
-        for task, found in result[level].items():
-            for name, entry in found.items():
+        for task, metrics in result[level].items():
+            for name, entry in metrics.items():
                 yield f"{level} {task} {name}", entry
 
 
@@ -46,7 +47,7 @@ def test_numbers_are_those_of_the_slices_and_of_the_subjects():
     }
 
 
-def test_counts_stand_behind_the_rates_and_exact_intervals_beside_subjects_ones():
+def test_rates_have_counts_and_subject_level_rates_have_exact_intervals():
     result = evaluate_predictions(make(skill=0.7), **FAST)
     for level in ("slice", "subject"):
         for task in ("hemorrhage", "location"):
@@ -60,7 +61,7 @@ def test_counts_stand_behind_the_rates_and_exact_intervals_beside_subjects_ones(
     assert entry["exact"]["high"] == pytest.approx(theirs.high)
 
 
-def test_without_an_error_the_interval_is_that_of_as_many_trials_as_subjects():
+def test_a_sample_without_errors_has_the_interval_of_as_many_trials_as_subjects():
     p = make(subjects=20, slices=10)
     p = replaced(p, p_hemorrhage=np.where(p.hemorrhage == 1, 0.9, 0.1))
     result = evaluate_predictions(p, **FAST)
@@ -82,7 +83,7 @@ def test_one_class_gives_nulls_with_reasons(only):
     absent = {0: "ICH", 1: "normal"}[only]
     for level in ("slice", "subject"):
         entry = result[level]["hemorrhage"]["auroc"]
-        assert entry["value"] is None and entry["reason"] == f"no {level} is truly {absent}"
+        assert entry["value"] is None and entry["reason"] == f"no {level} of class {absent}"
         assert result[level]["hemorrhage"]["accuracy"]["value"] is not None
         if only == 0:
             assert "no slice" in result["slice"]["location"]["macro_recall"]["reason"]
@@ -128,7 +129,7 @@ def one_score(p):
         one_score,
     ],
 )
-def test_what_cannot_be_computed_is_null_with_a_reason(tmp_path, change):
+def test_an_undefined_metric_is_null_with_a_reason(tmp_path, change):
     result = evaluate_predictions(change(make()), **FAST)
     write_json(tmp_path / "metrics.json", result)
     read = json.loads((tmp_path / "metrics.json").read_text())
@@ -156,7 +157,7 @@ def test_the_order_of_rows_and_the_names_of_subjects_do_not_change_the_numbers(s
             assert a[part] == pytest.approx(b[part], abs=1e-9), name
 
 
-def test_ties_few_subjects_and_mixed_splits_are_told():
+def test_ties_few_subjects_and_mixed_splits_give_warnings():
     p = make()
     first = np.flatnonzero((p.subject == "sub-001") & (p.hemorrhage == 1))
     location = p.location.copy()
@@ -168,14 +169,14 @@ def test_ties_few_subjects_and_mixed_splits_are_told():
     assert "left out" in text and "2 splits" in text and "2 subtentorial" in text
 
 
-def test_the_difference_of_a_model_from_itself_is_nothing():
+def test_the_difference_of_a_model_from_itself_is_zero():
     result = paired_difference(make(), make(), **FAST)
     for name, entry in entries(result):
         assert entry["value"] in (0, None), name
         assert entry["a"] == entry["b"], name
 
 
-def test_the_difference_turns_with_the_order_of_the_models():
+def test_the_difference_changes_sign_with_the_order_of_the_models():
     a, b = make(skill=2.0), make(skill=1.0)
     first, second = paired_difference(a, b, **FAST), paired_difference(b, a, **FAST)
     one = first["slice"]["hemorrhage"]["auroc"]
@@ -187,7 +188,7 @@ def test_the_difference_turns_with_the_order_of_the_models():
     assert one["p"] < 0.05
 
 
-def test_pairing_makes_use_of_what_two_models_share():
+def test_pairing_narrows_the_interval_of_correlated_models():
     a = make(subjects=40, skill=1.0)
     b = replaced(a, p_hemorrhage=np.clip(a.p_hemorrhage + 0.02 * a.hemorrhage, 0, 1))
     difference = paired_difference(a, b, **FAST)["slice"]["hemorrhage"]["auroc"]
@@ -195,7 +196,7 @@ def test_pairing_makes_use_of_what_two_models_share():
     assert difference["high"] - difference["low"] < 0.2 * (alone["high"] - alone["low"])
 
 
-def test_models_judged_on_different_slices_or_truths_are_not_compared():
+def test_models_on_different_slices_or_truths_are_not_compared():
     a = make()
     with pytest.raises(InputError, match="key"):
         paired_difference(a, a.select(np.arange(len(a) - 1)), **FAST)

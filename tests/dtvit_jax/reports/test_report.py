@@ -11,7 +11,7 @@ from dtvit_jax.evaluation.summary import evaluate_predictions
 from dtvit_jax.reports import figures
 from dtvit_jax.reports.limitations import PHANTOM, RESEARCH, caveats
 from dtvit_jax.reports.report import write_report
-from dtvit_jax.reports.worst_errors import hemorrhage_mistakes, location_mistakes
+from dtvit_jax.reports.worst_errors import hemorrhage_errors, location_errors
 from tests.helpers.html_page import Page
 from tests.helpers.predictions import make, replaced
 
@@ -71,7 +71,7 @@ def made(tmp_path_factory):
     return report(tmp_path_factory.mktemp("report"))
 
 
-def test_the_page_asks_nothing_of_the_network_and_runs_nothing(made):
+def test_the_page_loads_and_executes_nothing(made):
     _, html, page = made
     assert not {"script", "link", "iframe", "object", "embed", "base", "form"} & set(page.tags)
     assert page.links and all(link.startswith(("data:image/png", "#")) for link in page.links)
@@ -87,7 +87,7 @@ def test_every_link_inside_has_one_target(made):
     assert {link[1:] for link in page.links if link.startswith("#")} <= set(page.ids)
 
 
-def test_the_counts_of_classes_lead_to_their_rows(made):
+def test_the_counts_of_classes_link_to_their_rows(made):
     metrics, html, _ = made
     for level in ("subject", "slice"):
         for name, count in metrics["n"][f"{level}s_by_class"].items():
@@ -111,13 +111,13 @@ def test_the_page_shows_the_numbers_of_metrics_json(made):
                     assert f" {count} " in page.text
 
 
-def test_the_page_says_what_was_trained_on_what_and_where(made):
+def test_the_page_describes_the_model_its_data_and_its_training(made):
     _, _, page = made
     for text in (
         "vit_small on phantoms",
         "1,234,567 parameters",
         "trained on 200 slices of 26 subjects in 1 h 2 min 5 s on cpu",
-        "judged on 200 slices of 20 subjects, none of whom was in training",
+        "evaluated on 200 slices of 20 subjects, none of whom was in training",
         RUN["command"],
         "0123abc",
         "feedbeef",
@@ -129,10 +129,10 @@ def test_the_page_says_what_was_trained_on_what_and_where(made):
         assert text in page.text, text
 
 
-def test_wrong_slices_are_shown_as_pictures_most_confident_first(made):
+def test_wrong_slices_are_shown_as_images_most_confident_first(made):
     _, html, _ = made
-    groups = hemorrhage_mistakes(make(skill=1.0))
-    worst = groups[0].mistakes[0]
+    groups = hemorrhage_errors(make(skill=1.0))
+    worst = groups[0].errors[0]
     assert html.index("data:image/png") < html.index(f'class="key">{worst.key}')
     first = re.search(r'<img src="data:image/png;base64,([^"]+)" alt="slice ([^"]+)"', html)
     assert first[2] == worst.key
@@ -140,26 +140,26 @@ def test_wrong_slices_are_shown_as_pictures_most_confident_first(made):
     np.testing.assert_array_equal(pixels, picture(worst.key))
 
 
-def test_mistakes_are_all_found_and_in_order_of_confidence_within_and_across_subjects():
+def test_all_errors_are_listed_in_order_of_confidence_within_and_across_subjects():
     p = make(skill=0.5)
-    groups = hemorrhage_mistakes(p, threshold=0.4)
+    groups = hemorrhage_errors(p, threshold=0.4)
     wrong = set(p.key[(p.p_hemorrhage >= 0.4) != (p.hemorrhage == 1)])
-    assert {m.key for g in groups for m in g.mistakes} == wrong and wrong
-    heads = [g.mistakes[0].p for g in groups]
-    assert heads == sorted(heads, reverse=True)
+    assert {e.key for g in groups for e in g.errors} == wrong and wrong
+    highest = [g.errors[0].p for g in groups]
+    assert highest == sorted(highest, reverse=True)
     for group in groups:
-        p_values = [m.p for m in group.mistakes]
+        p_values = [e.p for e in group.errors]
         assert p_values == sorted(p_values, reverse=True) and group.slices == 10
-    places = [m for g in location_mistakes(p) for m in g.mistakes]
+    errors = [e for g in location_errors(p) for e in g.errors]
     ich = p.location >= 0
-    assert len(places) == (p.p_location[ich].argmax(1) != p.location[ich]).sum() > 0
-    assert all(m.truth != m.called and 1 / 3 < m.p <= 1 for m in places)
+    assert len(errors) == (p.p_location[ich].argmax(1) != p.location[ich]).sum() > 0
+    assert all(e.truth != e.predicted and 1 / 3 < e.p <= 1 for e in errors)
 
 
 EVIL = "<script>alert(1)</script>\"'&"
 
 
-def test_nothing_that_came_in_is_taken_for_html(tmp_path):
+def test_input_is_escaped(tmp_path):
     p = make(subjects=4, slices=7, skill=0.0)
     p = replaced(
         p,
@@ -175,9 +175,9 @@ def test_nothing_that_came_in_is_taken_for_html(tmp_path):
 
 
 @pytest.mark.parametrize("run", [{}, {"model": "m"}, {"dataset": {"name": "d", "split": "slice"}}])
-def test_a_report_is_made_of_what_there_is(tmp_path, run):
+def test_missing_fields_are_not_stated(tmp_path, run):
     _, _, page = report(tmp_path, run=run, history=[], images=None)
-    assert "not stated" in page.text and "no picture" in page.text
+    assert "not stated" in page.text and "no image" in page.text
     assert "Training time" in page.text and "None" not in page.text
 
 
@@ -188,7 +188,7 @@ def test_one_class_or_no_truth_still_gives_a_report(tmp_path, hemorrhage):
     if hemorrhage == -1:
         p = replaced(p, hemorrhage=np.full(len(p), -1))
     _, _, page = report(tmp_path, p, images=lambda key: None)
-    reason = {0: "no subject is truly ICH", 1: "no subject is truly normal"}
+    reason = {0: "no subject of class ICH", 1: "no subject of class normal"}
     assert reason.get(hemorrhage, "no subject with a known truth") in page.text
 
 
@@ -207,7 +207,7 @@ def test_the_same_input_gives_the_same_bytes(tmp_path):
         assert (tmp_path / "a" / path).read_bytes() == (tmp_path / "b" / path).read_bytes(), path
 
 
-def test_curves_take_records_with_gaps():
+def test_curves_accept_records_with_gaps():
     history = [
         {"step": 1, "split": "train", "loss": 0.5},
         {"step": 2, "split": "train", "loss": float("nan")},
@@ -232,13 +232,13 @@ METRICS = {
 }
 
 
-def test_caveats_name_the_leak_and_its_size_before_the_rest():
+def test_caveats_begin_with_the_leak_and_its_size():
     leak = {"test_slices": 200, "with_sibling_in_training": 150}
-    said = caveats(METRICS, {"split": "slice", "leak": leak})
-    assert said[0] == RESEARCH
-    assert "150 of 200 test slices (75%)" in said[1]
-    assert "A warning." in said[2:]
-    assert any("40% ICH" in text for text in said)
+    sentences = caveats(METRICS, {"split": "slice", "leak": leak})
+    assert sentences[0] == RESEARCH
+    assert "150 of 200 test slices (75%)" in sentences[1]
+    assert "A warning." in sentences[2:]
+    assert any("40% ICH" in text for text in sentences)
 
 
 @pytest.mark.parametrize(
@@ -247,7 +247,7 @@ def test_caveats_name_the_leak_and_its_size_before_the_rest():
         ({"phantom": True}, "nothing about patients"),
         ({"source_kind": "published"}, "show no bleeding"),
         ({"confounds": ["the year"]}, "A confound: the year"),
-        ({"split": "slice"}, "slices of one subject may stand on both sides"),
+        ({"split": "slice"}, "slices of one subject may be in both training and test"),
     ],
 )
 def test_caveats_follow_from_the_data_set(dataset, words):

@@ -1,0 +1,217 @@
+"""The content of metrics.json and comparison.json as typed dictionaries.
+
+Names and order of the keys are a file format: other programs read these files.
+"""
+
+from typing import Literal, NotRequired, TypedDict
+
+from dtvit_jax.decision.aggregation import Level
+from dtvit_jax.decision.rule import FittedAggregation, FittedOn, OperatingPoint
+
+Task = Literal["hemorrhage", "location", "combined"]
+
+
+class Bounds(TypedDict):
+    """The ends of a 95% interval."""
+
+    low: float
+    high: float
+
+
+class EstimateJson(TypedDict):
+    """A metric, as `intervals.Estimate` describes it; a field that does not apply is absent."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+    reason: NotRequired[str]
+    undefined_resamples: NotRequired[float]
+    count: NotRequired[int]
+    of: NotRequired[int]
+    exact: NotRequired[Bounds]
+    score: NotRequired[Bounds]
+    method: NotRequired[str]
+
+
+class Difference(EstimateJson):
+    """A metric of model a minus that of model b; p: two-sided, of a difference of 0."""
+
+    p: float | None
+    a: float | None
+    b: float | None
+    p_holm: NotRequired[float | None]
+
+
+Estimates = dict[str, EstimateJson]
+Differences = dict[str, Difference]
+
+
+class SampleCounts(TypedDict):
+    """Slices, subjects and studies of a sample; the subjects whose location truth is a tie."""
+
+    slices: int
+    subjects: int
+    studies: int
+    slices_by_class: dict[str, int]
+    subjects_by_class: dict[str, int]
+    location_ties: list[str]
+
+
+class AggregationJson(TypedDict):
+    """How slices became subjects, with a description in `words`."""
+
+    method: str
+    k: int
+    words: str
+
+
+class IntervalMethod(TypedDict):
+    """How the 95% intervals were computed."""
+
+    level: float
+    method: str
+    resamples: int
+    seed: int
+
+
+class RuleSummary(TypedDict):
+    """The decision rule that was applied; fitted_here: on the evaluated slices themselves."""
+
+    version: NotRequired[int]
+    fitted_here: NotRequired[bool]
+    fitted_on: FittedOn
+    aggregation: FittedAggregation
+
+
+class JudgedPoint(OperatingPoint):
+    """An operating point; here: its rates on the evaluated slices, empty without a threshold."""
+
+    here: Estimates
+
+
+class CalibrationQuality(TypedDict, total=False):
+    """Brier score, log loss and ECE of a task after each calibration method."""
+
+    fitted_temperature: float | None
+    none: Estimates
+    temperature: Estimates
+    isotonic: Estimates
+
+
+class CalibrationJson(TypedDict):
+    """The applied method, and the quality of every method by level and task."""
+
+    method: str
+    slice: NotRequired[dict[str, CalibrationQuality]]
+    subject: NotRequired[dict[str, CalibrationQuality]]
+
+
+class RuleMetrics(TypedDict):
+    """What a decision rule adds to metrics.json."""
+
+    decision_rule: RuleSummary
+    calibration: CalibrationJson
+    operating_points: list[JudgedPoint]
+
+
+class Group(TypedDict):
+    """The metrics of the slices that share a value of a fact."""
+
+    value: str
+    n: SampleCounts
+    subject: dict[str, Estimates]
+    slice: dict[str, Estimates]
+
+
+class Subgroups(TypedDict):
+    """The groups of a fact; alone: the AUROC of the fact by itself, `subgroups` says how."""
+
+    confound: str | None
+    alone: float | None
+    groups: list[Group]
+
+
+class Metrics(TypedDict):
+    """metrics.json, all but "of" (what was evaluated)."""
+
+    positive: str
+    threshold: float
+    aggregation: AggregationJson
+    interval: IntervalMethod
+    n: SampleCounts
+    confusion: dict[Level, dict[str, list[list[int]]]]
+    slice: dict[str, Estimates]
+    subject: dict[str, Estimates]
+    warnings: list[str]
+    decision_rule: NotRequired[RuleSummary]
+    calibration: NotRequired[CalibrationJson]
+    operating_points: NotRequired[list[JudgedPoint]]
+    subgroups: NotRequired[dict[str, Subgroups]]
+
+
+class PairedDifferences(TypedDict):
+    """The differences of two models by level, task and metric."""
+
+    n: SampleCounts
+    slice: dict[str, Differences]
+    subject: dict[str, Differences]
+
+
+class McNemarJson(TypedDict):
+    """Subjects that only a or only b decided correctly, and the p-value."""
+
+    only_a: int
+    only_b: int
+    p: float
+    p_holm: NotRequired[float]
+
+
+class DeLongJson(TypedDict):
+    """Two AUROCs, their difference with its 95% interval and standard error, and the p-value."""
+
+    a: float
+    b: float
+    value: float
+    low: float
+    high: float
+    se: float
+    p: float
+    p_holm: NotRequired[float]
+
+
+class PairTests(TypedDict):
+    """Tests by subject; None where the sample does not allow one."""
+
+    mcnemar: dict[str, McNemarJson | None]
+    delong: DeLongJson | None
+
+
+class Pair(TypedDict):
+    """Two runs of a comparison: differences, tests, and what these allow to conclude."""
+
+    a: str
+    b: str
+    subject: dict[str, Differences]
+    slice: dict[str, Differences]
+    tests: PairTests
+    sentences: list[str]
+
+
+class RunMetrics(TypedDict):
+    """One run of a comparison."""
+
+    aggregation: str
+    subject: dict[str, Estimates]
+    slice: dict[str, Estimates]
+
+
+class Comparison(TypedDict):
+    """comparison.json."""
+
+    positive: str
+    threshold: float
+    interval: IntervalMethod
+    n: SampleCounts
+    warnings: list[str]
+    runs: dict[str, RunMetrics]
+    pairs: list[Pair]
