@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The whole chain on made-up head scans, the tests, or a training run.
+# The whole chain on synthetic head scans, the tests, or a training run.
 #
 #   ./launch.sh              sets up .venv; phantom DICOM, clean, shards, train, evaluate, report
 #   ./launch.sh test ARGS    sets up .venv; runs the tests (ARGS go to pytest)

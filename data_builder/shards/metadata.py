@@ -22,7 +22,7 @@ from data_builder.shards.sources import Source
 from data_builder.shards.splits import Division, SplitPlan
 
 NAMES = {
-    "phantom": "made-up heads",
+    "phantom": "synthetic heads",
     "published": "slices in the published layout",
     "cleaned": "slices cleaned from DICOM",
 }
