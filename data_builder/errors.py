@@ -9,7 +9,7 @@ class InputError(Exception):
 
 
 def run_command(
-    command: Callable[[], int], stopped: str = "stopped; the same command goes on from here"
+    command: Callable[[], int], stopped: str = "stopped; the same command continues"
 ) -> int:
     """Runs a command and returns its exit status.
 

@@ -16,37 +16,41 @@ from dtvit_jax.weights.files import Weights
 
 
 def train(config: ml_collections.ConfigDict, workdir: Path, command: str) -> int:
-    """Trains what `config` describes in `workdir`, or goes on where the run there stopped.
+    """Trains what `config` describes in `workdir`, or continues the run that is there.
 
     Returns the exit status: 0 when all steps are done, 130 or 143 when SIGINT or SIGTERM stopped
-    it (everything is saved; the same command goes on). Raises InputError for bad input, before
-    anything is written to `workdir`.
+    it (everything is saved; the same command continues). Raises InputError for bad input, before
+    anything is written to `workdir`; later for a full disk, or a loss that is not finite.
     """
-    # Cheapest checks first: a wrong config costs no build of shards, a wrong batch no download of
-    # weights, weights that do not fit no folder, and a step above the memory no compilation.
+    # Cheapest checks first: the config before shards are built, the batch before weights are
+    # downloaded, memory before anything is compiled, the weights' fit before the folder is made.
     check_config(config)
     mesh = make_mesh(config.mesh)
     data = open_data(config, mesh.size)
     trainer = Trainer(config, data, mesh, _initial_weights(config))
     run = start_or_resume(trainer, workdir, command)
 
-    with run.open() as stopped:
-        for step in range(run.first, data.steps + 1):  # steps that are done
-            leaving = run.agree_to_stop(stopped)
-            metrics = run.evaluate(step)
+    with run.open() as signals:
+        for done in range(run.steps_before, data.steps + 1):  # steps that are done
+            leaving = run.agree_to_stop(signals)
+            metrics = run.validate(done)
             if metrics is not None or leaving:
-                run.save(step, metrics)
-            if step == data.steps or leaving or run.is_past_its_best():
+                run.save(done, metrics)
+            if done == data.steps or leaving or run.is_past_its_best():
                 break
             batch = run.next_batch()
-            with run.trace(step), jax.transfer_guard("disallow"):
+            # An implicit copy between host and device would make each step wait: an error here.
+            with run.trace(done), jax.transfer_guard("disallow"):
                 run.state, logged = trainer.step(run.state, batch)
-            run.log(step + 1, logged)
-    return run.finish(step, leaving, stopped)
+            run.log(done + 1, logged)
+    return run.finish(done, leaving, signals)
 
 
 def _initial_weights(config: ml_collections.ConfigDict) -> Weights | None:
-    """The weights that config.init_from names, fetched where need be; None for random ones."""
+    """The weights that config.init_from names, downloaded where need be; None for random ones.
+
+    A continued run needs them too: they set the model's options (`load.model_options`).
+    """
     if config.init_from == "scratch":
         return None
     return open_weights(hub.locate(config.init_from))

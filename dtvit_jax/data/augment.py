@@ -135,7 +135,7 @@ def _materialised(values: Shaped[Array, "batch height width"]) -> Array:
     XLA:CPU would otherwise fuse the rotation into its readers and compute each rotated pixel again
     for each of its 9 neighbours in the sharpening, in each of 3 channels (11 times the time;
     benchmarks/input_pipeline.py). It removes an optimization_barrier here, unlike in the model
-    (`models.layers_cpu.settle`), but not a maximum over each pixel and a gap beside it.
+    (`models.layers_cpu.settle`), but not a maximum over each pixel and a gap next to it.
     """
     return jax.lax.platform_dependent(values, cpu=_maximum_with_gap, default=lambda x: x)
 

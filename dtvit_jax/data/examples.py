@@ -76,33 +76,35 @@ class TrainingExamples:
         self._source, self._augmentation, self._seed = source, augmentation, seed
         self._weights = class_weights(source.strata) if balance == "weights" else None
         factors = replication(source.strata) if balance == "replicate" else np.ones(4, int)
-        self._epoch = np.repeat(np.arange(len(source)), factors[source.strata])
+        self._slice_of_replica = np.repeat(np.arange(len(source)), factors[source.strata])
         self._drawn: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
     @property
     def epoch_length(self) -> int:
         """Examples of an epoch, replicas included."""
-        return len(self._epoch)
+        return len(self._slice_of_replica)
 
     def __len__(self) -> int:
-        return np.iinfo(np.int32).max
+        return np.iinfo(np.int32).max  # grain asks for a length; so many examples never end
 
     def _order_and_parameters(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """An epoch's permutation, and the parameters of its examples; two epochs are kept."""
-        # Not functools.lru_cache of a method: its reference cycle would keep a source's decoded
-        # slices in memory after their use, until Python collects cycles.
-        if epoch not in self._drawn:
-            n = len(self._epoch)
+        """An epoch's permutation, and the parameters of its examples.
+
+        Two epochs are kept. Threads read and draw without a lock: at worst one is drawn twice.
+        """
+        drawn = self._drawn.get(epoch)
+        if drawn is None:
+            n = len(self._slice_of_replica)
             order = stream(self._seed, epoch, "order").permutation(n)
             drawn = order, self._augmentation.draw(self._seed, epoch, n)
             self._drawn = {epoch: drawn, **dict(list(self._drawn.items())[:1])}
-        return self._drawn[epoch]
+        return drawn
 
     def __getitem__(self, i: int) -> dict[str, Any]:
-        epoch, position = divmod(int(i), len(self._epoch))
+        epoch, position = divmod(int(i), len(self._slice_of_replica))
         order, parameters = self._order_and_parameters(epoch)
         replica = order[position]
-        row = self._source[int(self._epoch[replica])]
+        row = self._source[int(self._slice_of_replica[replica])]
         row["augmentation"] = parameters[replica]
         if self._weights is not None:
             row["class_weight"] = self._weights[row["location"] + 1]

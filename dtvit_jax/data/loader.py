@@ -7,8 +7,9 @@ before the step asks for them, and measures how long the device had to wait.
 
 Evaluation: `evaluation_batches` gives every slice of a source once, in stored order.
 
-Both make a `Batch`. A process of several reads its own `rows` of each batch alone. With
-config.model.tokens='tissue' a `packer` adds which patches hold tissue, and how they are laid out.
+Both make a `Batch`. With several processes each puts only its own `rows` into the batch. With
+config.model.tokens='tissue' a `packer` adds which patches hold tissue, and how they are laid out;
+it also reads the other rows, so that all processes choose the same shape.
 """
 
 import collections
@@ -29,7 +30,9 @@ from dtvit_jax.data.shards import SliceSource
 from dtvit_jax.runtime import aligned
 
 Batch = dict[str, Any]
-"""Arrays with the batch on their first axis: `image` (uint8 [batch, size, size]), `hemorrhage` and
+"""As `training.steps.Batch`, on the host.
+
+Arrays with the batch on their first axis: `image` (uint8 [batch, size, size]), `hemorrhage` and
 `location` (-1: none) and `index` (int32 [batch]). In training also `augmentation` (rows of
 augment.PARAMETERS) and, with config.data.balance='weights', `class_weight` (float32 [batch, 2]); in
 evaluation `mask` (False: padding). With a packer `packing` (models.packed.Packing)."""
@@ -58,7 +61,7 @@ def training_batches(
 
     Args:
       examples: a sequence without an end.
-      rows: those of each batch that this process reads; None: all.
+      rows: those that this process's batches hold; None: all.
       threads: each makes whole batches, so that grain's own cost arises once a batch. None: half
         as many as cores, since the step needs cores too and Python runs one thread at a time.
         The batches do not depend on their number.
@@ -104,7 +107,7 @@ def evaluation_batches(
     """Yields every slice once, in stored order; the last batch is padded with the last slice.
 
     Args:
-      rows: those of each batch that this process reads; None: all.
+      rows: those that this process's batches hold; None: all.
       packer: adds `packing`.
     """
     rows = np.arange(batch_size) if rows is None else rows

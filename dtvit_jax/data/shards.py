@@ -63,8 +63,8 @@ class Shards:
 class SliceSource:
     """Random access to the slices of one side, which stay in memory once decoded, if all fit.
 
-    `[i]` is a dict of `image` (uint8 [size, size]), `hemorrhage`, `location` (-1: none) and `index`
-    (i); all are int32.
+    `[i]` is a dict of `image` (uint8 [size, size]; a view of the kept pixels, not to be written to)
+    and, as int32, `hemorrhage`, `location` (-1: none) and `index` (i).
 
     Args:
       records: serialised examples, as stored.

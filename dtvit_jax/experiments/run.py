@@ -111,7 +111,7 @@ def run(config: ml_collections.ConfigDict, out: Path, runner: Runner = run_cell)
             print(f"error: {cell.folder}: {error}", file=sys.stderr)
             continue
         except KeyboardInterrupt:
-            print("stopped; the same command goes on", file=sys.stderr)
+            print("stopped; the same command continues", file=sys.stderr)
             return STOPPED[0]
         finish(out, cell, predictions)
         done[cell] = predictions

@@ -69,7 +69,7 @@ class SelfAttention(nnx.Module):
             qkv = self.qkv(x).reshape(batch, tokens, 3, self.heads, -1)  # Eq. 3a: [B, T, 3, H, D]
             q, k, v = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]  # [B, T, H, D] each
         else:
-            # Of the last block the heads read the class token alone: W_Q is applied to it alone.
+            # Only the first `queries` tokens are needed: W_Q is applied to those alone.
             assert self.qkv.bias is not None
             kernel, bias = self.qkv.kernel[...], self.qkv.bias[...]  # [W, 3W], [3W]
             q = self.kernels.linear(x[:, :queries], kernel[:, :width], bias[:width])  # [B, Q, W]

@@ -91,8 +91,8 @@ class DualTask(nnx.Module):
         Args:
             images: normalised model input.
             packing: compute only the patches that it keeps (ViT); None: whole images.
-            key: in training (dropout; batch statistics, whose running averages, the `nnx.BatchStat`
-                of this module, are updated in place); None in inference.
+            key: randomness of dropout, given in training only. With it BatchNorm uses the batch's
+                statistics, and updates its `nnx.BatchStat` in place.
             train_encoder: False runs the encoder as in inference, and trains the heads only.
         """
         keys = (None,) * 3 if key is None else tuple(jax.random.split(key, 3))

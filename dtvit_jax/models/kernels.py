@@ -1,8 +1,8 @@
 """Operations of which a model has more than one form: their signatures, and the plain form.
 
-All forms give the same numbers up to float32 rounding. The plain form consists of JAX's own
-operations, differentiated by JAX, and each has a counterpart in ONNX. `layers_cpu.AUTO` holds the
-forms that XLA:CPU runs fast; on other devices they compile to the plain operations.
+All forms compute the same formula, and in float32 agree up to rounding. The plain form consists of
+JAX's own operations, differentiated by JAX, and each has a counterpart in ONNX. `layers_cpu.AUTO`
+holds the forms that XLA:CPU runs fast; on other devices they compile to the plain operations.
 
 Shapes: B batch, T tokens, Q queries (the first of the tokens), H heads, D width of a head.
 """

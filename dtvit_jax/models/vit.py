@@ -4,8 +4,8 @@
     -> depth blocks of attention and MLP (block.py)                               Eq. 2 to 4
     -> layer norm -> the class token, or the mean of the patches
 
-Equations are those of arXiv 2405.06814. This is the standard pre-norm ViT; other than that paper's
-text says, the class token has a position embedding of its own (197 positions at 224/16).
+Equations are those of arXiv 2405.06814. This is the standard pre-norm ViT; unlike in that paper's
+text, the class token has a position embedding of its own (197 positions at 224/16).
 
 Shapes: B images, P patches of an image, T = P + 1 tokens (the class token first), W width.
 """
@@ -36,7 +36,7 @@ SIZES = {
 }
 """Ti, S: arXiv 2012.12877, Table 1; B, L, H: arXiv 2010.11929, Table 1."""
 
-_Step = tuple[Any, Array | None, Array]
+_BlockInput = tuple[Any, Array | None, Array]
 """What a block takes besides the tokens: its nnx.State, key and rate of stochastic depth."""
 
 
@@ -186,7 +186,8 @@ class ViT(nnx.Module):
         Args:
             patches: pixels of each patch, as `patchify` orders them.
             positions: each patch's index in the whole grid, row by row; None: all, in order.
-            mask: False for padding, which does not change the features. Of an image without any
+            mask: False for patches to leave out (padding, or no tissue), which do not change the
+                features. Of an image without any
                 patch the class token alone is encoded and returned, whatever the pooling.
             key: in training (dropout); None in inference.
         """
@@ -272,24 +273,26 @@ class ViT(nnx.Module):
             classes = mask.slot.shape[1]
             example = mask.example(self.patches)
 
-        def run(x: Array, step: _Step, queries: int | None) -> Array:
+        def run(x: Array, step: _BlockInput, queries: int | None) -> Array:
             state, key, rate = step
             block = nnx.merge(graph, state)
+            # a Python 0.0 lets the block leave out what a traced rate could not
             drop_rate = rate if self.stochastic_depth else 0.0
             return block(
                 x, mask=mask, key=key, drop_rate=drop_rate, queries=queries, example=example
             )
 
-        def step(i: int) -> _Step:
+        def inputs_of(i: int) -> _BlockInput:
             return states[i], None if keys is None else keys[i], rates[i]
 
-        # jit: the block is traced once, and XLA inlines its calls.
+        # Under jit or checkpoint the block is traced once for all, and XLA inlines the calls.
         run_block = (jax.checkpoint if self.remat else jax.jit)(run, static_argnums=2)
+        # The last block is apart: it may compute class tokens only.
         if self.scan:
             stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states[:-1])
             steps = (stacked, None if keys is None else keys[:-1], rates[:-1])
             x, _ = jax.lax.scan(lambda x, step: (run_block(x, step, None), None), x, steps)
         else:
             for i in range(depth - 1):
-                x = run_block(x, step(i), None)
-        return run_block(x, step(depth - 1), classes if self.pooling == "cls" else None)
+                x = run_block(x, inputs_of(i), None)
+        return run_block(x, inputs_of(depth - 1), classes if self.pooling == "cls" else None)

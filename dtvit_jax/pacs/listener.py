@@ -43,7 +43,7 @@ def serve(listening: Listening, spool: Spool, handle: Handler) -> int:
                     spool.expire()
                     time.sleep(_POLL_SECONDS)
         except (KeyboardInterrupt, Terminated) as stop:
-            print("stopped; the same command goes on from here", file=sys.stderr)
+            print("stopped; the same command continues", file=sys.stderr)
             return 130 if isinstance(stop, KeyboardInterrupt) else 143
 
 

@@ -17,7 +17,7 @@ from dtvit_jax.planning.accelerators import Accelerator
 from dtvit_jax.planning.collectives import sent_by_all_gather, sent_by_all_reduce
 from dtvit_jax.training.memory import Estimate
 from dtvit_jax.training.network import Network
-from dtvit_jax.training.setup import abstract_state, gathering, make_task, step_memory
+from dtvit_jax.training.setup import abstract_state, make_task, step_memory, with_gathering
 from dtvit_jax.training.sharding import (
     batch_sharding,
     held_by_one,
@@ -235,7 +235,7 @@ def compiled_step(config: ml_collections.ConfigDict, mesh: Any) -> jax.stages.Co
     task = make_task(config, steps=1)
     abstract = abstract_state(task)
     placed = state_sharding(mesh, abstract)
-    task = gathering(task, placed)
+    task = with_gathering(task, placed)
     abstract = placed_shapes(abstract, placed)
     step = jax.jit(functools.partial(train_step, task=task), donate_argnums=0)
     return step.lower(abstract, abstract_batch(config, batch_sharding(mesh))).compile()

@@ -94,7 +94,7 @@ def unwritable(error: OSError) -> InputError:
     """The error for a folder that can't be written, such as on a full disk."""
     return InputError(
         f"--out can't be written ({error.strerror or type(error).__name__}): mend it, and the same "
-        "command goes on"
+        "command continues"
     )
 
 

@@ -19,11 +19,10 @@ import psutil
 from orbax.checkpoint import checkpoint_managers
 
 from data_builder.errors import InputError
-from dtvit_jax.models.variables import Tree
+from dtvit_jax.models.variables import Tree, overlay
 from dtvit_jax.training import distributed
 from dtvit_jax.training.disk_space import check_room, saying_disk_full
 from dtvit_jax.training.memory import tree_bytes
-from dtvit_jax.training.optimizer import overlay
 from dtvit_jax.training.record import HistoryRow
 from dtvit_jax.training.steps import TrainState
 from dtvit_jax.training.validation import lower_is_better

@@ -1,4 +1,4 @@
-"""Ends a run early and in order: on a loss that is no number, and on SIGINT or SIGTERM."""
+"""Ends a run early and in order: on a loss that is not finite, and on SIGINT or SIGTERM."""
 
 import math
 import signal

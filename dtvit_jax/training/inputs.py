@@ -18,7 +18,8 @@ class TrainingData:
 
     Attributes:
       shards: the data set, with its metadata.
-      examples: training slices, replicated and augmented: one endless sequence.
+      examples: training examples of all epochs, one endless sequence; each with augmentation
+        parameters, which the step applies.
       validation: validation slices.
       epoch_steps: steps an epoch; the last one may be shared with the next epoch.
       steps: of the whole run.

@@ -25,12 +25,12 @@ Transform = Callable[
 """Stored slices and augmentation parameters (None: no augmentation) to the model's input."""
 
 
-@dataclasses.dataclass(frozen=True, eq=False)  # hashed by identity, as jax.jit's static arguments
+@dataclasses.dataclass(frozen=True, eq=False)  # hashed by identity, as heat maps' static argument
 class Network:
-    """A dual-task model without its numbers, and the transform that makes its input.
+    """A dual-task model without its values, and the transform that makes its input.
 
     Attributes:
-      graph: the model's structure, one half of `nnx.split`.
+      graph: the model's structure, what `nnx.split` returns first.
       params, stats: shapes and types of its parameters and batch statistics.
       transform: from stored slices to the model's input.
       gather: from parameters in parts to whole ones, where devices hold parts of them
@@ -44,9 +44,9 @@ class Network:
     gather: Callable[[Tree], Tree] | None = None
 
     def model(self, params: Tree, stats: Tree) -> DualTask:
-        """The model with these numbers, to be called inside a plain `jax.jit`.
+        """The model with these values, to be called inside a plain `jax.jit`.
 
-        That costs next to nothing there; `nnx.jit` would take 114 ms of every step.
+        That costs next to nothing there, unlike `nnx.jit`, which splits and merges at each call.
         """
         whole = self.gather(params) if self.gather else params
         return merge_model(self.graph, whole, stats)
@@ -75,12 +75,13 @@ def make_network(config: ml_collections.ConfigDict, kernels: models.KernelForm =
 def make_model(config: ml_collections.ConfigDict, kernels: models.KernelForm = "auto") -> DualTask:
     """The dual-task model of config.model, its parameters drawn from config.seed."""
     options = config.model.to_dict()
-    options.pop("tokens", None)
+    options.pop("tokens", None)  # a rule for the input, not an option of the model
     if (tissue := make_tissue(config)) is not None:
         windows = tuple(config.windows)[: config.model.channels]
         options["tissue"] = tissue.level(windows, tuple(config.mean), tuple(config.std))
     dtype = compute_dtype(config)
     if options["name"].startswith("vit"):
+        # exporters ask for plain kernels, which cuDNN's attention is not
         on_gpu = jax.default_backend() == "gpu" and dtype == jnp.bfloat16 and kernels == "auto"
         options["attention"] = "cudnn" if on_gpu else "xla"
     key, name = jax.random.key(config.seed), options.pop("name")
@@ -88,7 +89,10 @@ def make_model(config: ml_collections.ConfigDict, kernels: models.KernelForm = "
 
 
 def compute_dtype(config: ml_collections.ConfigDict) -> type:
-    """The type that the model computes in: bfloat16 on an accelerator unless config.dtype says."""
+    """The type that the model computes in: config.dtype, or by 'auto' what suits the device.
+
+    That is float32 on a CPU and bfloat16 elsewhere.
+    """
     if config.dtype == "auto":
         return jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
     return jnp.dtype(config.dtype).type
@@ -97,7 +101,9 @@ def compute_dtype(config: ml_collections.ConfigDict) -> type:
 def make_tissue(config: ml_collections.ConfigDict) -> Tissue | None:
     """The rule of config.model.tokens; None where all patches count.
 
-    Raises InputError for a rule that the model can't follow.
+    It has two users: `data.packing` lays out batches on the host by it, for training, validation
+    and evaluation; the ViT's own option `tissue` masks patches on the device, of whole images, for
+    prediction, heat maps and export. Raises InputError for a rule that the model can't follow.
     """
     tokens = config.model.get("tokens", "all")  # the field is newer than the first runs
     if tokens not in ("all", "tissue"):

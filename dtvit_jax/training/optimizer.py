@@ -1,18 +1,17 @@
 """AdamW as the config asks for it, and the parameters that it trains.
 
-Parameters are nested dicts (`network.split_model`): {'encoder': {'blocks': {0: ...}, ...}, ...}.
+Parameters are nested dicts (`models.variables`): {'encoder': {'blocks': {0: ...}, ...}, ...}.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 import optax
 
 from data_builder.errors import InputError
-
-Tree = dict[Any, Any]
+from dtvit_jax.models.variables import Tree, select
 
 WHOLE_ENCODER = -1
 """config.frozen_blocks for all of the encoder."""
@@ -39,7 +38,7 @@ def learning_rate_scales(params: Tree, decay: float) -> Tree:
     )
 
 
-def trained(params: Tree, frozen_blocks: int) -> Tree:
+def trainable(params: Tree, frozen_blocks: int) -> Tree:
     """The parameters that training changes: all but the first blocks and what comes before them.
 
     `params` may be shapes. Raises InputError where the encoder has fewer blocks.
@@ -58,36 +57,11 @@ def trained(params: Tree, frozen_blocks: int) -> Tree:
     return select(params, lambda path: layer(path, blocks) > frozen_blocks)
 
 
-def select(tree: Tree, wanted: Callable[[tuple], bool], path: tuple = ()) -> Tree:
-    """The leaves of `tree` whose path of names is `wanted`; branches without one are left out."""
-    kept: Tree = {}
-    for name, part in tree.items():
-        here = (*path, name)
-        if not isinstance(part, dict):
-            if wanted(here):
-                kept[name] = part
-        elif below := select(part, wanted, here):
-            kept[name] = below
-    return kept
-
-
-def overlay(tree: Tree, over: Tree) -> Tree:
-    """`tree` with its leaves replaced by their namesakes in `over`, which may have fewer."""
-    return {
-        name: part
-        if name not in over
-        else overlay(part, over[name])
-        if isinstance(part, dict)
-        else over[name]
-        for name, part in tree.items()
-    }
-
-
 def _names(path: tuple) -> tuple:
     return tuple(key.key for key in path)
 
 
-def learning_rate(config: Any, steps: int) -> optax.Schedule:
+def learning_rate(config: ml_collections.ConfigDict, steps: int) -> optax.Schedule:
     """The learning rate at each of `steps`: linear warm-up, then constant (the paper) or cosine.
 
     The cosine ends at 0. Raises InputError for a bad config.warmup or config.schedule.
@@ -119,7 +93,7 @@ def decayed(params: Any) -> Any:
     return jax.tree_util.tree_map_with_path(is_kernel, params)
 
 
-def make_optimizer(config: Any, steps: int) -> optax.GradientTransformation:
+def make_optimizer(config: ml_collections.ConfigDict, steps: int) -> optax.GradientTransformation:
     """Clipping (if any), then AdamW with decoupled weight decay (arXiv 1711.05101).
 
     With config.layer_decay the learning rate, and with it the weight decay, falls by that factor

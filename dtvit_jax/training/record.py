@@ -53,7 +53,7 @@ HistoryRow = dict[str, Any]
 """One side's figures at one validation.
 
 `step` and `epoch` that were done, `split` ('train': the steps since the validation before, or
-'validation'), and the figures of `steps.figures` and `validation.slice_metrics` by name.
+'validation'), and the figures of `steps.mean_figures` and `validation.slice_metrics` by name.
 """
 
 

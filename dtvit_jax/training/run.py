@@ -10,6 +10,7 @@ from pathlib import Path
 import jax
 import optax
 
+from data_builder.errors import InputError
 from data_builder.files import write_json
 from dtvit_jax.data.loader import Prefetched
 from dtvit_jax.models.variables import Tree
@@ -30,18 +31,23 @@ from dtvit_jax.training.monitor import (
     show,
 )
 from dtvit_jax.training.record import RunRecord
-from dtvit_jax.training.steps import Batch, TrainState, figures
+from dtvit_jax.training.steps import Batch, TrainState, mean_figures
 from dtvit_jax.training.tensorboard import TensorBoard
 from dtvit_jax.training.trainer import Trainer
-from dtvit_jax.training.validation import evaluated, evaluation_steps, evaluations_since_best, row
+from dtvit_jax.training.validation import (
+    history_row,
+    is_validated,
+    validation_steps,
+    validations_since_best,
+)
 
 
 class TrainingRun:
-    """One process's part of a run.
+    """One process's part of a run. Its methods are used inside of `open`, `finish` after it.
 
     Attributes:
       state: parameters, moments and averages as they are now.
-      first: steps that were done when this process began.
+      steps_before: steps that were done when this process began.
     """
 
     def __init__(
@@ -55,7 +61,7 @@ class TrainingRun:
         progress: Progress,
     ) -> None:
         self.state = state
-        self.first = int(state.step)
+        self.steps_before = int(state.step)
         self._trainer, self._data, self._config = trainer, trainer.data, trainer.config
         self._workdir, self._record = workdir, run_record
         self._checkpoints, self._batches = checkpoints, batches
@@ -63,7 +69,7 @@ class TrainingRun:
         self._began = time.monotonic() - progress["seconds"]
         self._waited_before = progress["waited"]
         every = self._config.eval_every_epochs * self._data.epoch_steps
-        self._evaluation_steps = evaluation_steps(self._data.steps, every)
+        self._validation_steps = validation_steps(self._data.steps, every)
         self._agreement = distributed.Agreement(trainer.mesh)
         self._primary = distributed.is_primary()
         self._logged: dict[str, jax.Array] = {}
@@ -73,20 +79,20 @@ class TrainingRun:
         """Opens what the run writes to, compiles the step, and collects signals to stop.
 
         Whatever ends the block, what is being saved is finished. Raises InputError where the disk
-        is full, or where a loss or gradient is no number.
+        is full, or where a loss or gradient is not finite.
         """
         config, workdir, primary = self._config, self._workdir, self._primary
         steps, data = self._data.steps, self._data
         with ExitStack() as stack:
             stack.enter_context(saying_disk_full(workdir))
-            stopped = stack.enter_context(stop_signals())
-            self._bar = stack.enter_context(TrainingProgress(self.first, steps, primary))
+            signals = stack.enter_context(stop_signals())
+            self._bar = stack.enter_context(TrainingProgress(self.steps_before, steps, primary))
             self._board = stack.enter_context(
-                TensorBoard(workdir / "tensorboard", self.first, primary)
+                TensorBoard(workdir / "tensorboard", self.steps_before, primary)
             )
             profiled = config.profile and primary
             self._trace = stack.enter_context(
-                StepTrace(workdir / "profile", self.first, steps, profiled)
+                StepTrace(workdir / "profile", self.steps_before, steps, profiled)
             )
             stack.enter_context(
                 keeping_the_batch(workdir, data.examples, data.shards.source("train"), config)
@@ -94,36 +100,42 @@ class TrainingRun:
             stack.enter_context(closing(self._checkpoints))
             stack.enter_context(closing(self._batches))
             self._log = StepLog(self._board, self._sums)
-            if self.first < steps:  # one core compiles while the device still makes the weights
+            if self.steps_before < steps:
+                # The first call loads this program from JAX's cache. Compiling it here overlaps
+                # with the making of the weights and of the first batch.
                 self._trainer.step.lower(self.state, self._batches.peek()).compile()
-            if not self.first:
+            if not self.steps_before:
                 describe(
                     self._board, config, self._trainer.task, self._trainer.abstract, data.examples
                 )
-            yield stopped
+            yield signals
 
-    def agree_to_stop(self, stopped: StopSignals) -> bool:
+    def agree_to_stop(self, signals: StopSignals) -> bool:
         """Whether a process of the run got a signal. Each process asks once a step."""
-        return self._agreement.reached(bool(stopped))
+        return self._agreement.reached(bool(signals))
 
-    def evaluate(self, step: int) -> dict[str, float] | None:
-        """Validates the state after `step` steps, if that is due; returns the figures."""
-        if step not in self._evaluation_steps or evaluated(self._history, step):
+    def validate(self, step: int) -> dict[str, float] | None:
+        """Validates the state after `step` steps, if that is due; returns the figures.
+
+        The figures of validation, and of the training since the validation before, are added to
+        the history and shown. Raises NotFiniteError where one is nan or infinite.
+        """
+        if step not in self._validation_steps or is_validated(self._history, step):
             return None
         epoch = round(step / self._data.epoch_steps, 4)
         self._log.fetch()
-        of_training = figures(self._log.start_again(), self._trainer.task.weights)
-        self._history.append(row(step, epoch, "train", of_training))
+        of_training = mean_figures(self._log.start_again(), self._trainer.task.loss_weights)
+        self._history.append(history_row(step, epoch, "train", of_training))
         metrics = self._trainer.validate(self.state)
         check_finite("validation", metrics, step)
-        self._history.append(row(step, epoch, "validation", metrics))
+        self._history.append(history_row(step, epoch, "validation", metrics))
         show(self._history, epoch, self._board, self._bar)
         return metrics
 
     def save(self, step: int, metrics: dict[str, float] | None) -> None:
         """Saves the state after `step` steps, with the validation's figures where there are some.
 
-        Raises NotFiniteError instead of saving a state that holds a nan.
+        Raises NotFiniteError, and saves nothing, where the parameters' norm is not finite.
         """
         self._log.fetch()
         norm = float(jax.device_get(_norm(self.state.params)))
@@ -144,18 +156,18 @@ class TrainingRun:
     def is_past_its_best(self) -> bool:
         """Whether config.early_stopping validations in a row were no better than the best."""
         patience = self._config.early_stopping
-        return 0 < patience <= evaluations_since_best(self._history, self._config.best)
+        return 0 < patience <= validations_since_best(self._history, self._config.best)
 
     def next_batch(self) -> Batch:
         """The next batch, on the devices."""
         return self._batches.take(busy=self._logged)
 
     def trace(self, step: int) -> jax.profiler.StepTraceAnnotation:
-        """Names the step after `step` steps in a profile, which begins here where it is due."""
+        """A context that names the next step in a profile; the profile begins here if it is due."""
         return self._trace.step(step)
 
     def log(self, step: int, logged: dict[str, jax.Array]) -> None:
-        """Takes what step number `step` logged; it may not be computed yet."""
+        """Takes what the step logged that made it `step` steps; it may not be computed yet."""
         self._logged = logged
         self._trace.done(step - 1, logged)
         self._log.append(step, logged)
@@ -163,14 +175,14 @@ class TrainingRun:
             self._log.fetch(leave=1)
         self._bar.advance(step, logged["loss"])
 
-    def finish(self, step: int, leaving: bool, stopped: StopSignals) -> int:
-        """Reports how the run ended after `step` steps; returns the exit status."""
+    def finish(self, step: int, leaving: bool, signals: StopSignals) -> int:
+        """Completes run.json and reports how the run ended; returns the exit status."""
         steps = self._data.steps
-        status = stopped.exit_status if leaving else 0
+        status = signals.exit_status if leaving else 0
         if not self._primary:
             return status
         if leaving:
-            words = f"stopped at step {step} of {steps}, saved; the same command goes on"
+            words = f"stopped at step {step} of {steps}, saved; the same command continues"
             print(words, file=sys.stderr)
             return status
         waited = self._waited_before + self._batches.waited
@@ -191,11 +203,11 @@ def start_or_resume(trainer: Trainer, workdir: Path, command: str) -> TrainingRu
     """The run in `workdir`: a new one, or the one there as its last whole checkpoint left it.
 
     `command` goes into run.json. Raises InputError where the workdir can't be written, is in use,
-    or holds a run with another config. Until then nothing is written.
+    or holds a run with another config or with more steps. Until then nothing is written.
     """
     config, data = trainer.config, trainer.data
-    # Weights that do not fit are reported before the workdir is made; a resumed run has its own.
-    loaded = None if has_checkpoint(workdir) else trainer.take_weights()
+    # Weights that do not fit are reported before the workdir is made; a continued run has its own.
+    loaded = trainer.take_weights(wanted=not has_checkpoint(workdir))
     saved = saved_config(workdir)
     distributed.primary_does(lambda: record.claim_workdir(workdir, config, saved))
     checkpoints = Checkpoints(workdir, config.best, config.keep)
@@ -203,6 +215,11 @@ def start_or_resume(trainer: Trainer, workdir: Path, command: str) -> TrainingRu
     restored = checkpoints.restore_latest(trainer.abstract)
     if restored is not None:
         state, progress = restored
+        if (steps := int(state.step)) > data.steps:  # config.num_steps may change
+            raise InputError(
+                f"the run in {workdir} has done {steps} steps and the config asks for "
+                f"{data.steps}: give more, or another --workdir"
+            )
         batches.set_state(progress["batches"])
         run_record = json.loads((workdir / "run.json").read_text())
     else:

@@ -1,7 +1,8 @@
-"""Builds the training task that a config describes, and the state that training begins with."""
+"""Builds what a config describes for training: task, augmentation, and the state to begin with."""
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ from dtvit_jax.models.variables import Tree, split_model
 from dtvit_jax.training.losses import LossWeights
 from dtvit_jax.training.memory import Estimate, estimate
 from dtvit_jax.training.network import make_model, make_network
-from dtvit_jax.training.optimizer import WHOLE_ENCODER, make_optimizer, overlay, trained
+from dtvit_jax.training.optimizer import WHOLE_ENCODER, make_optimizer, trainable
 from dtvit_jax.training.sharding import create, gather_for_use
 from dtvit_jax.training.steps import Task, TrainState
 
@@ -24,7 +25,7 @@ def make_task(config: ml_collections.ConfigDict, steps: int) -> Task:
     return Task(
         network=make_network(config),
         optimizer=make_optimizer(config, steps),
-        weights=LossWeights(**config.loss),
+        loss_weights=LossWeights(**config.loss),
         location_classes=config.model.location_classes,
         accumulation=config.accumulation,
         seed=config.seed,
@@ -56,14 +57,14 @@ def make_augmentation(config: ml_collections.ConfigDict) -> Augmentation:
 def abstract_state(task: Task) -> TrainState:
     """Shapes and types of the state that training changes; nothing is computed."""
     network = task.network
-    with_gradient = trained(network.params, task.frozen_blocks)
+    with_gradient = trainable(network.params, task.frozen_blocks)
     moments = jax.eval_shape(task.optimizer.init, with_gradient)
     ema = {"params": with_gradient, "stats": network.stats} if task.ema_decay else {}
-    step = jax.ShapeDtypeStruct((), np.int32)
+    step: Any = jax.ShapeDtypeStruct((), np.int32)
     return TrainState(step, network.params, network.stats, moments, ema)
 
 
-def gathering(task: Task, placed: TrainState) -> Task:
+def with_gathering(task: Task, placed: TrainState) -> Task:
     """The task with a model that gathers the parameters which `placed` divides over devices."""
     network = dataclasses.replace(task.network, gather=gather_for_use(placed.params))
     return dataclasses.replace(task, network=network)
@@ -73,12 +74,12 @@ def initial_state(
     config: ml_collections.ConfigDict,
     task: Task,
     placed: TrainState,
-    loaded: tuple[Tree, Tree] | None = None,
+    loaded: Variables | None = None,
 ) -> TrainState:
     """The state at step 0, each array made where `placed` (a NamedSharding a leaf) says.
 
-    `loaded` are parameters and statistics from a file (`weights.load.load_into`); those of its
-    leaves that are shapes only are drawn from config.seed, as all are without it.
+    `loaded` are parameters and statistics from a file (`weights.load.load_into`). Leaves that are
+    shapes only are drawn from config.seed; so are all without `loaded`.
     """
 
     def make() -> tuple[Tree, Tree]:
@@ -86,20 +87,23 @@ def initial_state(
         return params, stats
 
     params, stats = create(make, (placed.params, placed.stats), loaded)
-    with_gradient = trained(params, task.frozen_blocks)
+    with_gradient = trainable(params, task.frozen_blocks)
     moments = jax.jit(task.optimizer.init, out_shardings=placed.moments)(with_gradient)
     ema = {"params": with_gradient, "stats": stats} if task.ema_decay else {}
-    # The averages begin as copies: each step gives away the memory of what it takes.
+    # A copy: the step donates the state, and one buffer can't be both parameters and averages.
     copy = jax.jit(functools.partial(jax.tree.map, jnp.copy), out_shardings=placed.ema)
     ema = copy(ema)
     return TrainState(jax.device_put(np.int32(0), placed.step), params, stats, moments, ema)
 
 
 def step_memory(config: ml_collections.ConfigDict, task: Task) -> Estimate:
-    """Bytes that a training step of this task needs, by the shapes of what it keeps."""
+    """Bytes that a training step needs on whole images, by the shapes of what it keeps.
+
+    With config.model.tokens='tissue' it needs less. `state` counts all of it on one device.
+    """
     size, network = config.model.image_size, task.network
 
-    def loss(with_gradient: Tree, examples: int) -> jax.Array:
+    def scalar_output(with_gradient: Tree, examples: int) -> jax.Array:
         params, stats = jax.tree.map(
             lambda x: jnp.zeros(x.shape, x.dtype), (network.params, network.stats)
         )
@@ -107,6 +111,8 @@ def step_memory(config: ml_collections.ConfigDict, task: Task) -> Estimate:
         images = jnp.zeros((examples, size, size, config.model.channels))
         whole = task.frozen_blocks == WHOLE_ENCODER
         first, second = model(images, key=jax.random.key(0), train_encoder=not whole)
-        return first.sum() + second.sum()
+        return first.sum() + second.sum()  # any scalar: the backward pass keeps the same arrays
 
-    return estimate(loss, trained(network.params, task.frozen_blocks), abstract_state(task))
+    return estimate(
+        scalar_output, trainable(network.params, task.frozen_blocks), abstract_state(task)
+    )

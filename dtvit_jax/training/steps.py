@@ -11,10 +11,10 @@ import optax
 from jaxtyping import Array, Float, Key
 
 from dtvit_jax.data.augment import mix, partner, shares
-from dtvit_jax.models.variables import Tree, split_model
+from dtvit_jax.models.variables import Tree, Variables, overlay, split_model
 from dtvit_jax.training.losses import LossWeights, cross_entropy, example_weights, location_target
 from dtvit_jax.training.network import Network
-from dtvit_jax.training.optimizer import WHOLE_ENCODER, overlay, trained
+from dtvit_jax.training.optimizer import WHOLE_ENCODER, trainable
 
 Batch = dict[str, Any]
 """Examples, the first axis of each array.
@@ -36,11 +36,11 @@ class TrainState(NamedTuple):
     Leaves are arrays; the same tuple also carries their shapes, or where each is placed.
     """
 
-    step: Any  # int32: steps done
+    step: jax.Array  # int32: steps done
     params: Tree
     stats: Tree  # batch statistics; empty for a ViT
-    moments: Any  # the optimizer's state, of the trained parameters alone
-    ema: Tree = {}  # noqa: RUF012  averages of trained 'params' and 'stats', or empty
+    moments: optax.OptState  # of the trained parameters alone
+    ema: Tree = {}  # noqa: RUF012  moving averages {'params', 'stats'}; {}: config.ema_decay is 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,11 +49,11 @@ class Task:
 
     network: Network
     optimizer: optax.GradientTransformation
-    weights: LossWeights
+    loss_weights: LossWeights
     location_classes: int
-    accumulation: int  # equal parts of a batch, one after the other
+    accumulation: int  # number of equal parts of a batch, computed one after the other
     seed: int
-    frozen_blocks: int = 0  # of the encoder; see optimizer.trained
+    frozen_blocks: int = 0  # of the encoder; see optimizer.trainable
     smoothing: float = 0.0  # of the labels, in the training loss
     ema_decay: float = 0.0  # 0: no averages
     mixes: bool = False  # blends examples in pairs (mixup, arXiv 1710.09412)
@@ -69,7 +69,7 @@ def train_step(
     """
     key = jax.random.fold_in(jax.random.key(task.seed), state.step)
     batch = weighted(batch, task.location_classes)
-    with_gradient = trained(state.params, task.frozen_blocks)
+    with_gradient = trainable(state.params, task.frozen_blocks)
     loss_and_gradient = functools.partial(
         jax.value_and_grad(_loss, has_aux=True), with_gradient, state.params, task=task
     )
@@ -91,11 +91,11 @@ def train_step(
 
 
 def weighted(batch: Batch, location_classes: int) -> Batch:
-    """`batch` with each example's weight in the loss of both tasks.
+    """Adds `mask`, all True, and each example's weights in the two losses to a training batch.
 
-    The weights make a sum over examples the mean over the batch. They are fixed here, before the
-    batch is divided, so that the sum of the parts' gradients is the batch's gradient, whatever the
-    number of parts.
+    The weights `weight` and `weight_location`, float32 [batch], make a sum over examples the mean
+    over the batch. They are fixed here, before the batch is divided, so that the sum of the parts'
+    gradients is the batch's gradient, whatever the number of parts.
     """
     mask = jnp.ones(len(batch["image"]), bool)
     _, has_location = location_target(batch["hemorrhage"], batch["location"], location_classes)
@@ -109,17 +109,23 @@ def weighted(batch: Batch, location_classes: int) -> Batch:
     }
 
 
+LossAndGradient = Callable[
+    [Tree, Batch, Key[Array, ""]], tuple[tuple[Array, tuple[Tree, dict[str, Array]]], Tree]
+]
+"""(statistics, batch, key) to ((loss, (new statistics, SUMS)), gradient)."""
+
+
 def _accumulated(
-    loss_and_gradient: Callable[..., Any],
+    loss_and_gradient: LossAndGradient,
     stats: Tree,
     batch: Batch,
     key: Key[Array, ""],
     parts: int,
-) -> Any:
+) -> tuple[tuple[Array, tuple[Tree, dict[str, Array]]], Tree]:
     """What `loss_and_gradient` returns of the whole batch, computed part by part.
 
-    Example i is in part i mod `parts`, so that each device's examples are spread over all parts.
-    Batch statistics pass from part to part.
+    Example i is in part i mod `parts`, so that each device's examples are spread over all parts;
+    so are the rows of `packing` (`packing.in_groups`). Batch statistics pass from part to part.
     """
     batches = jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), batch)
 
@@ -143,7 +149,7 @@ def _accumulated(
 def _loss(
     with_gradient: Tree, params: Tree, stats: Tree, part: Batch, key: Key[Array, ""], task: Task
 ) -> tuple[Array, tuple[Tree, dict[str, Array]]]:
-    """Both tasks' weighted loss over one part of a batch; the new statistics and SUMS beside it.
+    """Both tasks' weighted loss over one part of a batch; then the new statistics, and SUMS.
 
     `with_gradient` are the trained parameters; they replace their namesakes in `params`.
     """
@@ -166,11 +172,14 @@ def _loss(
 def _labelled_loss(
     logits: tuple[Array, Array], part: Batch, share: Array | float, task: Task
 ) -> tuple[Array, dict[str, Array]]:
-    """The loss where `share` of each example has the labels of `part`; SUMS beside it."""
+    """The loss where `share` of each example has the labels of `part`, and SUMS by these labels."""
     sums = task_sums(logits, part, task.smoothing)
     loss_1 = (sums.pop("each_hemorrhage") * part["weight"] * share).sum()
     loss_2 = (sums.pop("each_location") * part["weight_location"] * share).sum()
-    return task.weights.hemorrhage * loss_1 + task.weights.location * loss_2, sums  # Eq. 5
+    return (
+        task.loss_weights.hemorrhage * loss_1 + task.loss_weights.location * loss_2,
+        sums,
+    )  # Eq. 5
 
 
 def task_sums(
@@ -217,7 +226,7 @@ def averaged(ema: Tree, now: Tree, step: Array, decay: float) -> Tree:
     return jax.tree.map(lambda mean, x: mean + (1 - kept) * (x - mean), ema, now)
 
 
-def evaluated_model(state: TrainState) -> tuple[Tree, Tree]:
+def validated_variables(state: TrainState) -> Variables:
     """Parameters and statistics that are validated: their averages where there are some."""
     both = {"params": state.params, "stats": state.stats}
     both = overlay(both, state.ema)
@@ -253,7 +262,7 @@ def validation_step(
     return sums, {**rows, "p_hemorrhage": p_hemorrhage, "p_location": p_location}
 
 
-def figures(sums: dict[str, Any], weights: LossWeights) -> dict[str, float]:
+def mean_figures(sums: dict[str, Any], weights: LossWeights) -> dict[str, float]:
     """Mean losses and accuracies of both tasks from SUMS over any number of batches."""
     n, n_location = max(float(sums["n"]), 1), max(float(sums["n_location"]), 1)
     loss_1 = float(sums["loss_hemorrhage"]) / n

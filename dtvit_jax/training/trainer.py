@@ -12,16 +12,16 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from dtvit_jax.data import packing
 from dtvit_jax.data.loader import Prefetched, evaluation_batches, training_batches
-from dtvit_jax.models.variables import Tree
+from dtvit_jax.models.variables import Variables
 from dtvit_jax.training import distributed, memory
 from dtvit_jax.training.inputs import TrainingData
 from dtvit_jax.training.network import make_tissue
 from dtvit_jax.training.setup import (
     abstract_state,
-    gathering,
     initial_state,
     make_task,
     step_memory,
+    with_gathering,
 )
 from dtvit_jax.training.sharding import (
     batch_sharding,
@@ -33,9 +33,9 @@ from dtvit_jax.training.steps import (
     SUMS,
     Batch,
     TrainState,
-    evaluated_model,
-    figures,
+    mean_figures,
     train_step,
+    validated_variables,
     validation_step,
 )
 from dtvit_jax.training.validation import slice_metrics
@@ -47,10 +47,10 @@ class Trainer:
     """What a config trains, on a mesh of devices. It knows nothing of a run's folder.
 
     Attributes:
-      config: with the options that the weights bring along (`weights.load.model_options`).
+      config: with the options that the weights were trained with (`load.model_options`).
       data: the examples and validation slices.
       mesh: axes 'data' and 'fsdp'.
-      task: what the steps read.
+      task: what each step reads and none changes.
       abstract: shapes and placement of the state.
       step: (state, batch) -> (state, logged), compiled; it takes over the state's memory.
     """
@@ -62,13 +62,14 @@ class Trainer:
         mesh: Mesh,
         weights: Weights | None = None,
     ) -> None:
-        """Compiles and allocates nothing yet. `weights`: to begin with, instead of random ones.
+        """Compiles and allocates nothing yet.
 
-        Raises InputError where the weights are another model's or a step needs more memory than
-        there is.
+        `weights`: to begin with, instead of random ones. The options that they were trained with
+        are set in config.model. Raises InputError where the weights are another model's, or a step
+        needs more memory than there is.
         """
         self.config, self.data, self.mesh = config, data, mesh
-        self._weights = weights
+        self._initial = weights
         if weights is not None:
             options = load.model_options(weights, config.model.name, config.init_heads)
             config.model.update(options)
@@ -77,10 +78,10 @@ class Trainer:
         self._placed = state_sharding(mesh, abstract)
         need = step_memory(config, task)
         need = dataclasses.replace(need, state=held_by_one(abstract, self._placed))
-        examples = config.batch_size // mesh.size
-        memory.check(need, examples, config.accumulation, memory.available())
+        per_device = config.batch_size // mesh.size
+        memory.check(need, per_device, config.accumulation, memory.available())
 
-        self.task = gathering(task, self._placed)
+        self.task = with_gathering(task, self._placed)
         self.abstract = placed_shapes(abstract, self._placed)
         self._over_devices = batch_sharding(mesh)
         everywhere = NamedSharding(mesh, PartitionSpec())
@@ -94,20 +95,20 @@ class Trainer:
             out_shardings=everywhere,
         )
 
-    def take_weights(self) -> tuple[Tree, Tree] | None:
-        """Parameters and statistics to begin with; None where all are random.
+    def take_weights(self, wanted: bool) -> Variables | None:
+        """Parameters and statistics to begin with; None where all are random, or not `wanted`.
 
-        The trainer keeps no reference to the file's arrays: they may be as large as the model.
-        Raises InputError where a parameter is missing, left over or of another shape.
+        Afterwards the trainer keeps no reference to the file's arrays, which may be as large as
+        the model. Raises InputError where a parameter is missing, left over or of another shape.
         """
-        weights, self._weights = self._weights, None
-        if weights is None:
+        weights, self._initial = self._initial, None
+        if weights is None or not wanted:
             return None
         model = self.config.model.to_dict()
         params, stats = self.abstract.params, self.abstract.stats
         return load.load_into(weights, model, params, stats, self.config.init_heads)
 
-    def initial_state(self, loaded: tuple[Tree, Tree] | None) -> TrainState:
+    def initial_state(self, loaded: Variables | None) -> TrainState:
         """The state at step 0, of `take_weights` and of config.seed."""
         return initial_state(self.config, self.task, self._placed, loaded)
 
@@ -120,11 +121,11 @@ class Trainer:
         return Prefetched(batches, self._to_devices)
 
     def validate(self, state: TrainState) -> dict[str, float]:
-        """Losses, accuracies and metrics over all validation slices (`validation.names`).
+        """Figures over all validation slices: `steps.mean_figures`, `validation.slice_metrics`.
 
-        Only the losses and accuracies where one of them is no number.
+        Where a loss or accuracy is not finite, these alone.
         """
-        model = evaluated_model(state)
+        model = validated_variables(state)
         total, tables = dict.fromkeys(SUMS, 0.0), []
         for batch in self._validation_batches():
             device_batch = self._to_devices(batch)
@@ -132,7 +133,7 @@ class Trainer:
             total = {name: value + float(sums[name]) for name, value in total.items()}
             mask = table.pop("mask")
             tables.append({name: column[mask] for name, column in table.items()})
-        means = figures(total, self.task.weights)
+        means = mean_figures(total, self.task.loss_weights)
         if not np.isfinite(list(means.values())).all():
             return means
         columns = {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
@@ -149,5 +150,6 @@ class Trainer:
         return packing.for_evaluation(tissue, self.data.validation, size, self.mesh.size)
 
     def _to_devices(self, batch: dict[str, Any]) -> Batch:
+        # `index` names the slice in reports; no step reads it
         on_host = {name: value for name, value in batch.items() if name != "index"}
         return distributed.to_devices(on_host, self._over_devices)

@@ -18,7 +18,7 @@ OF_SUMS = (
     "accuracy_hemorrhage",
     "accuracy_location",
 )
-"""Figures that `steps.figures` computes from sums over batches; training has them too."""
+"""Figures that `steps.mean_figures` computes from sums over batches; training has them too."""
 
 _SAME_AS_OF_SUMS = ("accuracy", "log_loss")
 _LOWER_IS_BETTER = ("loss", "brier", "ece")
@@ -75,7 +75,7 @@ def _defined(hemorrhage: Int[np.ndarray, " n"], location: Int[np.ndarray, " n"])
     return tuple(name for name in all_normal if name in all_ich)
 
 
-def evaluation_steps(steps: int, every: float) -> set[int]:
+def validation_steps(steps: int, every: float) -> set[int]:
     """Steps to validate after: each multiple of `every` (rounded, 1 or more), and the last."""
     return {steps} | {max(round(i * every), 1) for i in range(1, int(steps / every) + 1)}
 
@@ -85,7 +85,7 @@ def lower_is_better(name: str) -> bool:
     return name.startswith(_LOWER_IS_BETTER)
 
 
-def evaluations_since_best(history: Sequence[Mapping[str, Any]], name: str) -> int:
+def validations_since_best(history: Sequence[Mapping[str, Any]], name: str) -> int:
     """The number of validations in `history` after the best one; the first of equals counts."""
     values = [row[name] for row in history if row["split"] == "validation"]
     if not values:
@@ -94,12 +94,12 @@ def evaluations_since_best(history: Sequence[Mapping[str, Any]], name: str) -> i
     return len(values) - 1 - values.index(best)
 
 
-def row(step: int, epoch: float, split: str, values: dict[str, float]) -> dict[str, Any]:
+def history_row(step: int, epoch: float, split: str, values: dict[str, float]) -> dict[str, Any]:
     """A row of the history: the figures of one side (split) after `step` steps."""
     return {"step": step, "epoch": epoch, "split": split, **values}
 
 
-def evaluated(history: Sequence[Mapping[str, Any]], step: int) -> bool:
+def is_validated(history: Sequence[Mapping[str, Any]], step: int) -> bool:
     """Whether the state after `step` steps is validated already (before the run was stopped)."""
     return bool(history) and history[-1]["step"] == step
 

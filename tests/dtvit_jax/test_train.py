@@ -174,6 +174,14 @@ def test_another_config_in_the_same_workdir_is_refused(trained):
         train(other, workdir, "")
 
 
+def test_a_run_with_more_steps_than_the_config_asks_for_is_refused(trained):
+    workdir, config = trained
+    shorter = config.copy_and_resolve_references()
+    shorter.num_epochs = 2
+    with pytest.raises(InputError, match="has done 45 steps and the config asks for 9: give more"):
+        train(shorter, workdir, "")
+
+
 def test_the_best_checkpoint_is_the_one_with_the_best_validation_figure(trained):
     workdir, _ = trained
     history = [json.loads(line) for line in (workdir / "history.jsonl").read_text().splitlines()]

@@ -15,7 +15,7 @@ from dtvit_jax.data.packing import Level, Packer
 from dtvit_jax.planning.collectives import collectives
 from dtvit_jax.planning.step_cost import sent
 from dtvit_jax.training.network import make_tissue
-from dtvit_jax.training.setup import abstract_state, gathering, initial_state, make_task
+from dtvit_jax.training.setup import abstract_state, initial_state, make_task, with_gathering
 from dtvit_jax.training.sharding import (
     batch_sharding,
     bytes_of_one,
@@ -37,7 +37,7 @@ def run(data: int, fsdp: int) -> dict:
     task = make_task(config, steps=STEPS)
     abstract = abstract_state(task)
     placed = state_sharding(mesh, abstract)
-    task = gathering(task, placed)
+    task = with_gathering(task, placed)
     state = initial_state(config, task, placed, None)
     split = [is_split(part) for part in jax.tree.leaves(placed.params)]
     sizes = [x.nbytes for x in jax.tree.leaves(state.params)]
@@ -77,7 +77,7 @@ def run_on_tissue(data: int, fsdp: int, accumulation: int) -> dict:
     task = make_task(config, steps=STEPS)
     abstract = abstract_state(task)
     placed = state_sharding(mesh, abstract)
-    task = gathering(task, placed)
+    task = with_gathering(task, placed)
     state = initial_state(config, task, placed, None)
     rule, groups = make_tissue(config), data * fsdp * accumulation
     each = 16 // groups

@@ -211,7 +211,7 @@ def test_two_processes_killed_and_stopped_go_on_to_what_one_does(alone, shards, 
     let_go(workdir, second + 1)
     status, said = finish(both)
     assert status == [143, 143], said
-    assert "saved; the same command goes on" in said[0] and "saved" not in said[1]
+    assert "saved; the same command continues" in said[0] and "saved" not in said[1]
     assert "epoch 0:" not in said[0]
     assert killed_at < max(saved_steps(workdir)) < STEPS
     run = json.loads((workdir / "run.json").read_text())

@@ -11,7 +11,13 @@ from dtvit_jax.training import optimizer as parameter_groups
 from dtvit_jax.training.losses import LossWeights, cross_entropy, location_target
 from dtvit_jax.training.optimizer import decayed, learning_rate, make_optimizer
 from dtvit_jax.training.setup import abstract_state, make_task
-from dtvit_jax.training.steps import evaluate_step, evaluated_model, figures, task_sums, train_step
+from dtvit_jax.training.steps import (
+    evaluate_step,
+    mean_figures,
+    task_sums,
+    train_step,
+    validated_variables,
+)
 from tests.helpers import tiny
 from tests.helpers.batches import batch_of, fresh
 
@@ -31,7 +37,7 @@ def test_the_loss_is_equation_5_by_hand():
         "location": jnp.array([2, -1, 0, 1, -1]),
         "mask": jnp.array([True, True, True, False, True]),
     }
-    found = figures(task_sums(tuple(map(jnp.asarray, logits)), batch), LossWeights(0.5, 0.5))
+    found = mean_figures(task_sums(tuple(map(jnp.asarray, logits)), batch), LossWeights(0.5, 0.5))
     first = -log_softmax(logits[0], 1)[[0, 1, 2, 4], [1, 0, 1, 0]].mean()
     second = -log_softmax(logits[1], 1)[[0, 2], [2, 0]].mean()
     assert found["loss_hemorrhage"] == pytest.approx(first, rel=1e-5)
@@ -225,7 +231,7 @@ def test_frozen_parameters_stay_and_their_gradient_is_not_computed(plain, frozen
     config.frozen_blocks = frozen
     task = make_task(config, steps=10)
     abstract = abstract_state(task)
-    trained = parameter_groups.trained(state.params, frozen)
+    trained = parameter_groups.trainable(state.params, frozen)
     state = state._replace(moments=task.optimizer.init(trained))
     lowered = jax.jit(functools.partial(train_step, task=task)).lower(state, batch_of(8))
     flops = [x.cost_analysis()["flops"] for x in (whole, lowered)]
@@ -250,6 +256,6 @@ def test_the_moving_average_by_hand():
         state, _ = step(state, batch_of(8, seed=t))
         now = jax.tree.leaves(state.params)
         mean = [kept * m + (1 - kept) * np.asarray(x) for m, x in zip(mean, now, strict=True)]
-    params, _ = evaluated_model(state)
+    params, _ = validated_variables(state)
     for by_hand, found in zip(mean, jax.tree.leaves(params), strict=True):
         assert np.allclose(by_hand, found, atol=1e-6)
