@@ -191,7 +191,8 @@ def _run(tasks: list[Task], jobs: int | None, seconds: float) -> Iterator[FileRe
             yield lost
         elif result.failure:
             raise InputError(
-                f"--out can't be written ({result.failure}): mend it, and the same command continues"
+                f"--out can't be written ({result.failure}): mend it, and the same command "
+                "continues"
             )
         else:
             yield result
