@@ -42,8 +42,8 @@ cd "$here"
 case "${1:-demo}" in
 parity) venv=${VENV:-$here/.venv-parity} DTVIT_DEVICE=cpu; setup dev,parity
   DTVIT_PARITY=1 exec "$venv/bin/python" -m pytest tests/dtvit_jax/models/test_parity.py "${@:2}" ;;
-test) setup dev
-  exec "$venv/bin/python" -m pytest "${@:2}" ;;
+test) setup dev # in two processes: most tests keep one core busy
+  exec "$venv/bin/python" -m pytest -n 2 --dist loadfile "${@:2}" ;;
 train) setup ""
   exec "$venv/bin/python" -m dtvit_jax.main "${@:2}" ;;
 demo) setup ""

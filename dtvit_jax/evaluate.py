@@ -9,12 +9,9 @@ predictions.csv of another system needs no model: its validation slices are its 
 """
 
 import argparse
-import dataclasses
 import json
 import sys
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from data_builder.errors import InputError, run_command
 from dtvit_jax.decision import calibration
@@ -60,18 +57,20 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def choices_of(args: argparse.Namespace, config: Mapping[str, Any] | None = None) -> Choices:
-    """The choices of the command line, else of the config, else the defaults. Raises InputError."""
-    config = config or {}
-    default = config.get("aggregation") or dataclasses.asdict(DEFAULT)
-    method, k = str(default["method"]), int(default["k"])
+def choices_of(
+    args: argparse.Namespace,
+    method: str = DEFAULT.method,
+    k: int = DEFAULT.k,
+    calibration: str = "temperature",
+) -> Choices:
+    """The choices of the command line, else those given. Raises InputError."""
     if args.aggregation:
         method, _, number = args.aggregation.partition(":")
         if number and not number.isdecimal():
             raise InputError(f"--aggregation {args.aggregation}: give it as mean:3, or auto")
         k = int(number) if number else DEFAULT.k
     aggregation = None if method == "auto" else Aggregation(method, k)
-    return Choices(aggregation, args.calibration or config.get("calibration", "temperature"))
+    return Choices(aggregation, args.calibration or calibration)
 
 
 def _evaluate_run(args: argparse.Namespace, out: Path) -> Path:
@@ -82,7 +81,8 @@ def _evaluate_run(args: argparse.Namespace, out: Path) -> Path:
     if args.validation:
         raise InputError("--validation goes with --predictions: a run has its own validation side")
     run = TrainedRun(args.workdir, args.data_dir)
-    choices = choices_of(args, run.config.to_dict())
+    config = run.config
+    choices = choices_of(args, config.aggregation.method, config.aggregation.k, config.calibration)
     return evaluate_run(run, args.workdir, args.split, out, choices, args.facts)
 
 

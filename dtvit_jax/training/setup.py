@@ -11,7 +11,7 @@ import numpy as np
 
 from data_builder.errors import InputError
 from dtvit_jax.data.augment import Augmentation
-from dtvit_jax.models.variables import Tree, split_model
+from dtvit_jax.models.variables import Tree, Variables, overlay, split_model
 from dtvit_jax.training.losses import LossWeights
 from dtvit_jax.training.memory import Estimate, estimate
 from dtvit_jax.training.network import make_model, make_network

@@ -55,9 +55,9 @@ def wanted(runs):
     """What each run itself answers: its model, then the rule's calibration as evaluation has it."""
     answers = {}
     for name, workdir in runs.items():
-        task, params, stats = TrainedRun(workdir).model()
-        model = task.network.model(params, stats)
-        hemorrhage, location = model(task.network.transform(jnp.asarray(IMAGES), None))
+        network, params, stats = TrainedRun(workdir).model()
+        model = network.model(params, stats)
+        hemorrhage, location = model(network.transform(jnp.asarray(IMAGES), None))
         raw = np.asarray(jax.nn.softmax(hemorrhage)[:, 1]), jax.nn.softmax(location[:, :3])
         fitted = rule.read(workdir).calibrations["slice"]
         method = MODELS[name]

@@ -11,7 +11,7 @@ import pytest
 from data_builder.errors import InputError
 from dtvit_jax.data import augment
 from dtvit_jax.data.augment import IDENTITY, PARAMETERS, Augmentation
-from dtvit_jax.training.setup import make_augmentation
+from dtvit_jax.training.setup import make_augmentation, make_task
 from dtvit_jax.training.steps import train_step
 from tests.helpers import tiny
 from tests.helpers.batches import batch_of, fresh

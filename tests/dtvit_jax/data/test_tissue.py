@@ -311,13 +311,13 @@ def test_prediction_is_the_dense_forms(trained, shards):
     workdir, _, _ = trained
     run = TrainedRun(workdir)
     found = run.predict("test")
-    task, params, stats = run.model()
+    network, params, stats = run.model()
     source = run.shards.source("test")
     images = np.stack([source[i]["image"] for i in range(len(source))])
 
     def dense(images):
-        net = task.network.model(params, stats)
-        p_hemorrhage, p_location = probabilities(net(task.network.transform(images, None)))
+        net = network.model(params, stats)
+        p_hemorrhage, p_location = probabilities(net(network.transform(images, None)))
         return {"p_hemorrhage": p_hemorrhage, "p_location": p_location}
 
     exported = jax.export.deserialize(bytearray(to_stablehlo(dense, images.shape[1])))

@@ -19,8 +19,8 @@ from dtvit_jax.data.crop import Crop, centre_crop
 from dtvit_jax.models.variables import split_model
 from dtvit_jax.prediction import attribution
 from dtvit_jax.prediction.heat_maps import heat_maps, methods_of, overlay, to_slice
-from dtvit_jax.training.network import make_model
-from dtvit_jax.training.setup import abstract_state, make_task
+from dtvit_jax.training.network import make_model, make_network
+from dtvit_jax.training.setup import make_task
 from dtvit_jax.training.steps import TrainState, train_step
 from tests.helpers import tiny
 
@@ -44,7 +44,7 @@ def draw(rng, n):
 
 @pytest.fixture(scope="module")
 def trained():
-    """A nano ViT that has learnt to see the spots: task, parameters and statistics."""
+    """A nano ViT that has learnt to see the spots: network, parameters and statistics."""
     config = tiny.get_config()
     config.num_epochs, config.num_steps, config.warmup = 0, 150, 0.1
     task = make_task(config, 150)
@@ -62,7 +62,7 @@ def trained():
         }
         state, logged = step(state, batch)
     assert logged["right"] >= 15 and logged["loss"] < 0.3  # it has learnt something to explain
-    return task, state.params, state.stats
+    return task.network, state.params, state.stats
 
 
 @pytest.fixture(scope="module")
@@ -91,13 +91,13 @@ def alike(one, other):
 
 def test_shuffled_weights_give_another_map(trained, slices):
     """Adebayo et al. 2018 (arXiv 1810.03292): here each array's own values, in any order."""
-    task, params, stats = trained
+    network, params, stats = trained
     noise = np.random.default_rng(3)
     shuffled = jax.tree.map(lambda x: noise.permutation(np.ravel(x)).reshape(x.shape), params)
     images, _, _ = slices
 
     def grid(params, head):  # one value a patch: pixels between are interpolated
-        return np.asarray(heat_maps(task, params, stats, images, head=head))[:, 4::8, 4::8]
+        return np.asarray(heat_maps(network, params, stats, images, head=head))[:, 4::8, 4::8]
 
     nearly = jax.tree.map(lambda x: x * (1 + 0.02 * noise.standard_normal(x.shape)), params)
     nearly = jax.tree.map(lambda x: x.astype(np.float32), nearly)
@@ -127,12 +127,12 @@ def test_patches_without_tissue_are_dark(slices):
     config = tiny.get_config()
     config.model.tokens = "tissue"
     config.model.name = "vit_nano4"
-    task = make_task(config, 1)
+    network = make_network(config)
     model = nnx.jit(lambda: make_model(config))()
     _, params, stats = split_model(model)
-    counted = np.asarray(model.encoder.counted(task.network.transform(jnp.asarray(images), None)))
+    counted = np.asarray(model.encoder.counted(network.transform(jnp.asarray(images), None)))
     assert not counted[0].any() and 0 < counted[1].sum() < 64
-    heat = np.asarray(heat_maps(task, params, stats, images))
+    heat = np.asarray(heat_maps(network, params, stats, images))
     assert (heat[0] == 0).all()
     # A patch is dark where it and its neighbours, which the interpolation mixes in, are masked.
     grid = np.pad(counted.reshape(-1, 8, 8), ((0, 0), (1, 1), (1, 1)))
@@ -154,12 +154,11 @@ def test_every_cnn_has_a_map_for_each_head(name):
     config = tiny.get_config()
     shared = {"head": "mlp", "channels": 1, "location_classes": 3, "image_size": 64}
     config.model, config.data.size = {"name": name, **shared}, 72
-    task = make_task(config, 1)
-    abstract = abstract_state(task)
-    assert methods_of(abstract.params) == ("grad_cam",)
+    network = make_network(config)
+    assert methods_of(network.params) == ("grad_cam",)
     images = jax.ShapeDtypeStruct((2, 72, 72), np.uint8)
-    maps = functools.partial(heat_maps, task, head="location")
-    result = jax.eval_shape(maps, abstract.params, abstract.stats, images)
+    maps = functools.partial(heat_maps, network, head="location")
+    result = jax.eval_shape(maps, network.params, network.stats, images)
     assert result.shape == (2, 64, 64) and result.dtype == np.float32
 
 

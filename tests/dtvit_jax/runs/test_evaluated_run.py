@@ -85,8 +85,8 @@ GONE_ON = "".join(
 )
 
 OTHER_MODELS = {
-    "a run folder of version 1, this program": lambda m: change_json(m / "run.json", format=1),
-    "a transform of version 9": lambda m: change_json(m / "run.json", transform_version=9),
+    "version 1 of the run folder, this program": lambda m: change_json(m / "run.json", format=1),
+    "version 9 of the transform": lambda m: change_json(m / "run.json", transform_version=9),
     f"cleaning version {clean.VERSION - 1}": lambda m: cleaned_by(m, version=clean.VERSION - 1),
     "decision_rule.json is missing: run python -m": lambda m: (m / "decision_rule.json").unlink(),
     "training_slices.json is missing": lambda m: (m / "training_slices.json").unlink(),
