@@ -331,7 +331,7 @@ def test_ctrl_c_keeps_finished_studies(model, tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(study_output, "study_page", stopped)
     assert run(source, "--workdir", model, "--out", out) == 130
-    assert "goes on from here" in capsys.readouterr().err
+    assert "same command continues" in capsys.readouterr().err
     assert len(table(out / "results.csv")) == 1
     monkeypatch.undo()
     assert run(source, "--workdir", model, "--out", out) == 0

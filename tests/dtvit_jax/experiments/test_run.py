@@ -28,7 +28,7 @@ def test_a_stopped_experiment_goes_on_and_runs_nothing_twice(tmp_path, capsys):
         return predicted(config, cell, out)
 
     assert run(config, tmp_path, stopping) == 130
-    assert "goes on" in capsys.readouterr().err
+    assert "same command continues" in capsys.readouterr().err
     half = json.loads((tmp_path / "table.json").read_text())
     assert (half["done"], half["total"]) == (3, 4)
     assert "3 of 4 cells done" in (tmp_path / "table.md").read_text()
