@@ -22,9 +22,12 @@ def train(config: ml_collections.ConfigDict, workdir: Path, command: str) -> int
     it (everything is saved; the same command continues). Raises InputError for bad input, before
     anything is written to `workdir`; later for a full disk, or a loss that is not finite.
     """
-    # Cheapest checks first: the config before shards are built, the batch before weights are
-    # downloaded, memory before anything is compiled, the weights' fit before the folder is made.
+    # Cheapest checks first: the config, and whether its weights can be had and read, before shards
+    # are built, the batch before weights are downloaded, memory before anything is compiled, the
+    # weights' fit before the folder is made.
     check_config(config)
+    if config.init_from != "scratch":
+        hub.check(config.init_from)
     mesh = make_mesh(config.mesh)
     data = open_data(config, mesh.size)
     trainer = Trainer(config, data, mesh, _initial_weights(config))

@@ -3,6 +3,7 @@
 The format of a file is detected from its first bytes, not from its name.
 """
 
+import importlib.util
 import json
 import mmap
 import pickle
@@ -18,6 +19,7 @@ import safetensors.numpy
 from data_builder.errors import InputError
 from data_builder.files import draft_of
 from dtvit_jax.runtime import ALIGNMENT
+from dtvit_jax.weights import torch_zip
 
 Arrays = dict[str, np.ndarray]
 
@@ -33,12 +35,12 @@ class Weights(NamedTuple):
 def read(path: Path) -> Weights:
     """Reads a `.safetensors`, `.npz` (NumPy) or `.pth` file (PyTorch, zip and legacy).
 
-    The header is that of safetensors, empty for other formats. `.pth` needs torch. No format may
-    run code: pickles are read with torch's `weights_only`, or refused.
+    The header is that of safetensors, empty for other formats. A legacy `.pth` needs torch. No
+    format may run code: pickles are read by `torch_zip` or torch's `weights_only`, or refused.
 
     Raises:
         InputError: the file does not exist, has none of these formats, is damaged or holds code,
-            or torch is not installed.
+            or it needs torch, which is not installed.
     """
     if path.is_dir():
         raise InputError(f"{path}: a folder; give a .safetensors, .npz or .pth file")
@@ -51,22 +53,27 @@ def read(path: Path) -> Weights:
             if members and all(member.endswith(".npy") for member in members):
                 with np.load(path, allow_pickle=False) as file:
                     return Weights(path, {name: file[name] for name in file.files}, {})
-            return Weights(path, _read_torch(path), {})
+            return Weights(path, _checked(path, _state_dict(path, torch_zip.read(path))), {})
         with path.open("rb") as file:
             start = file.read(9)
         if len(start) == 9 and start[8:] == b"{":  # safetensors: 8 bytes of length, then JSON
             with safetensors.safe_open(path, "numpy") as file:  # checks the header
                 return Weights(path, _mapped(path), file.metadata() or {})
-        if start[:1] == b"\x80":  # a pickle: PyTorch before 1.6
-            return Weights(path, _read_torch(path), {})
+        if is_legacy(path):
+            state = _state_dict(path, _load_legacy(path))
+            arrays = {name: _from_tensor(value) for name, value in state.items()}
+            return Weights(path, _checked(path, arrays), {})
         if start[:2] == b"PK":  # a zip archive without its end, which holds the table of contents
             raise InputError(f"{path}: damaged file of weights: its end is missing")
-    except (OSError, ValueError, EOFError, struct.error, zipfile.BadZipFile) as error:
+    except _DAMAGED as error:
         raise InputError(f"{path}: damaged file of weights: {first_line(error)}") from error
     except safetensors.SafetensorError as error:
         raise InputError(f"{path}: damaged safetensors file: {first_line(error)}") from error
     raise InputError(f"{path}: not a file of weights; give a .safetensors, .npz or .pth file")
 
+
+_DAMAGED = (OSError, ValueError, EOFError, NotImplementedError, struct.error, zipfile.BadZipFile)
+"""What NumPy and zipfile raise for damaged bytes."""
 
 _MAPPED = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "U8": "u1"}
 _STORED = {np.dtype(kind): name for name, kind in _MAPPED.items()}
@@ -91,17 +98,29 @@ def _mapped(path: Path) -> Arrays:
     }
 
 
-def _read_torch(path: Path) -> Arrays:
-    """The state dict in a `.pth`, also where it is nested under 'state_dict' or 'model'."""
-    try:
-        import torch
-    except ImportError as error:
+def is_legacy(path: Path) -> bool:
+    """Whether a file begins as a pickle: PyTorch before 1.6 wrote weights so."""
+    with path.open("rb") as file:
+        start = file.read(9)
+    return start[:1] == b"\x80" and start[8:] != b"{"  # safetensors has a JSON object there
+
+
+def check_torch(source: Path | str) -> None:
+    """Raises InputError where torch is not installed, which `source`, a legacy `.pth`, needs."""
+    if importlib.util.find_spec("torch") is None:
         raise InputError(
-            f"{path}: a .pth file needs PyTorch: pip install 'dtvit-jax[torch]'"
-        ) from error
+            f"{source}: a .pth file of PyTorch before 1.6 needs PyTorch: "
+            "pip install 'dtvit-jax[torch]'"
+        )
+
+
+def _load_legacy(path: Path) -> Any:
+    """What a `.pth` of PyTorch before 1.6 holds."""
+    check_torch(path)
+    import torch
+
     try:
-        # mmap: tensors are views of the mapped file, so that nothing is in memory twice
-        state = torch.load(path, "cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        return torch.load(path, "cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise InputError(
             f"{path}: refused: its pickle is damaged, or holds more than weights and could run code"
@@ -109,21 +128,36 @@ def _read_torch(path: Path) -> Arrays:
     except Exception as error:  # torch raises many types for damaged bytes
         line = first_line(error).split(". ")[0]
         raise InputError(f"{path}: damaged .pth file: {line}") from error
+
+
+def _from_tensor(value: Any) -> Any:
+    """A tensor of torch as an array, bfloat16 as float32; anything else as it is."""
+    import torch
+
+    if not isinstance(value, torch.Tensor):
+        return value
+    value = value.detach()
+    return (value.float() if value.dtype == torch.bfloat16 else value).numpy()
+
+
+def _state_dict(path: Path, state: Any) -> dict[Any, Any]:
+    """The state dict of a `.pth`, also where it is nested under 'state_dict' or 'model'."""
     for wrapper in ("state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
             state = state[wrapper]
     if not isinstance(state, dict):
         raise InputError(f"{path}: holds a {type(state).__name__}, not a dict of tensors by name")
-    return {name: _from_tensor(path, name, tensor) for name, tensor in state.items()}
+    return state
 
 
-def _from_tensor(path: Path, name: str, tensor: Any) -> np.ndarray:
-    import torch
-
-    if not isinstance(tensor, torch.Tensor):
-        raise InputError(f"{path}: {name!r} is a {type(tensor).__name__}, not a tensor")
-    tensor = tensor.detach()
-    return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
+def _checked(path: Path, state: dict[Any, Any]) -> Arrays:
+    """A state dict, all of whose values are arrays under names; raises InputError otherwise."""
+    for name, array in state.items():
+        if not isinstance(name, str):
+            raise InputError(f"{path}: has {name!r} for a tensor's name: give a state dict")
+        if not isinstance(array, np.ndarray):
+            raise InputError(f"{path}: {name!r} is a {type(array).__name__}, not a tensor")
+    return state
 
 
 def first_line(error: Exception) -> str:

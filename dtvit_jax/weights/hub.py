@@ -20,6 +20,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 from data_builder.errors import InputError
 from data_builder.files import sha256_of, write_whole
 from data_builder.progress import track
+from dtvit_jax.weights import files
 
 TIMEOUT_SECONDS = 30.0
 ATTEMPTS = 5
@@ -48,6 +49,10 @@ TORCHVISION = {
 }
 """File names in torchvision 0.28's models/*.py. The 8 hexadecimal digits are the first of the
 file's SHA-256 (`check_hash` of torch.hub.load_state_dict_from_url)."""
+
+LEGACY = (TORCHVISION["densenet121"], TORCHVISION["vgg16"])
+"""Files of 2017, in the format before PyTorch 1.6. pytorch/vision's pull requests 3581 and 3620
+saved its other files of that time again, under the names above; those of ViTs are of 2022."""
 
 
 class Published(NamedTuple):
@@ -88,6 +93,25 @@ def published(name: str) -> Published | None:
     return None
 
 
+def check(init_from: str) -> None:
+    """Checks a path or a published name as far as nothing is downloaded or read for it.
+
+    Raises:
+        InputError: there is no such file or name, the folder `DTVIT_WEIGHTS` lacks the file, or it
+            needs PyTorch, which is not installed.
+    """
+    path, publication = _place(init_from)
+    if not path.exists():
+        needs_torch = publication is not None and publication.file in LEGACY
+    else:
+        try:
+            needs_torch = path.is_file() and files.is_legacy(path)
+        except OSError as error:
+            raise InputError(f"{path}: can't be read: {_reason(error)}") from error
+    if needs_torch:
+        files.check_torch(init_from)
+
+
 def locate(init_from: str) -> Path:
     """The path of the weights of a path or a published name, downloaded if necessary.
 
@@ -95,11 +119,31 @@ def locate(init_from: str) -> Path:
     is downloaded then), else from the cache `$XDG_CACHE_HOME/dtvit` (by default ~/.cache/dtvit).
 
     Raises:
-        InputError: there is no such file or name, the download fails, or the hash is wrong.
+        InputError: what `check` finds, the download fails, or the hash is wrong.
     """
+    check(init_from)
+    path, publication = _place(init_from)
+    if publication is None:
+        return path
+    if os.environ.get("DTVIT_WEIGHTS"):
+        _check(path, publication)
+    elif not path.exists():
+        try:
+            fetch(publication, path)
+        except (OSError, HTTPException) as error:
+            raise InputError(
+                f"{init_from}: could not fetch {publication.url} ({_reason(error)}): fetch it on "
+                "another machine, and set DTVIT_WEIGHTS to its folder; or use "
+                "--config.init_from=scratch"
+            ) from error
+    return path
+
+
+def _place(init_from: str) -> tuple[Path, Published | None]:
+    """Where the weights of a path or a name are or will be, and what is published of a name."""
     path = Path(init_from).expanduser()
     if path.exists():
-        return path
+        return path, None
     publication = published(init_from)
     if publication is None:
         raise InputError(
@@ -113,20 +157,9 @@ def locate(init_from: str) -> Path:
                 f"{init_from}: {publication.file} is not in the folder DTVIT_WEIGHTS; put it there "
                 f"from {publication.url}, or use --config.init_from=scratch"
             )
-        _check(path, publication)
-        return path
+        return path, publication
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").expanduser() / "dtvit"
-    path = cache / publication.file
-    if not path.exists():
-        try:
-            fetch(publication, path)
-        except (OSError, HTTPException) as error:
-            raise InputError(
-                f"{init_from}: could not fetch {publication.url} ({_reason(error)}): fetch it on "
-                "another machine, and set DTVIT_WEIGHTS to its folder; or use "
-                "--config.init_from=scratch"
-            ) from error
-    return path
+    return cache / publication.file, publication
 
 
 def fetch(publication: Published, target: Path) -> None:

@@ -8,7 +8,6 @@ import json
 import pickle
 import re
 import sys
-import zipfile
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +21,7 @@ from data_builder.errors import InputError
 from dtvit_jax import convert
 from dtvit_jax.runs.trained_run import open_weights
 from dtvit_jax.weights import load as pretrained
+from tests.helpers import torch_files
 from tests.helpers.reference_models import (
     FOLDER,
     assert_equal,
@@ -192,15 +192,20 @@ def test_a_truncated_file_is_called_damaged(name, part, tmp_path):
         pretrained.stated_options(open_weights(path))
 
 
-@pytest.mark.parametrize("zipped", [True, False])
-def test_a_pth_without_torch_says_what_to_install(zipped, tmp_path, monkeypatch, capsys):
+def test_a_zipped_pth_is_read_without_torch(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)  # importing it now fails
+    _, state, about, want = write_reference("torchvision_vit", tmp_path)
+    torch_files.write_state(tmp_path / "w.pth", state)
+    encoder = load(tmp_path / "w.pth", about["model"], image_size=about["side"]).encoder
+    got = our_answers(encoder, state, about["side"])
+    for part in want:
+        assert_equal(got[part], want[part])
+
+
+def test_a_legacy_pth_without_torch_says_what_to_install(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "torch", None)
     path = tmp_path / "w.pth"
-    if zipped:
-        with zipfile.ZipFile(path, "w") as archive:
-            archive.writestr("archive/data.pkl", b"")
-    else:
-        path.write_bytes(pickle.dumps({"a": 1}))
+    path.write_bytes(pickle.dumps({"a": 1}))
     assert convert.main([str(path), "--model", "vit_nano16", "--out", str(tmp_path / "o")]) == 2
     said = capsys.readouterr().err
     assert "dtvit-jax[torch]" in said and said.count("\n") == 1

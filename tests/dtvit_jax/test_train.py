@@ -289,6 +289,26 @@ def test_a_bad_value_is_one_line_and_leaves_no_workdir(shards, tmp_path, change,
     assert not (tmp_path / "run").exists()
 
 
+def test_weights_that_can_not_be_had_are_reported_before_the_data_are_opened(tmp_path, monkeypatch):
+    config = tiny.get_config(tmp_path / "none")  # shards to be built
+    monkeypatch.setattr("dtvit_jax.train.open_data", None)  # not callable
+    monkeypatch.setitem(sys.modules, "torch", None)  # as if it were not installed
+    monkeypatch.setenv("DTVIT_WEIGHTS", str(tmp_path))
+    for name, words in (
+        ("torchvision/vit_l_16", "is not in the folder DTVIT_WEIGHTS"),
+        ("torchvision/vit_x_16", "torchvision has"),
+        ("nowhere.pth", "no such file"),
+    ):
+        config.init_from = name
+        with pytest.raises(InputError, match=words):
+            train(config, tmp_path / "run", "")
+    monkeypatch.delenv("DTVIT_WEIGHTS")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    config.init_from = "torchvision/vgg16"
+    with pytest.raises(InputError, match=r"dtvit-jax\[torch\]"):
+        train(config, tmp_path / "run", "")
+
+
 def test_a_figure_that_the_validation_side_can_not_give_is_refused_before_training():
     normal, lobar = 0, 2
     check_best(np.array([normal, lobar]), "auroc_hemorrhage")

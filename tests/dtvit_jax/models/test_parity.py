@@ -6,6 +6,7 @@ Without them everything here is skipped, unless DTVIT_PARITY=1 says that they mu
 import importlib.util
 import os
 import pickle
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -59,6 +60,36 @@ def test_both_kinds_of_pth(zipped, tmp_path):
     assert got.keys() == reference.state.keys()
     for name, array in got.items():
         np.testing.assert_array_equal(array, reference.state[name])
+
+
+def test_a_zip_is_read_as_torch_reads_it(tmp_path):
+    """Every type, views, shared storages, parameters, a buffer of no elements; nothing by torch."""
+    torch.manual_seed(0)
+    base = torch.randn(6, 8)
+    module = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4))
+    state = module.state_dict()
+    state |= {"parameter": torch.nn.Parameter(torch.randn(2, 2)), "none": torch.zeros(0, 3)}
+    state |= {
+        "base": base,
+        "transposed": base.T,
+        "strided": base[1::2, 2:7:3],
+        "element": base[3, 3],
+    }
+    for kind in ("float64", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8"):
+        state[kind] = (100 * torch.rand(3, 5)).to(getattr(torch, kind))
+        state[f"{kind}_view"] = state[kind][:, 1:4].T
+    state["bool"] = torch.rand(7) > 0.5
+    assert hasattr(state, "_metadata")
+    torch.save(state, tmp_path / "w.pth")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "torch", None)
+        got = files.read(tmp_path / "w.pth").arrays
+    want = torch.load(tmp_path / "w.pth", weights_only=True)
+    assert list(got) == list(want)
+    for name, tensor in want.items():
+        widened = tensor.detach().float() if tensor.dtype == torch.bfloat16 else tensor.detach()
+        assert got[name].dtype == widened.numpy().dtype and got[name].shape == tuple(tensor.shape)
+        np.testing.assert_array_equal(got[name], widened.numpy())
 
 
 class Hostile:

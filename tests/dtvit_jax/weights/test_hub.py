@@ -2,6 +2,7 @@
 
 import hashlib
 import http.server
+import sys
 import threading
 import time
 
@@ -210,3 +211,35 @@ def test_unknown_names_and_files(tmp_path):
     path = tmp_path / "here.pth"
     path.write_bytes(b"x")
     assert hub.locate(str(path)) == path
+
+
+def test_what_can_be_known_is_checked_without_a_download(tmp_path, monkeypatch):
+    monkeypatch.delenv("DTVIT_WEIGHTS", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setitem(sys.modules, "torch", None)  # as if it were not installed
+    monkeypatch.setattr(hub, "fetch", None)  # not callable
+    for name in hub.TORCHVISION:
+        if name not in ("densenet121", "vgg16"):
+            hub.check(f"torchvision/{name}")
+    hub.check("timm/some.name")
+    for name in ("torchvision/densenet121", "torchvision/vgg16"):
+        for step in (hub.check, hub.locate):
+            with pytest.raises(InputError, match=rf"{name}: .* pip install 'dtvit-jax\[torch\]'"):
+                step(name)
+    with pytest.raises(InputError, match="torchvision has"):
+        hub.check("torchvision/vit_x_16")
+    with pytest.raises(InputError, match="no such file"):
+        hub.check(str(tmp_path / "absent.pth"))
+    legacy = tmp_path / "vgg16-397923af.pth"
+    legacy.write_bytes(b"\x80\x02")
+    with pytest.raises(InputError, match=r"PyTorch before 1\.6"):
+        hub.check(str(legacy))
+    safetensors = tmp_path / "w.safetensors"
+    safetensors.write_bytes((128).to_bytes(8, "little") + b"{")  # begins with the same byte
+    hub.check(str(safetensors))
+    hub.check(str(tmp_path))  # a run's folder, for all that is known here
+    monkeypatch.setenv("DTVIT_WEIGHTS", str(tmp_path))
+    with pytest.raises(InputError, match=r"PyTorch before 1\.6"):
+        hub.check("torchvision/vgg16")
+    with pytest.raises(InputError, match="is not in the folder"):
+        hub.check("torchvision/resnet18")
