@@ -70,11 +70,22 @@ def points_of(rule: DecisionRule, name: str) -> Points:
     Raises InputError where the rule has no such point by subject.
     """
     plain = name.removesuffix("_assured")
-    names = sorted(set(rule.points["subject"]) & {*rule.points["slice"], f"{plain}_assured"})
-    if name not in rule.points["subject"] or plain not in rule.points["slice"]:
+    by_slice = rule.points["slice"]
+    names = [
+        each for each in sorted(rule.points["subject"]) if each.removesuffix("_assured") in by_slice
+    ]
+    if name not in names:
+        reason = next(
+            (
+                f" (by {point['level']}, {point.get('reason', 'no threshold')})"
+                for point in rule.raw["operating_points"]
+                if point["threshold"] is None and point["name"] in (name, plain)
+            ),
+            "",
+        )
         raise InputError(
-            f"the model has no operating point {name!r}: it has {', '.join(names) or 'none'}"
-            + ("" if names else " (its validation side holds one class alone)")
+            f"the model has no operating point {name!r}{reason}: it has "
+            f"{', '.join(names) or 'none'}"
         )
     return Points(name, _point(rule, "slice", plain), _point(rule, "subject", name))
 

@@ -176,7 +176,10 @@ def write(folder: Path, rule: DecisionRule) -> Path:
 
 
 def find(folder: Path, provenance: Mapping[str, Any], choices: Choices) -> DecisionRule | None:
-    """Reads the rule in `folder` if it was fitted with this provenance and these choices."""
+    """Reads the rule in `folder` if it was fitted with this provenance and these choices.
+
+    A rule of an earlier version, with a threshold that did not reach its aim, is not taken.
+    """
     try:
         rule = read(folder)
     except InputError:
@@ -188,7 +191,17 @@ def find(folder: Path, provenance: Mapping[str, Any], choices: Choices) -> Decis
         and rule.raw["aggregation"]["chosen_on_validation"] == auto
         and rule.method == choices.calibration
     )
-    return rule if same else None
+    return rule if same and all(map(_reaches_its_aim, rule.raw["operating_points"])) else None
+
+
+def _reaches_its_aim(point: OperatingPoint) -> bool:
+    """Whether the rate that the point's threshold had on validation is the one in its name."""
+    aim = next((aim for aim in operating_points.AIMS if aim.name == point["name"]), None)
+    rates = point.get("validation", {})
+    if aim is None or aim.kind not in rates:
+        return True
+    value = rates[aim.kind].get("value")
+    return value is None or value >= aim.value - operating_points.TOLERANCE
 
 
 def apply_rule(

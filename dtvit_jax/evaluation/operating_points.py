@@ -10,6 +10,11 @@ from dtvit_jax.evaluation import bootstrap
 from dtvit_jax.evaluation.ranking import ratio
 
 RESAMPLES = 2000
+TOLERANCE = 1e-12
+"""A rate this little below the aim reaches it: 19/20 in floating point may fall short of 0.95."""
+
+ABOVE_ALL = float(np.nextafter(1, 2))
+"""End of the interval where some resamples have no threshold: no score reaches it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,8 +79,9 @@ def choose(
     """Chooses the threshold that reaches `aim` on these rows, with its 95% interval over subjects.
 
     ICH is predicted at score >= threshold, and the threshold is midway between two neighbouring
-    scores. subject: each row's index into `strata`, the subjects' classes. An assured threshold
-    has no interval.
+    scores, from 0 to 1. There is none where no such threshold reaches the aim, such as a
+    specificity where too many normal cases score 1. subject: each row's index into `strata`, the
+    subjects' classes. An assured threshold has no interval.
     """
     if truth.all() or not truth.any():
         absent = "normal" if truth.all() else "ICH"
@@ -86,21 +92,34 @@ def choose(
         if isinstance(lowest, str):
             return Choice(None, reason=lowest)
         return Choice(float(cuts[np.searchsorted(cuts, lowest, side="right") - 1]))
-    own = _reach(aim, score, truth, cuts, np.ones((1, len(score))))
-    drawn = [
-        _reach(aim, score, truth, cuts, counts[:, subject].astype(np.float64))
-        for counts in bootstrap.subject_counts(strata, resamples, seed, chunk=200)
-    ]
+    own = float(_reach(aim, score, truth, cuts, np.ones((1, len(score))))[0])
+    if own == ABOVE_ALL:
+        normal = score[~truth]
+        at_one = int((normal >= 1).sum())
+        return Choice(
+            None,
+            reason=f"no threshold from 0 to 1 reaches it on the validation set: {at_one} of its "
+            f"{len(normal)} normal cases {'scores' if at_one == 1 else 'score'} 1",
+        )
+    drawn = np.concatenate(
+        [
+            _reach(aim, score, truth, cuts, counts[:, subject].astype(np.float64))
+            for counts in bootstrap.subject_counts(strata, resamples, seed, chunk=200)
+        ]
+    )
     # 'nearest': between two resampled cuts there is no cut.
-    low, high = np.quantile(np.concatenate(drawn), [0.025, 0.975], method="nearest")
-    return Choice(float(own[0]), float(low), float(high))
+    low, high = np.quantile(drawn[~np.isnan(drawn)], [0.025, 0.975], method="nearest")
+    return Choice(own, float(low), float(high))
 
 
 def _cuts(score: Float[np.ndarray, " n"]) -> Float[np.ndarray, " c"]:
-    """Thresholds below each distinct score, ascending, and one above all: the midpoints."""
+    """Thresholds below each distinct score, ascending, and one above all unless a score is 1."""
     values = np.unique(score.astype(np.float64))
     midpoints = (values[1:] + values[:-1]) / 2
-    return np.concatenate([[values[0] / 2], midpoints, [(values[-1] + 1) / 2]])
+    # Between neighbours in floating point the midpoint rounds to one of them.
+    midpoints = np.where(midpoints > values[:-1], midpoints, values[1:])
+    above = (values[-1:] + 1) / 2
+    return np.concatenate([values[:1] / 2, midpoints, above[above > values[-1]]])
 
 
 def _reach(
@@ -110,7 +129,10 @@ def _reach(
     cuts: Float[np.ndarray, " c"],
     weights: Float[np.ndarray, "r n"],
 ) -> Float[np.ndarray, " r"]:
-    """The cut of each weighting that reaches the aim at the least cost to the other rate."""
+    """The cut of each weighting that reaches the aim at the least cost to the other rate.
+
+    ABOVE_ALL where no cut reaches it; nan where the rate is undefined, for want of cases.
+    """
     position = np.searchsorted(cuts, score, side="right") - 1  # the last cut that predicts ICH
     predicted = np.zeros((2, len(weights), len(cuts)))  # weight predicted ICH, by class and cut
     for label in (0, 1):
@@ -120,14 +142,16 @@ def _reach(
         predicted[label] = np.cumsum(mass[:, ::-1], axis=1)[:, ::-1]
     sensitivity = ratio(predicted[1], predicted[1][:, :1].repeat(len(cuts), axis=1))
     specificity = 1 - ratio(predicted[0], predicted[0][:, :1].repeat(len(cuts), axis=1))
-    tolerance = 1e-12  # 19/20 in floating point may fall short of 0.95
     if aim.kind == "sensitivity":  # falls with the cut: the last that reaches it
-        at = (sensitivity >= aim.value - tolerance).sum(axis=1) - 1
+        rate = sensitivity
+        at = (sensitivity >= aim.value - TOLERANCE).sum(axis=1) - 1
     elif aim.kind == "specificity":  # rises with the cut: the first that reaches it
-        at = (specificity >= aim.value - tolerance).argmax(axis=1)
+        rate = specificity
+        at = (specificity < aim.value - TOLERANCE).sum(axis=1)
     else:
-        at = (sensitivity + specificity).argmax(axis=1)
-    return cuts[at]
+        rate = sensitivity + specificity
+        at = rate.argmax(axis=1)
+    return np.where(np.isnan(rate[:, 0]), np.nan, np.append(cuts, ABOVE_ALL)[at])
 
 
 def _assured(

@@ -215,5 +215,5 @@ def _decisions(part: Part, threshold: float) -> tuple[Int[np.ndarray, " n"], Int
     """True and predicted class of each row, as indices into the task's classes."""
     table = part.table
     if part.task == "hemorrhage":
-        return table.hemorrhage, (table.p_hemorrhage >= threshold).astype(int)
+        return table.hemorrhage, (table.p_hemorrhage.astype(np.float64) >= threshold).astype(int)
     return table.location, table.p_location.argmax(axis=1)

@@ -2,12 +2,14 @@
 
 import collections
 import contextlib
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from data_builder.dicom.header import Reason
+from data_builder.errors import InputError
 from data_builder.parallel.processes import Lost
 from data_builder.progress import track
 from data_builder.pseudonyms import Lookup, Pseudonyms
@@ -61,9 +63,10 @@ class Predictor:
     def answer(self, studies: Sequence[StudyFiles]) -> Iterator[FinishedStudy]:
         """Answers each study, in order; a study is on disk when it is yielded.
 
-        A study that is done is read from disk. Raises InputError where OUT can't be written.
+        A study that is done is read from disk; a damaged one is answered again, with a line on
+        standard error. Raises InputError where OUT can't be written.
         """
-        new = {study.key for study in studies if not self._output.is_done(study)}
+        new = {study.key for study in studies if not self._is_done(study)}
         tasks = [
             self._task(study.key, source)
             for study in studies
@@ -100,6 +103,13 @@ class Predictor:
                 }
                 rows.append(FileRow.refused(task.source, refusal["reason"], refusal["detail"]))
         return rows
+
+    def _is_done(self, study: StudyFiles) -> bool:
+        try:
+            return self._output.is_done(study)
+        except InputError as error:
+            print(f"{error}: the study is answered again", file=sys.stderr, flush=True)
+            return False
 
     def _task(self, key: str, source: InputFile) -> PrepareTask:
         cleaning, size = self._model.cleaning, int(self._model.config.data.size)

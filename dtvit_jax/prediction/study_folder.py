@@ -5,6 +5,7 @@ import csv
 import io
 import json
 import shutil
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -25,6 +26,7 @@ class StudyFolders:
 
     def __init__(self, out: Path) -> None:
         self.root = out / "studies"
+        self._left_out: set[str] = set()
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             for old in self.root.glob(f"{_OLD}*"):  # killed between two renames
@@ -61,28 +63,49 @@ class StudyFolders:
             shutil.rmtree(draft, ignore_errors=True)
 
     def state(self, key: str) -> StudyState | None:
-        """The state of a finished study; None where it is missing or damaged."""
+        """The state of a finished study; None where it is missing. Raises InputError if damaged."""
         try:
             return StudyState.from_json(json.loads((self.root / key / _STATE).read_text()))
-        except (OSError, ValueError, KeyError, TypeError):
+        except (FileNotFoundError, NotADirectoryError):
             return None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise _damaged(key, _STATE) from error
 
-    def finished(self) -> list[str]:
-        """The keys of finished studies, sorted."""
-        return sorted(path.parent.name for path in self.root.glob(f"stu-*/{RESULTS}"))
+    def finished(self) -> Iterator[tuple[StudyResults, list[FileRow]]]:
+        """Reads results and file rows of the finished studies, sorted by key.
+
+        A damaged study is left out, with a line on standard error the first time.
+        """
+        for key in sorted(path.parent.name for path in self.root.glob(f"stu-*/{RESULTS}")):
+            try:
+                study = self.results(key), self.files(key)
+            except InputError as error:
+                if key not in self._left_out:
+                    print(
+                        f"{error}: left out of the tables until PATH has the study again",
+                        file=sys.stderr,
+                    )
+                self._left_out.add(key)
+            else:
+                yield study
 
     def results(self, key: str) -> StudyResults:
         """Reads results.json of a finished study. Raises InputError where it is damaged."""
         try:
             return StudyResults.from_json(json.loads((self.root / key / RESULTS).read_text()))
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(
-                f"studies/{key}/{RESULTS} in --out is damaged: remove that folder and try again"
-            ) from error
+            raise _damaged(key, RESULTS) from error
 
     def files(self, key: str) -> list[FileRow]:
         """Reads files.csv of a finished study. Raises InputError where it is damaged."""
-        return read_file_rows(self.root / key / FILES)
+        try:
+            return read_file_rows(self.root / key / FILES)
+        except InputError as error:
+            raise _damaged(key, FILES) from error
+
+
+def _damaged(key: str, name: str) -> InputError:
+    return InputError(f"studies/{key}/{name} in --out is damaged")
 
 
 def write_state(folder: Path, state: StudyState) -> None:
@@ -114,7 +137,7 @@ def read_file_rows(path: Path) -> list[FileRow]:
     try:
         with path.open(newline="", encoding="utf-8") as file:
             return [FileRow.from_csv(row) for row in csv.DictReader(file)]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, csv.Error) as error:
         raise InputError(f"a {FILES} in --out is damaged: remove it and try again") from error
 
 

@@ -61,9 +61,15 @@ class StudyOutput:
         return self._folders.images(key)
 
     def is_done(self, study: StudyFiles) -> bool:
-        """Whether the study was answered with the same `of`, and none of its files is new."""
+        """Whether the study was answered with the same `of`, and none of its files is new.
+
+        Raises InputError where what an earlier run wrote of it is damaged.
+        """
         state = self._folders.state(study.key)
-        return state is not None and state.of == self._of and _instances(study) <= state.instances
+        if state is None or state.of != self._of or not _instances(study) <= state.instances:
+            return False
+        self.read(study.key)
+        return True
 
     def read(self, key: str) -> FinishedStudy:
         """Reads a study that is done. Raises InputError where its files are damaged."""

@@ -53,9 +53,10 @@ def write_tables(out: Path, folders: StudyFolders, strays: Iterable[FileRow]) ->
     studies: list[Row] = []
     slices: list[Row] = []
     files: list[FileRow] = []
-    all_results = [folders.results(key) for key in folders.finished()]
-    for results in all_results:
-        files += folders.files(results.key)
+    all_results = []
+    for results, rows in folders.finished():
+        all_results.append(results)
+        files += rows
         if results.study is None:
             row: Row = dict.fromkeys(STUDY_COLUMNS, "")
             studies.append(row | {"study": results.key, "reasons": results.refusal})

@@ -5,6 +5,7 @@ state, computed on the devices that hold the arrays.
 """
 
 import json
+import math
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -65,7 +66,7 @@ def saved_config(workdir: Path) -> dict[str, Any] | None:
     for folder in sorted(steps, key=lambda path: -int(path.name)):
         try:
             return json.loads(_progress_file(folder).read_text())["config"]
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError, KeyError, TypeError):
             continue
     return None
 
@@ -78,9 +79,17 @@ class Checkpoints:
       best: name of the validation figure (`validation.names`).
       keep: how many of the last to keep.
       read_only: write and remove nothing; another process may be training there.
+
+    Orbax reads the validation figures of all checkpoints here. One whose figures are damaged is
+    reported and moved to workdir/damaged. Raises InputError where none is left then, and, with
+    read_only, where one is damaged.
     """
 
     def __init__(self, workdir: Path, best: str, keep: int = 1, read_only: bool = False) -> None:
+        if read_only:
+            _refuse_damaged_metrics(workdir, best)
+        else:
+            distributed.primary_does(lambda: _set_aside_damaged_metrics(workdir, best))
         sign = -1.0 if lower_is_better(best) else 1.0
 
         def score(metrics: dict[str, float]) -> float:
@@ -167,10 +176,7 @@ class Checkpoints:
                 place = self._set_aside(step)
                 print(f"{error}: moved to {place}, going on from the one before", file=sys.stderr)
         if damaged:
-            raise InputError(
-                f"no whole checkpoint is left in {self._workdir} (the damaged are in "
-                f"{self._workdir / 'damaged'}): train again into a new --workdir"
-            )
+            raise _none_left(self._workdir)
         return None
 
     def restore(self, step: int, abstract: TrainState) -> tuple[TrainState, Progress]:
@@ -235,9 +241,7 @@ class Checkpoints:
     def _set_aside(self, step: int) -> Path:
         place = self._workdir / "damaged"
         if distributed.is_primary():
-            place.mkdir(exist_ok=True)
-            number = sum(1 for _ in place.iterdir())
-            place = self._folder(step).rename(place / f"{step}_{number}")
+            place = _move_aside(self._workdir, self._folder(step))
         distributed.wait_for_all("damaged checkpoint")
         self._manager.reload()
         return place
@@ -252,6 +256,58 @@ class Checkpoints:
 
 class Damaged(InputError):
     """A checkpoint whose content is not what was saved."""
+
+
+def _damaged_metrics(workdir: Path, best: str) -> list[tuple[Path, str]]:
+    """Each checkpoint whose validation figures can't be read, oldest first, and a description."""
+    damaged = []
+    for folder in _step_folders(workdir):
+        path = folder / "metrics" / "metrics"
+        try:
+            if not math.isfinite(json.loads(path.read_text())[best]):
+                raise ValueError(f"its {best} is not finite")
+        except FileNotFoundError:  # a checkpoint between two validations
+            continue
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            damaged.append((folder, f"{path} is damaged ({_why(error)})"))
+    return damaged
+
+
+def _refuse_damaged_metrics(workdir: Path, best: str) -> None:
+    for _, description in _damaged_metrics(workdir, best):
+        raise Damaged(
+            f"{description}: the command that trained the run moves this checkpoint aside and goes "
+            "on from the one before"
+        )
+
+
+def _set_aside_damaged_metrics(workdir: Path, best: str) -> None:
+    damaged = _damaged_metrics(workdir, best)
+    for folder, description in damaged:
+        place = _move_aside(workdir, folder)
+        print(f"{description}: the checkpoint is moved to {place}", file=sys.stderr)
+    if damaged and not _step_folders(workdir):
+        raise _none_left(workdir)
+
+
+def _step_folders(workdir: Path) -> list[Path]:
+    """The folders of checkpoints, oldest first."""
+    folders = [path for path in (workdir / "checkpoints").glob("*") if path.name.isdigit()]
+    return sorted(folders, key=lambda path: int(path.name))
+
+
+def _move_aside(workdir: Path, folder: Path) -> Path:
+    place = workdir / "damaged"
+    place.mkdir(exist_ok=True)
+    number = sum(1 for _ in place.iterdir())
+    return folder.rename(place / f"{folder.name}_{number}")
+
+
+def _none_left(workdir: Path) -> InputError:
+    return InputError(
+        f"no whole checkpoint is left in {workdir} (the damaged are in {workdir / 'damaged'}): "
+        "train again into a new --workdir"
+    )
 
 
 def _progress_file(folder: Path) -> Path:

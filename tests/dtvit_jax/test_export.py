@@ -2,16 +2,20 @@
 
 import dataclasses
 import hashlib
+import importlib.metadata
 import json
 import os
 import signal
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import packaging.requirements
+import packaging.utils
 import pytest
 
 from data_builder.errors import InputError
@@ -20,6 +24,7 @@ from dtvit_jax.decision import rule
 from dtvit_jax.decision.rule import both
 from dtvit_jax.runs import export_folder, portable
 from dtvit_jax.runs.trained_run import TrainedRun
+from tests.helpers import ROOT
 from tests.helpers.model_folder import MODEL, save_model
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (3, 36, 36), dtype=np.uint8)
@@ -199,3 +204,23 @@ def test_a_signal_leaves_nothing_behind(runs, tmp_path, monkeypatch, capsys, num
         assert export.main(arguments) == 130
         assert "nothing was written" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def required(names):
+    """The distributions that these need without extras, with all that those need in turn."""
+    closure, left = set(), [packaging.requirements.Requirement(name) for name in names]
+    while left:
+        requirement = left.pop()
+        name = packaging.utils.canonicalize_name(requirement.name)
+        if name in closure or (requirement.marker and not requirement.marker.evaluate()):
+            continue
+        closure.add(name)
+        left += map(packaging.requirements.Requirement, importlib.metadata.requires(name) or ())
+    return closure
+
+
+def test_the_base_install_has_what_jax_export_writes_with():
+    """JAX imports flatbuffers to serialise StableHLO, and does not require it."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    base = required(project["dependencies"])
+    assert {"jax", "jaxlib", "flatbuffers"} <= base and "jax2onnx" not in base

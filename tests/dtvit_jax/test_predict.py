@@ -3,6 +3,7 @@
 import errno
 import io
 import json
+import shutil
 import struct
 import subprocess
 import sys
@@ -146,6 +147,60 @@ def test_a_second_call_does_nothing_and_a_new_file_makes_a_new_answer(model, tmp
     again = tmp_path / "again"
     assert run(source, tmp_path / "more", "--workdir", model, "--out", again) == 0
     assert same(out, again)  # the same files give the same bytes, in one run or two
+
+
+@pytest.fixture(scope="module")
+def two_answered(model, tmp_path_factory):
+    """Two studies in folders of their own, answered into one OUT."""
+    folder = tmp_path_factory.mktemp("two")
+    one = write(folder / "one", [head(i) for i in range(3)])
+    two = write(folder / "two", [head(i, "another", "B9") for i in range(3)])
+    assert run(one, two, "--workdir", model, "--out", folder / "out") == 0
+    return one, two, folder / "out"
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("results.json", "{"),
+        ("results.json", "[]"),
+        ("results.json", None),
+        ("files.csv", "file,study\na,b\n"),
+        (".state.json", ""),
+        (".state.json", '{"of": {}}'),
+    ],
+)
+def test_a_damaged_study_is_answered_again(two_answered, model, tmp_path, capsys, name, content):
+    one, _, answered = two_answered
+    out = tmp_path / "out"
+    shutil.copytree(answered, out)
+    results = [json.loads(path.read_text()) for path in out.glob("studies/*/results.json")]
+    key = next(r["key"] for r in results if r["study"]["subject"] == subject_of("A17"))
+    damaged = out / "studies" / key / name
+    damaged.unlink() if content is None else damaged.write_text(content)
+    assert run(one, "--workdir", model, "--out", out) == 0
+    lines = [line for line in capsys.readouterr().err.splitlines() if "damaged" in line]
+    assert lines == [f"studies/{key}/{name} in --out is damaged: the study is answered again"]
+    assert same(out, answered)
+
+
+def test_a_damaged_study_stops_no_other(two_answered, model, tmp_path, capsys):
+    _, two, answered = two_answered
+    out = tmp_path / "out"
+    shutil.copytree(answered, out)
+    rows = table(out / "results.csv")
+    key = next(row["study"] for row in rows if row["subject"] == subject_of("A17"))
+    (out / "studies" / key / "results.json").write_text("{")
+    assert run(two, "--workdir", model, "--out", out) == 0
+    captured = capsys.readouterr()
+    lines = [line for line in captured.err.splitlines() if "damaged" in line]
+    assert len(lines) == 1 and "left out of the tables until PATH has the study again" in lines[0]
+    assert table(out / "results.csv") == [row for row in rows if row["study"] != key]
+    assert "1 done before" in captured.out
+
+
+def subject_of(patient):
+    return Pseudonyms(PUBLIC_KEY).subject(patient)
 
 
 def all_in(folder):

@@ -79,6 +79,35 @@ def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(tmp_path, caps
     assert same(Checkpoints(tmp_path, "loss").restore(2, abstract(state_at(1)))[0], state_at(2))
 
 
+BAD_METRICS = [b"", b"{", b"\xff\x00", b"[]", b"{}", b'{"loss": "low"}', b'{"loss": NaN}', b"null"]
+
+
+@pytest.mark.parametrize("content", BAD_METRICS)
+def test_a_checkpoint_with_damaged_figures_is_set_aside(tmp_path, capsys, content):
+    saved(tmp_path, losses={1: 2.0, 2: 1.0}, keep=2)
+    file = tmp_path / "checkpoints" / "2" / "metrics" / "metrics"
+    file.write_bytes(content)
+    with pytest.raises(Damaged, match=f"{file} is damaged"):
+        Checkpoints(tmp_path, "loss", read_only=True)
+    assert file.exists()
+    checkpoints = Checkpoints(tmp_path, "loss", keep=2)
+    message = capsys.readouterr().err
+    assert f"{file} is damaged" in message and message.count("\n") == 1
+    assert (tmp_path / "damaged" / "2_0" / "metrics" / "metrics").read_bytes() == content
+    state, progress = checkpoints.restore_latest(abstract(state_at(1)))
+    assert same(state, state_at(1)) and progress["history"] == [1]
+    checkpoints.save(2, state_at(2), {}, {"loss": 1.0})
+    checkpoints.close()
+    assert Checkpoints(tmp_path, "loss", read_only=True).best == 2
+
+
+def test_damaged_figures_of_the_only_checkpoint_do_not_start_the_run_again(tmp_path):
+    saved(tmp_path, steps=(1,), losses={1: 2.0})
+    (tmp_path / "checkpoints" / "1" / "metrics" / "metrics").write_text("{")
+    with pytest.raises(InputError, match="no whole checkpoint is left"):
+        Checkpoints(tmp_path, "loss")
+
+
 def test_where_all_are_damaged_that_is_said(tmp_path):
     saved(tmp_path, keep=2)
     for step in ("1", "2"):
