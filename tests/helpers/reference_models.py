@@ -84,7 +84,9 @@ def load(path: Path, name: str, **options: Any) -> Any:
     params, stats = jax.tree.map(lambda x: jnp.ones(x.shape, x.dtype), (params, stats))
     model = nnx.merge(graph, params, stats)
     pure = nnx.to_pure_dict(params), nnx.to_pure_dict(stats)
-    params, stats = pretrained.load_into(open_weights(path), {"name": name, **options}, *pure)
+    loaded = pretrained.load_into(open_weights(path), {"name": name, **options}, *pure)
+    # arrays of JAX, since a file's own may be mapped read-only, and training updates statistics
+    params, stats = jax.tree.map(jnp.asarray, loaded)
     nnx.update(model, params)
     nnx.update(model, stats)
     return model
