@@ -44,12 +44,13 @@ def largest_file(folder):
 
 
 def flip(folder):
-    """A bit in each of the parts of the state that lie in the largest file."""
-    path = largest_file(folder)
-    content = bytearray(path.read_bytes())
-    for place in range(0, len(content), 10_000):
-        content[place] ^= 1
-    path.write_bytes(content)
+    """Flips bits of every array of the state: Orbax may write them to one file or to several."""
+    for path in folder.rglob("*"):
+        if path.is_file() and path.stat().st_size > 10_000:
+            content = bytearray(path.read_bytes())
+            for position in range(0, len(content), 10_000):
+                content[position] ^= 1
+            path.write_bytes(content)
 
 
 def truncate(folder):
