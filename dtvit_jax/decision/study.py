@@ -1,6 +1,6 @@
 """From the probabilities of a study's slices to its answer, in pure functions.
 
-An answer is 'uncertain' where the score lies within the 95% interval of its operating point's
+An answer is 'uncertain' where the score is within the 95% interval of its operating point's
 threshold, so that another validation sample could have decided otherwise; where the study has
 fewer slices than the aggregation takes; or where slices unlike the training slices (`outlier`)
 decide it.
