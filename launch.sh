@@ -8,24 +8,35 @@
 #                            Kubernetes: docs/training_sharding.md)
 #
 # A second call reuses what is there. PYTHON names another interpreter (3.11 or newer); VENV another
-# folder than .venv; DTVIT_DEVICE (cpu, cuda or tpu) overrides what is found.
+# folder than .venv; DTVIT_DEVICE (cpu, cuda or tpu) overrides the device that is detected, as on a
+# cluster's login node, which has no GPU: DTVIT_DEVICE=cuda ./launch.sh train --help sets up for one.
 set -euo pipefail; here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 venv=${VENV:-$here/.venv}
 
+# The device of this machine; $1 is put before /dev and /sys, for tests.
 device() {
-  if [ -n "${DTVIT_DEVICE:-}" ]; then echo "$DTVIT_DEVICE"
-  elif command -v nvidia-smi >/dev/null && nvidia-smi -L 2>/dev/null | grep -q GPU; then echo cuda
-  elif ls /dev/accel* /dev/vfio/[0-9]* >/dev/null 2>&1; then echo tpu
-  else echo cpu; fi
+  local nodes google='^0x1ae0$' # Google's PCI vendor number: vfio serves other devices too
+  if [ -n "${DTVIT_DEVICE:-}" ]; then echo "$DTVIT_DEVICE"; return; fi
+  if command -v nvidia-smi >/dev/null && nvidia-smi -L 2>/dev/null | grep -q GPU; then echo cuda; return; fi
+  nodes=$(compgen -G "${1:-}/dev/accel[0-9]*" || compgen -G "${1:-}/dev/vfio/[0-9]*" || true)
+  if [ -n "$nodes" ] && grep -qsx "$google" "${1:-}"/sys/bus/pci/devices/*/vendor; then echo tpu; return; fi
+  echo cpu
 }
 
 # Installs the project with the extras in $1 at the lock's versions, unless .venv has them already.
-setup() {
-  local extras=$1 kind sum what
+# Processes that start together, as SLURM's tasks do, set up one after the other: a subshell holds
+# the lock.
+setup() (
+  extras=$1
+  if command -v flock >/dev/null; then
+    mkdir -p "$(dirname "$venv")"
+    exec 9>>"$venv.lock"
+    flock 9
+  fi
   kind=$(device)
   [ "$kind" = cpu ] || extras="$extras${extras:+,}$kind"
   sum=$(cat "$here/pyproject.toml" "$here/requirements.lock" <(echo "$here") | cksum)
-  grep -qs "^[^|]*$extras[^|]*|$sum\$" "$venv/installed" && return
+  grep -qs "^[^|]*$extras[^|]*|$sum\$" "$venv/installed" && exit
   echo "setting up ${venv##*/} for $kind${extras:+ with $extras}: some minutes, once" >&2
   what="$here${extras:+[$extras]}"
   if command -v uv >/dev/null; then
@@ -36,7 +47,7 @@ setup() {
     "$venv/bin/python" -m pip install --quiet -c "$here/requirements.lock" -e "$what"
   fi
   echo "$extras|$sum" >>"$venv/installed"
-}
+)
 
 cd "$here"
 case "${1:-demo}" in
