@@ -43,6 +43,9 @@ def get_config() -> ml_collections.ConfigDict:
     model.dropout = 0.0  # in the encoder, as the ImageNet model
     model.stochastic_depth = 0.0
     model.tokens = "all"  # or 'tissue': only patches with tissue (ViT; docs/data_tissue.md)
+    model.attention = (
+        "auto"  # XLA's; or 'xla', or 'cudnn': bfloat16 on an NVIDIA GPU (not measured)
+    )
     model.remat = False  # recomputes blocks in the backward pass: less memory, more time
     model.scan = False  # compiles one block for all: the same numbers, faster compilation
 
@@ -99,6 +102,6 @@ def get_config() -> ml_collections.ConfigDict:
     config.keep = 2  # last checkpoints kept, besides the best; a damaged one has one before it
     config.log_every_steps = 20  # between fetches of the losses: checked for nan and written
     config.profile = False  # writes a trace of a few steps, for XProf
-    config.dtype = "auto"  # float32 on a CPU, bfloat16 elsewhere; state is float32
+    config.dtype = "auto"  # bfloat16 where the device has it, else float32; state is float32
     config.mesh = ml_collections.ConfigDict({"data": -1, "fsdp": 1})  # -1: all devices
     return config

@@ -3,6 +3,7 @@
 import subprocess
 
 import pytest
+
 from tests.helpers import ROOT
 
 GOOGLE, NVIDIA = "0x1ae0\n", "0x10de\n"

@@ -80,9 +80,20 @@ def cudnn_attention(
     v: Float[Array, "B T H D"],
     mask: Bool[Array, "B T"] | None,
 ) -> Float[Array, "B Q H D"]:
-    """`attention` by cuDNN: an NVIDIA GPU, in bfloat16 or float16."""
-    where = None if mask is None else mask[:, None, None, :]
-    return jax.nn.dot_product_attention(q, k, v, mask=where, implementation="cudnn")
+    """`attention` by cuDNN, in bfloat16 or float16; `mask` is True for the first tokens of a row.
+
+    cuDNN takes lengths in place of masks. jax refuses odd lengths in training, and a single query:
+    both are padded to even numbers.
+    """
+    queries, tokens = q.shape[1], k.shape[1]
+    q, k, v = (jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, 0), (0, 0))) for x in (q, k, v))
+    lengths = None
+    if mask is not None or tokens % 2:
+        lengths = jnp.full(len(k), tokens, jnp.int32) if mask is None else mask.sum(1, jnp.int32)
+    out = jax.nn.dot_product_attention(
+        q, k, v, key_value_seq_lengths=lengths, implementation="cudnn"
+    )
+    return out[:, :queries]
 
 
 def residual(x: Float[Array, "*shape"], y: Float[Array, "*shape"]) -> Float[Array, "*shape"]:

@@ -68,6 +68,18 @@ def patches_above(
     return patchify(pixels, patch).max(-1) > level
 
 
+def kept_first(
+    patches: Float[Array, "B P pixels"],
+    positions: Int[Array, "B P"] | None,
+    mask: Bool[Array, "B P"],
+) -> tuple[Float[Array, "B P pixels"], Int[Array, "B P"], Bool[Array, "B P"]]:
+    """Moves each image's kept patches to the front, in their order; returns all three anew."""
+    order = jnp.argsort(~mask, axis=1, stable=True)
+    positions = order if positions is None else jnp.take_along_axis(positions, order, axis=1)
+    patches = jnp.take_along_axis(patches, order[..., None], axis=1)
+    return patches, positions, jnp.take_along_axis(mask, order, axis=1)
+
+
 class ViT(nnx.Module):
     """Vision Transformer: [B, image_size, image_size, channels] images to [B, W] features.
 
@@ -191,6 +203,8 @@ class ViT(nnx.Module):
                 patch the class token alone is encoded and returned, whatever the pooling.
             key: in training (dropout); None in inference.
         """
+        if mask is not None and self.kernels.attention is cudnn_attention:
+            patches, positions, mask = kept_first(patches, positions, mask)
         keys = (None, None) if key is None else tuple(jax.random.split(key))
         x = dropout(self.embed(patches, positions), self.rate, keys[0])  # [B, T, W]
         attended = None if mask is None else jnp.pad(mask, ((0, 0), (1, 0)), constant_values=True)

@@ -6,7 +6,7 @@ from data_builder.errors import InputError
 from dtvit_jax.decision import calibration
 from dtvit_jax.decision.aggregation import Aggregation
 from dtvit_jax.training import validation
-from dtvit_jax.training.network import make_crop, make_tissue
+from dtvit_jax.training.network import has_cudnn_attention, make_crop, make_tissue
 from dtvit_jax.training.optimizer import WHOLE_ENCODER
 
 
@@ -60,6 +60,14 @@ def _check_optimization(config: ml_collections.ConfigDict) -> None:
         )
     if config.dtype not in ("auto", "float32", "bfloat16"):
         raise InputError(f"config.dtype={config.dtype!r}: it is auto, float32 or bfloat16")
+    attention = config.model.get("attention", "auto")
+    if attention not in ("auto", "xla", "cudnn"):
+        raise InputError(f"config.model.attention={attention!r}: it is auto, xla or cudnn")
+    if attention == "cudnn" and not has_cudnn_attention(config):
+        raise InputError(
+            "config.model.attention='cudnn' needs a ViT in bfloat16 on an NVIDIA GPU of compute "
+            "capability 8.0 or more: take 'auto'"
+        )
 
 
 def _check_evaluation(config: ml_collections.ConfigDict) -> None:

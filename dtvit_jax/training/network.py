@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import re
 from collections.abc import Callable
 
 import jax
@@ -52,6 +53,31 @@ class Network:
         return merge_model(self.graph, whole, stats)
 
 
+@dataclasses.dataclass(frozen=True)
+class Device:
+    """What this process computes on.
+
+    Attributes:
+      platform: JAX's name of it: 'cpu', 'gpu' or 'tpu'.
+      capability: an NVIDIA GPU's compute capability; (0, 0) elsewhere.
+    """
+
+    platform: str
+    capability: tuple[int, int] = (0, 0)
+
+    @property
+    def has_bfloat16(self) -> bool:
+        """Whether products of bfloat16 run in hardware: TPUs, and NVIDIA's GPUs from Ampere on."""
+        return self.platform == "tpu" or self.capability >= (8, 0)
+
+
+def local_device() -> Device:
+    """The device of this process."""
+    capability = getattr(jax.local_devices()[0], "compute_capability", "")
+    numbers = re.fullmatch(r"(\d+)\.(\d+)", capability)  # an AMD GPU's is a name
+    return Device(jax.default_backend(), (int(numbers[1]), int(numbers[2])) if numbers else (0, 0))
+
+
 def make_network(config: ml_collections.ConfigDict, kernels: models.KernelForm = "auto") -> Network:
     """The network of config.model and of the fields that say how slices become its input.
 
@@ -80,10 +106,9 @@ def make_model(config: ml_collections.ConfigDict, kernels: models.KernelForm = "
         windows = tuple(config.windows)[: config.model.channels]
         options["tissue"] = tissue.level(windows, tuple(config.mean), tuple(config.std))
     dtype = compute_dtype(config)
-    if options["name"].startswith("vit"):
-        # exporters ask for plain kernels, which cuDNN's attention is not
-        on_gpu = jax.default_backend() == "gpu" and dtype == jnp.bfloat16 and kernels == "auto"
-        options["attention"] = "cudnn" if on_gpu else "xla"
+    requested = options.pop("attention", "auto")  # the field is newer than the first runs
+    if requested == "cudnn" and kernels == "auto" and has_cudnn_attention(config):
+        options["attention"] = "cudnn"
     key, name = jax.random.key(config.seed), options.pop("name")
     return models.create(name, key=key, kernels=kernels, dtype=dtype, **options)
 
@@ -91,11 +116,18 @@ def make_model(config: ml_collections.ConfigDict, kernels: models.KernelForm = "
 def compute_dtype(config: ml_collections.ConfigDict) -> type:
     """The type that the model computes in: config.dtype, or by 'auto' what suits the device.
 
-    That is float32 on a CPU and bfloat16 elsewhere.
+    That is bfloat16 where it runs in hardware, float32 elsewhere.
     """
     if config.dtype == "auto":
-        return jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
+        return jnp.bfloat16 if local_device().has_bfloat16 else jnp.float32
     return jnp.dtype(config.dtype).type
+
+
+def has_cudnn_attention(config: ml_collections.ConfigDict) -> bool:
+    """Whether this device computes the model's attention by cuDNN, where that is asked for."""
+    device = local_device()
+    suits = device.capability >= (8, 0) and compute_dtype(config) == jnp.bfloat16
+    return suits and config.model.name.startswith("vit")
 
 
 def make_tissue(config: ml_collections.ConfigDict) -> Tissue | None:

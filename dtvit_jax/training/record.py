@@ -46,6 +46,7 @@ FREE_TO_CHANGE = (
     "keep",
     "log_every_steps",
     "profile",
+    "model.attention",
 )
 """Fields that a continued run may change."""
 
@@ -105,7 +106,7 @@ def claim_workdir(
         on_disk = [json.loads(path.read_text())] if path.exists() else []
         for earlier in [*on_disk, *([saved] if saved else [])]:
             names = differences(earlier, values)
-            names = [name for name in names if name.split(".")[0] not in FREE_TO_CHANGE]
+            names = [name for name in names if not {name, name.split(".")[0]} & set(FREE_TO_CHANGE)]
             if names:
                 raise InputError(
                     f"{workdir} holds a run with another config ({', '.join(sorted(names))}): "

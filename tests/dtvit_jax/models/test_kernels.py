@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from dtvit_jax.models import create, kernels
+from dtvit_jax.models import create, create_encoder, kernels
 from dtvit_jax.models.kernels import PLAIN
 from dtvit_jax.models.layers_cpu import AUTO
 
@@ -118,3 +118,52 @@ def test_a_plain_model_has_plain_operations_alone(name):
     )
     assert any(operation in auto for operation in CUSTOM)
     assert not [operation for operation in CUSTOM if operation in plain]
+
+
+@pytest.fixture
+def cudnns_form(monkeypatch):
+    """`cudnn_attention` runs on a CPU: jax computes what it is asked for by XLA instead."""
+    by_xla = jax.nn.dot_product_attention
+
+    def instead(q, k, v, *, key_value_seq_lengths, implementation):
+        assert implementation == "cudnn" and q.shape[1] % 2 == k.shape[1] % 2 == 0
+        return by_xla(q, k, v, key_value_seq_lengths=key_value_seq_lengths, implementation="xla")
+
+    monkeypatch.setattr(jax.nn, "dot_product_attention", instead)
+
+
+@pytest.mark.parametrize("tokens", [4, 5])
+@pytest.mark.parametrize("queries", [1, 2, 3])
+@pytest.mark.parametrize("masked", [False, True])
+def test_cudnns_padding_changes_no_number(cudnns_form, tokens, queries, masked):
+    q, k, v = Q[:, :queries], K[:, :tokens], V[:, :tokens]
+    mask = jnp.arange(tokens) < jnp.array([[tokens], [2]]) if masked else None
+
+    def value_and_gradient(attention):
+        def total(*arrays):
+            y = attention(*arrays, mask)
+            return (y * jnp.arange(y.size).reshape(y.shape)).sum() / y.size, y
+
+        return jax.value_and_grad(total, (0, 1, 2), has_aux=True)(q, k, v)
+
+    got, want = map(value_and_gradient, (kernels.cudnn_attention, kernels.attention))
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean"])
+def test_a_masked_vit_is_the_same_with_cudnns_attention(cudnns_form, pooling):
+    """Its patches change their order, because cuDNN takes lengths and no masks."""
+    options = {"image_size": 64, "pooling": pooling, "tissue": (0, 0.5, 3)}
+    images = draw(3, 64, 64, 3).at[0].set(0)  # the first image keeps no patch
+    images = images.at[1, :24, :24].set(0).at[1, 28:, 12:52].set(0)  # wider than the margin
+
+    def features(attention):
+        encoder = create_encoder(
+            "vit_nano16", key=jax.random.key(1), kernels="plain", attention=attention, **options
+        )
+        counted = np.asarray(encoder.counted(images))
+        assert not counted[0].any() and (counted[1, 1:] > counted[1, :-1]).any()
+        return encoder(images)
+
+    np.testing.assert_allclose(features("cudnn"), features("xla"), rtol=1e-5, atol=1e-5)
