@@ -43,9 +43,7 @@ def get_config() -> ml_collections.ConfigDict:
     model.dropout = 0.0  # in the encoder, as the ImageNet model
     model.stochastic_depth = 0.0
     model.tokens = "all"  # or 'tissue': only patches with tissue (ViT; docs/data_tissue.md)
-    model.attention = (
-        "auto"  # XLA's; or 'xla', or 'cudnn': bfloat16 on an NVIDIA GPU (not measured)
-    )
+    model.attention = "auto"  # XLA's; or 'xla', or 'cudnn' (docs/training_speed.md)
     model.remat = False  # recomputes blocks in the backward pass: less memory, more time
     model.scan = False  # compiles one block for all: the same numbers, faster compilation
 
