@@ -1,6 +1,7 @@
 """Studies come over the network, are answered once, and results go back; strangers are refused."""
 
 import contextlib
+import copy
 import json
 import re
 import signal
@@ -135,6 +136,47 @@ def test_an_aborted_association_loses_no_accepted_object(running):
         assert status_of(opened, sent[0]) == 0x0000
         opened.abort()
     running.wait_for(f"answered {key_of(sent)} of 1")
+
+
+def test_other_pixels_of_the_same_uid_replace_the_first_and_are_answered(running):
+    sent = study_of(1)
+    key, changed = key_of(sent), copy.deepcopy(sent[0])
+    changed.PixelData = bytes(len(changed.PixelData))
+    with association(running.port) as opened:
+        assert status_of(opened, sent[0]) == 0x0000
+        running.wait_for(f"answered {key} of 1")
+        running.wait_for(f"{key}: 2 results sent")
+        assert status_of(opened, changed) == 0x0000
+        running.wait_for("an object replaced an earlier one")
+        running.wait_for(f"answered {key} of 1")
+        running.wait_for(f"{key}: 2 results sent")
+        (stored,) = running.studies()[key].iterdir()
+        assert pydicom.dcmread(stored).PixelData == changed.PixelData
+
+
+def test_malformed_values_are_not_repeated(running, monkeypatch):
+    """As in messages of libraries on values that their own rules forbid."""
+    for mode in ("reading_validation_mode", "writing_validation_mode"):
+        monkeypatch.setattr(pydicom.config.settings, mode, pydicom.config.IGNORE)
+    forbidden = [
+        {"SOPInstanceUID": "1.2.826.0.01.SECRET"},
+        {"SOPInstanceUID": "1.2.826.007", "StudyInstanceUID": "1.2.826.008"},
+        {"StudyInstanceUID": "1.2.826.9.SECRET!", "PatientAge": "SECRETAGE"},
+        {"PatientBirthDate": "SECRETDATE", "StudyDate": "20SECRET", "StudyID": "SECRET" * 9},
+        {"Modality": "SECRET" * 9},
+    ]
+    for changes in forbidden:
+        (ds,) = study_of(1, **changes)
+        with association(running.port) as opened:
+            status = status_of(opened, ds)
+        if status == 0:
+            running.wait_for(f"{key_of([ds])}: complete")
+    (ds,) = study_of(1)
+    with association(running.port) as opened:
+        assert status_of(opened, ds) == 0
+    running.wait_for(f"{key_of([ds])}: 2 results sent")
+    printed = "\n".join(running.printed).upper()
+    assert "SECRET" not in printed and "1.2.826" not in printed
 
 
 def test_nothing_of_a_patient_is_printed_or_logged(running):
