@@ -18,6 +18,7 @@ from dtvit_jax.reports import evaluation, report
 from dtvit_jax.reports.rows import anchor
 from dtvit_jax.runs import evaluated_weights
 from dtvit_jax.runs.evaluated_run import open_model
+from dtvit_jax.runs.export_folder import model_card
 from dtvit_jax.runs.trained_run import TrainedRun
 from dtvit_jax.training.checkpoint import Checkpoints
 from dtvit_jax.training.setup import abstract_state, make_task
@@ -135,6 +136,11 @@ def test_other_weights_at_the_same_step_are_evaluated_again(workdir, tmp_path):
         assert (again / name).read_bytes() == (new / name).read_bytes()
         assert (again / name).read_bytes() != (workdir / name).read_bytes()
     weights = evaluated_weights.origin(again)
+    assert model_card(open_model(again)).parent.name == "test"
+    shutil.rmtree(again / "test")
+    shutil.copytree(workdir / "test", again / "test")
+    with pytest.raises(InputError, match="no model card of its best checkpoint"):
+        model_card(open_model(again))
     shutil.copy(workdir / "weights.safetensors", again / "weights.safetensors")
     with pytest.raises(InputError, match="another checkpoint"):
         open_model(again)
