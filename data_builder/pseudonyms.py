@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from data_builder.errors import InputError
-from data_builder.files import DRAFT, write_private
+from data_builder.files import DRAFT, sha256_of, write_private
 
 PUBLIC_KEY = b"dtvit-jax: the public key, for phantoms and tests only"
 """Not a secret: a pseudonym under this key can be reversed by guessing."""
@@ -52,6 +52,16 @@ class Pseudonyms:
     def scanner(self, model: str) -> str:
         """'scn-' and 16 letters, for a scanner's make and model, which are free texts."""
         return self._make("scn", model)
+
+    def content(self, path: Path) -> str:
+        """'con-' and 16 letters, for the bytes of a plain file; empty where they can't be read.
+
+        Unlike a bare hash it tells nobody without the key that a file is a text they can guess.
+        """
+        with contextlib.suppress(OSError):
+            if path.is_file():  # reading a pipe or a device would not end
+                return self._make("con", sha256_of(path))
+        return ""
 
     def _make(self, kind: str, identity: str) -> str:
         text = f"{kind}\0{identity}".encode("utf-8", "surrogateescape")

@@ -1,5 +1,6 @@
 """Cleans every image of one DICOM file and writes it to disk."""
 
+import hashlib
 import math
 import re
 from pathlib import Path
@@ -62,42 +63,46 @@ def clean_file_with_images(task: Task) -> CleanedFile:
     """Does the work of `clean_file` and returns the pixels too. Raises nothing."""
     cv2.setNumThreads(1)
     path = Path(task.source) / task.path
-    size = -1
+    size, content = -1, ""
     images: list[clean.Gray] = []
+    pseudonyms = Pseudonyms(task.key)
     try:
         if not path.is_file():  # reading a pipe or a device would not end
             raise Refusal(Reason.UNREADABLE, "it is not a plain file")
         size = path.stat().st_size
+        # Before the slices: a file that changes in between is then cleaned again by the next run.
+        content = pseudonyms.content(path)
         slices = read_slices(path)
-        result = FileResult(task.file, size)
-        pseudonyms = Pseudonyms(task.key)
+        result = FileResult(task.file, size, content)
         for ct in slices:
-            row, gray = _clean_slice(ct, task, pseudonyms)
+            row, gray, sha256 = _clean_slice(ct, task, pseudonyms)
             result.rows.append(row)
+            result.images[row.image] = sha256
             result.meanings += _meanings(ct.header, path, pseudonyms)
             images.append(gray)
     except Refusal as refusal:
-        result = refused(task.file, size, refusal)
+        result = refused(task.file, size, refusal, content)
     except OSError as error:
         result = FileResult(task.file, size, failure=error.strerror or type(error).__name__)
     except Exception as error:
         detail = f"cleaning failed ({type(error).__name__})"
-        result = refused(task.file, size, Refusal(Reason.DECODER_FAILED, detail))
+        result = refused(task.file, size, Refusal(Reason.DECODER_FAILED, detail), content)
     result.meanings.append((task.file, str(path)))
     return CleanedFile(result, images if result.rows else [])
 
 
 def _clean_slice(
     ct: CtSlice, task: Task, pseudonyms: Pseudonyms
-) -> tuple[CleanedSlice, clean.Gray]:
-    """Cleans one image and writes it."""
+) -> tuple[CleanedSlice, clean.Gray, str]:
+    """Cleans one image and writes it; third, the SHA-256 of the written file."""
     header = ct.header
     gray = clean.clean_slice(ct.hu, task.mode, (header.row_mm, header.column_mm))
     key, study = pseudonyms.slice(header.slice_identity), pseudonyms.study(header.study_uid)
     image = f"images/{study}/{key}.{task.image_format}"
     path = Path(task.out) / image
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, _encode(gray, task.image_format))
+    encoded = _encode(gray, task.image_format)
+    write_whole(path, encoded)
     cleaned = CleanedSlice(
         key=key,
         file=task.file,
@@ -118,7 +123,7 @@ def _clean_slice(
         instance=header.instance,
         instance_uid=pseudonyms.slice(header.sop_uid),
     )
-    return cleaned, gray
+    return cleaned, gray, hashlib.sha256(encoded).hexdigest()
 
 
 def _three_digits(mm: float) -> str:

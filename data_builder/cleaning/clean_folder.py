@@ -5,7 +5,7 @@ import contextlib
 import dataclasses
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
 from data_builder.cleaning import clean
@@ -17,7 +17,9 @@ from data_builder.cleaning.results import FileResult, refused
 from data_builder.cleaning.tables import Tables, assemble, remove_strays, write_tables
 from data_builder.dicom.refusal import Reason, Refusal
 from data_builder.errors import InputError
+from data_builder.files import sha256_of
 from data_builder.parallel import processes
+from data_builder.parallel.threads import in_order
 from data_builder.progress import track
 from data_builder.pseudonyms import Lookup, Pseudonyms, load_key, lookup_path
 
@@ -34,7 +36,7 @@ class CleanSummary:
     `used`, `refused` and `skipped` count files: those with slices in the manifest; those of
     refused.csv but labels.csv and phantom.json; those that an earlier run had finished. `reasons`
     counts the refused by reason, `notes` the rows of notes.csv. `unmatched_labels` are the lines
-    of labels.csv that match no slice.
+    of labels.csv that match no slice. `unchanged` says that the run changed nothing in the folder.
     """
 
     slices: int
@@ -46,6 +48,7 @@ class CleanSummary:
     notes: int
     skipped: int
     unmatched_labels: tuple[str, ...]
+    unchanged: bool
 
     def __str__(self) -> str:
         text = f"{self.slices} slices of {self.studies} studies, out of {self.used} files"
@@ -56,7 +59,7 @@ class CleanSummary:
         if self.refused:
             listed = ", ".join(f"{count} {reason}" for reason, count in self.reasons.items())
             text += f"; {self.refused} files refused (refused.csv): {listed}"
-        if self.skipped == self.used + self.refused:
+        if self.unchanged:
             return text + "; nothing to do: all was done before"
         return text + (f"; {self.skipped} files were done before" if self.skipped else "")
 
@@ -74,9 +77,11 @@ def clean_folder(
     """Cleans every CT slice under `src` into `out`; a run that was stopped is continued.
 
     Writes images/<study>/<key>.<format>, manifest.csv, refused.csv, notes.csv (gaps and doubles
-    in series), cleaning.json, and `.journal.jsonl`, from which the next run continues. `key` names
-    the site's key (`pseudonyms.load_key`), whose lookup gets the meanings; `jobs` is None for one
-    process per core. A file may take `seconds_a_file`, plus one second for each megabyte.
+    in series), cleaning.json, and `.journal.jsonl`, from which the next run continues: it reads all
+    files and images, and cleans a file again where its bytes or those of its images are other ones.
+    `key` names the site's key (`pseudonyms.load_key`), whose lookup gets the meanings; `jobs` is
+    None for one process per core. A file may take `seconds_a_file`, plus one second for each
+    megabyte.
 
     Raises InputError; a file that cannot be used is listed with its reason and raises nothing.
     """
@@ -108,7 +113,7 @@ def clean_folder(
         contextlib.closing(lookup) if lookup else contextlib.nullcontext(),
         Journal(out, settings, lookup) as journal,
     ):
-        results = journal.load(src, files)
+        results = journal.load(src, files, pseudonyms)
         new = [task for name, task in tasks.items() if name not in results]
         if new:
             for result in track(_run(new, jobs, seconds_a_file), len(new), "cleaning"):
@@ -120,11 +125,11 @@ def clean_folder(
         if lookup:
             lookup.add(tables.meanings)
             lookup.add((name, str(src / files[name])) for name in metadata)
-        if new or not journal.finished:
-            torn = [tasks[name] for name in tables.torn]
-            collections.deque(_run(torn, jobs, seconds_a_file), maxlen=0)
+        damaged = [tasks[name] for name in _with_other_images(out, tables, results)]
+        for result in _run(damaged, jobs, seconds_a_file):
+            results[result.file] = result
         remove_strays(out, tables)
-        write_tables(out, tables, settings)
+        written = write_tables(out, tables, settings)
         journal.finish(results.values())
     unmatched = labels.unmatched()
     _warn(unmatched)
@@ -133,7 +138,10 @@ def clean_folder(
             "the source SRC holds no CT slice that can be used: refused.csv has the reason for "
             f"each of {len(files)} files"
         )
-    return _summary(tables, metadata, len(tasks) - len(new), unmatched)
+    cleaned = {task.file for task in new + damaged}
+    return _summary(
+        tables, metadata, len(tasks) - len(cleaned), unmatched, not (cleaned or written)
+    )
 
 
 def _warn(unmatched: list[str]) -> None:
@@ -186,7 +194,8 @@ def _run(tasks: list[Task], jobs: int | None, seconds: float) -> Iterator[FileRe
             path = Path(task.source) / task.path
             size = path.stat().st_size if path.exists() else -1
             detail = f"its decoder {result.cause} and was stopped"
-            lost = refused(task.file, size, Refusal(Reason.DECODER_FAILED, detail))
+            content = Pseudonyms(task.key).content(path)
+            lost = refused(task.file, size, Refusal(Reason.DECODER_FAILED, detail), content)
             lost.meanings.append((task.file, str(path)))
             yield lost
         elif result.failure:
@@ -198,13 +207,30 @@ def _run(tasks: list[Task], jobs: int | None, seconds: float) -> Iterator[FileRe
             yield result
 
 
+def _with_other_images(out: Path, tables: Tables, results: Mapping[str, FileResult]) -> list[str]:
+    """The files in the manifest of which an image is not as it was written.
+
+    It is missing or changed, or a duplicate with other pixels has overwritten it.
+    """
+    files = list(dict.fromkeys(row.file for row in tables.manifest))
+
+    def differs(file: str) -> bool:
+        return any(
+            not (path := out / image).is_file() or sha256_of(path) != sha256
+            for image, sha256 in results[file].images.items()
+        )
+
+    checked = in_order(differs, files, "checking images")
+    return [file for file, other in zip(files, checked, strict=True) if other]
+
+
 def _refused_metadata(file: str) -> FileResult:
     detail = "no scan: labels.csv and phantom.json are metadata of the source"
     return refused(file, -1, Refusal(Reason.NOT_DICOM, detail))
 
 
 def _summary(
-    tables: Tables, metadata: set[str], skipped: int, unmatched: list[str]
+    tables: Tables, metadata: set[str], skipped: int, unmatched: list[str], unchanged: bool
 ) -> CleanSummary:
     failed = [row for row in tables.refused if row["file"] not in metadata]
     return CleanSummary(
@@ -217,4 +243,5 @@ def _summary(
         notes=len(tables.notes),
         skipped=skipped,
         unmatched_labels=tuple(unmatched),
+        unchanged=unchanged,
     )

@@ -65,20 +65,25 @@ class RefusedRow(TypedDict):
 class FileResult:
     """The cleaned slices of a file, or its row of refused.csv.
 
-    `size` is in bytes, -1 where it is unknown. `meanings` are pairs of a pseudonym and its
-    meaning, for the lookup. `failure` says why the output could not be written, which is no fault
-    of the file.
+    `size` is in bytes, -1 where it is unknown. `content` is `Pseudonyms.content` of the file, empty
+    where it could not be read. `meanings` are pairs of a pseudonym and its meaning, for the lookup.
+    `images` has the SHA-256 of each image that was written, by its path inside the output.
+    `failure` says why the output could not be written, which is no fault of the file.
+
+    A journal of an earlier version has neither `content` nor `images`.
     """
 
     file: str
     size: int = -1
+    content: str = ""
     rows: list[CleanedSlice] = dataclasses.field(default_factory=list)
     refused: RefusedRow | None = None
     meanings: list[tuple[str, str]] = dataclasses.field(default_factory=list)
+    images: dict[str, str] = dataclasses.field(default_factory=dict)
     failure: str = ""
 
 
-def refused(file: str, size: int, refusal: Refusal) -> FileResult:
+def refused(file: str, size: int, refusal: Refusal, content: str = "") -> FileResult:
     """The result of a file that cannot be used."""
     row = RefusedRow(
         file=file,
@@ -86,4 +91,4 @@ def refused(file: str, size: int, refusal: Refusal) -> FileResult:
         reason=str(refusal.reason),
         detail=refusal.detail,
     )
-    return FileResult(file, size, refused=row)
+    return FileResult(file, size, content, refused=row)

@@ -39,14 +39,12 @@ class NoteRow(TypedDict):
 class Tables:
     """The rows of manifest.csv, refused.csv and notes.csv.
 
-    `torn` are files whose image was overwritten by a duplicate with other pixels: they must be
-    cleaned again. `meanings` are pairs of a pseudonym and its meaning, for the lookup.
+    `meanings` are pairs of a pseudonym and its meaning, for the lookup.
     """
 
     manifest: list[LabelledSlice] = field(default_factory=list)
     refused: list[RefusedRow] = field(default_factory=list)
     notes: list[NoteRow] = field(default_factory=list)
-    torn: list[str] = field(default_factory=list)
     meanings: list[tuple[str, str]] = field(default_factory=list)
 
 
@@ -79,9 +77,8 @@ def assemble(
 
 
 def _without_duplicates(results: Iterable[FileResult], tables: Tables) -> dict[str, CleanedSlice]:
-    """The slices of all files that are used, by key; fills in `refused` and `torn`."""
+    """The slices of all files that are used, by key; fills in `refused`."""
     slices: dict[str, CleanedSlice] = {}
-    torn: set[str] = set()
     for result in results:
         if result.refused:
             tables.refused.append(result.refused)
@@ -89,13 +86,8 @@ def _without_duplicates(results: Iterable[FileResult], tables: Tables) -> dict[s
         double = next((row for row in result.rows if row.key in slices), None)
         if double is None:
             slices |= {row.key: row for row in result.rows}
-            continue
-        tables.refused.append(_duplicate(double, slices[double.key]))
-        for row in result.rows:
-            first = slices.get(row.key)
-            if first and first.image == row.image and first.digest != row.digest:
-                torn.add(first.file)
-    tables.torn = sorted(torn)
+        else:
+            tables.refused.append(_duplicate(double, slices[double.key]))
     return slices
 
 
@@ -141,8 +133,11 @@ def _order(row: LabelledSlice) -> tuple[Any, ...]:
     return (row.study, row.series, *position, row.instance or 0, row.frame or 0, row.key)
 
 
-def write_tables(out: Path, tables: Tables, settings: Mapping[str, Any]) -> None:
-    """Writes the tables and cleaning.json, manifest.csv last; an unchanged file is not touched."""
+def write_tables(out: Path, tables: Tables, settings: Mapping[str, Any]) -> bool:
+    """Writes the tables and cleaning.json, manifest.csv last; an unchanged file is not touched.
+
+    Returns whether any was written.
+    """
     reasons = collections.Counter(row["reason"] for row in tables.refused)
     about = {
         **settings,
@@ -155,10 +150,13 @@ def write_tables(out: Path, tables: Tables, settings: Mapping[str, Any]) -> None
         json.dumps(about, indent=2, sort_keys=True) + "\n",
         _csv(MANIFEST_COLUMNS, [vars(row) for row in tables.manifest]),
     )
+    written = False
     for name, text in zip(TABLES, texts, strict=True):
         path = out / name
         if not path.is_file() or path.read_bytes() != text.encode():
             write_whole(path, text)
+            written = True
+    return written
 
 
 def _csv(columns: tuple[str, ...], rows: Sequence[Mapping[str, Any]]) -> str:

@@ -1,5 +1,6 @@
 """Makes the pictures of the page: contact sheets of studies, and slices in HU from their scans."""
 
+import hashlib
 import sqlite3
 import threading
 from functools import lru_cache
@@ -49,12 +50,18 @@ class Sheets:
         return sqlite3.connect(self._cache / "features.sqlite", timeout=60)
 
     def of(self, study: str) -> Sheet:
-        """Returns the study's sheet, made now unless it exists; safe for many threads."""
+        """Returns the study's sheet, made now unless it exists; safe for many threads.
+
+        Its name follows from its slices, in their order, and their pixels.
+        """
         keys = self._folder.studies[study]
-        path = self._cache / f"{study}.jpg"
+        shown = repr([(key, self._folder.rows[key]["digest"]) for key in keys])
+        path = self._cache / f"{study}-{hashlib.sha256(shown.encode()).hexdigest()[:16]}.jpg"
         with self._locks[hash(study) % len(self._locks)]:
             stored = self._stored(keys)
             if len(stored) < len(keys) or not path.is_file():
+                for earlier in self._cache.glob(f"{study}[-.]*jpg"):
+                    earlier.unlink()
                 stored = self._make(keys, path)
         rows = [self._folder.rows[key] for key in keys]
         stack = [StackSlice(row["digest"], _position(row), stored[row["key"]]) for row in rows]

@@ -20,6 +20,7 @@ from data_builder.shards.beam import download_options
 from data_builder.shards.files import UNFINISHED, VERSION, earlier_division
 from data_builder.shards.groups import shown_contents
 from data_builder.shards.ich_ct import IchCt
+from data_builder.shards.images import with_other_pixels
 from data_builder.shards.metadata import Metadata, describe, read_metadata
 from data_builder.shards.near_duplicates import read_near_duplicates
 from data_builder.shards.sources import Source, kind_of, open_source, published_meanings
@@ -70,21 +71,25 @@ def build(
     """Builds the shards of `source`, `size` pixels a side, unless they exist; returns their folder.
 
     The folder's name contains size, split and the source's fingerprint, so a changed source or
-    option gives a new data set next to the old one. `beam_options`: Apache Beam builds, with these
+    option gives a new data set next to the old one. The fingerprint of a cleaned folder is over the
+    digests in its manifest, so its images are compared with them: all for a new data set, for one
+    that exists those that were changed since. `beam_options`: Apache Beam builds, with these
     pipeline options; None: this process builds.
 
     Raises:
-      InputError: an unreadable image, a class that cannot be split, a split by subject that leaks,
-        an unwritable `data_dir`, no Beam.
+      InputError: an unreadable image, one that is not as `clean` wrote it, a class that cannot be
+        split, a split by subject that leaks, an unwritable `data_dir`, no Beam.
     """
     if not 16 <= size <= 1024:
         raise InputError(f"size is {size}: give 16 to 1024 pixels")
     name = name_of(source, plan, size)
     folder = data_dir / "ich_ct" / name / VERSION
     if folder.is_dir():
+        _check_images(source, since=min(path.stat().st_mtime for path in folder.iterdir()))
         return folder
     options = {} if beam_options is None else download_options(beam_options)
     divide(source.records, plan)  # fails, if it must, before images are read or folders made
+    _check_images(source)
     duplicates = read_near_duplicates(source.records)
     earlier = earlier_division(data_dir, plan, source.records)
     division = divide(source.records, plan, shown_contents(source.records, duplicates), earlier)
@@ -110,6 +115,24 @@ def build(
             f"cannot write the shards to {data_dir}: {error.strerror}: give another --data_dir"
         ) from error
     return folder
+
+
+def _check_images(source: Source, since: float = 0.0) -> None:
+    """Raises InputError where a cleaned image has other pixels than its manifest says.
+
+    Only images whose status changed after `since` (seconds) are read. A JPEG can't be compared: its
+    digest is of the pixels before they were encoded.
+    """
+    if source.kind != "cleaned":
+        return
+    images = [record for record in source.records if record.image.endswith(".png")]
+    other = with_other_pixels([r for r in images if Path(r.image).stat().st_ctime > since])
+    if other:
+        raise InputError(
+            f"{len(other)} of {len(images)} images of the source SRC, the first that of slice "
+            f"{other[0].key}, have other pixels than their digest in manifest.csv: run clean again "
+            "into the same folder, which writes them anew"
+        )
 
 
 def name_of(source: Source, plan: SplitPlan, size: int) -> str:

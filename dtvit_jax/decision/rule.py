@@ -68,6 +68,7 @@ class RuleFile(TypedDict):
     version: int
     fitted_on: FittedOn
     checkpoint_step: NotRequired[int]
+    checkpoint: NotRequired[str]
     dataset_digest: NotRequired[str]
     aggregation: FittedAggregation
     calibration: dict[str, Any]

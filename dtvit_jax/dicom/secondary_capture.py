@@ -2,6 +2,7 @@
 
 import dataclasses
 import datetime
+import hashlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -143,7 +144,10 @@ def _put_pixels(ds: Dataset, frames: UInt8[np.ndarray, "frames rows columns 3"])
 def _instance_uid(
     study: SourceStudy, model: ModelIdentity, answer: StudyAnswer, overlays: Sequence[Overlay]
 ) -> str:
-    shown = " ".join(f"{overlay.slice} {overlay.caption}" for overlay in overlays)
+    shown = " ".join(
+        f"{overlay.slice} {overlay.caption} {hashlib.sha256(overlay.image.tobytes()).hexdigest()}"
+        for overlay in overlays
+    )
     return instance_uid(study, model, f"capture {shown}", answer)
 
 

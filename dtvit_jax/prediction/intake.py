@@ -209,9 +209,10 @@ def _prepare_image(task: PrepareTask) -> Prepared:
     source = task.source
     path, pseudonyms = Path(source.path), Pseudonyms(task.key)
     key = path.stem if _PSEUDONYM.fullmatch(path.stem) else source.instance
+    content = pseudonyms.content(path)  # before the pixels, as in `clean_file`
     try:
         gray = read_gray(path)
-        result = FileResult(source.file, source.size)
+        result = FileResult(source.file, source.size, content)
         row = CleanedSlice(
             key=key,
             file=source.file,
@@ -239,12 +240,12 @@ def _prepare_image(task: PrepareTask) -> Prepared:
         result.meanings += [(key, str(path)), (source.study, str(path.parent))]
         stored = [np.asarray(resize(gray, task.size))]
     except Refusal as refusal:
-        result, stored = refused(source.file, source.size, refusal), []
+        result, stored = refused(source.file, source.size, refusal, content), []
     except OSError as error:
         failure = error.strerror or type(error).__name__
         result, stored = FileResult(source.file, source.size, failure=failure), []
     except MemoryError:
         too_large = Refusal(Reason.DECODER_FAILED, "it needs more memory than a file gets")
-        result, stored = refused(source.file, source.size, too_large), []
+        result, stored = refused(source.file, source.size, too_large, content), []
     result.meanings.append((source.file, str(path)))
     return Prepared(result, stored, list(map(features, stored)))

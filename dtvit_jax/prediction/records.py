@@ -101,6 +101,8 @@ class AnsweredBy:
       checkpoint_step, rule: the model's checkpoint and a digest of its decision rule.
       point: name of the operating point.
       explain: method of the heat maps.
+      model: `ModelFolder.digest`; empty in states of earlier versions, which are answered again.
+      dicom: whether DICOM objects are written.
     """
 
     form: int
@@ -108,6 +110,8 @@ class AnsweredBy:
     rule: str
     point: str
     explain: str
+    model: str = ""
+    dicom: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,11 +120,13 @@ class StudyState:
 
     Attributes:
       of: what the answer depends on, apart from the files.
-      instances: pseudonym and bytes of each image read.
+      instances: of each image its pseudonym, then `Pseudonyms.content` of each of its files, in
+        order of path and each content once: of duplicates that differ the first is answered.
+        Earlier versions stored the number of bytes instead, which equals no content.
     """
 
     of: AnsweredBy
-    instances: frozenset[tuple[str, int]]
+    instances: frozenset[tuple[str, ...]]
 
     def to_json(self) -> dict[str, Any]:
         """The state as JSON values."""
@@ -129,7 +135,7 @@ class StudyState:
     @classmethod
     def from_json(cls, stored: dict[str, Any]) -> "StudyState":
         """Builds it from the parsed JSON. Raises KeyError or TypeError for missing fields."""
-        instances = frozenset((name, size) for name, size in stored["instances"])
+        instances = frozenset(map(tuple, stored["instances"]))
         return cls(AnsweredBy(**stored["of"]), instances)
 
 

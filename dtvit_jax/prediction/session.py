@@ -14,7 +14,7 @@ import jax
 from data_builder.errors import InputError
 from data_builder.files import lock
 from data_builder.parallel.processes import Lost
-from data_builder.pseudonyms import Lookup, lookup_path
+from data_builder.pseudonyms import Lookup, Pseudonyms, lookup_path
 from dtvit_jax.decision.rule import DecisionRule
 from dtvit_jax.decision.study import points_of
 from dtvit_jax.prediction.attribution import CNN_METHODS, VIT_METHODS
@@ -93,10 +93,16 @@ class Session:
         batch = settings.batch or (BATCH_ON_CPU if jax.default_backend() == "cpu" else BATCH)
         classifier = functools.cache(lambda: Classifier(model, batch))
         of = AnsweredBy(
-            FORM, model.origin.checkpoint_step, _digest(model.rule), points.name, explain
+            FORM,
+            model.origin.checkpoint_step,
+            _digest(model.rule),
+            points.name,
+            explain,
+            model.digest,
+            settings.dicom,
         )
-        dicom = settings.out / "dicom" if settings.dicom else None
-        output = StudyOutput(self._folders, of, classifier, dicom)
+        pseudonyms = Pseudonyms(settings.key)
+        output = StudyOutput(self._folders, of, classifier, settings.out / "dicom", pseudonyms)
         self._predictor = Predictor(
             model, points, output, classifier, settings.key, settings.jobs, lookup
         )
@@ -132,11 +138,10 @@ class Session:
     def answer_new(self, studies: Sequence[StudyFiles], strays: Sequence[InputFile]) -> None:
         """Answers studies, prints a line for each that was not done before, and writes the tables.
 
-        A study of images that were cleaned otherwise is refused on standard error. Raises
-        InputError where OUT can't be written.
+        The reasons of strays are read again. A study of images that were cleaned otherwise is
+        refused on standard error. Raises InputError where OUT can't be written.
         """
-        new = [file for file in strays if file.file not in self._strays]
-        if not (studies or new):
+        if not (studies or strays):
             return
         valid = []
         for study in studies:
@@ -146,7 +151,7 @@ class Session:
             except InputError as error:
                 print(f"{study.key}: no answer: {error}", file=sys.stderr, flush=True)
         try:
-            self._add_strays(self._predictor.refuse(new))
+            self._add_strays(self._predictor.refuse(strays))
             for finished in self._predictor.answer(valid):
                 if not finished.before:
                     print(finished, flush=True)

@@ -137,6 +137,7 @@ def model_card(folder: ModelFolder) -> Path:
     """
     model = {
         "checkpoint_step": folder.origin.checkpoint_step,
+        "checkpoint": folder.origin.checkpoint,
         "dataset_digest": folder.record["dataset"]["digest"],
     }
     for split in ("test", "validation"):
@@ -145,7 +146,7 @@ def model_card(folder: ModelFolder) -> Path:
             of = json.loads((folder.workdir / split / "metrics.json").read_text())["of"]
         except (OSError, ValueError, KeyError):
             continue
-        if card.is_file() and {name: of.get(name) for name in model} == model:
+        if card.is_file() and {name: of.get(name, "") for name in model} == model:
             return card
     raise InputError(
         f"{folder.workdir} has no model card of its best checkpoint: run python -m "

@@ -46,6 +46,11 @@ class TrainedRun:
         self._checkpoints = Checkpoints(workdir, self.config.best, read_only=True)
         self.step = self._checkpoints.best
 
+    @property
+    def checksum(self) -> str:
+        """`Checkpoints.model_checksum` of the best checkpoint. Raises InputError."""
+        return self._checkpoints.model_checksum(self.step)
+
     @functools.cached_property
     def shards(self) -> Shards:
         """The data set that the run was trained on, identified by its digest."""
