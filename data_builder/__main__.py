@@ -155,7 +155,7 @@ def _phantom(args: argparse.Namespace) -> int:
 
 
 def _clean(args: argparse.Namespace) -> int:
-    """Exit status 1 where a file was refused."""
+    """Exit status 1 where a file was refused, or a row of labels.csv matches no slice."""
     from data_builder.cleaning.clean_folder import clean_folder
 
     summary = clean_folder(
@@ -167,20 +167,24 @@ def _clean(args: argparse.Namespace) -> int:
         image_format=args.format,
     )
     print(f"{args.out}: {summary}")
-    return 1 if summary.refused else 0
+    return 1 if summary.refused or summary.unmatched_labels else 0
 
 
 def _review(args: argparse.Namespace) -> int:
+    """Exit status 1 where a row of --labels matches no slice."""
     from data_builder.review import command
 
     answers = command.open_review(args.dir, args.dicom, args.predictions, args.key)
+    unmatched = 0
     if args.labels:
-        print(f"{args.dir}: {command.take_labels(answers, args.labels, args.reader, args.key)}")
+        imported = command.take_labels(answers, args.labels, args.reader, args.key)
+        print(f"{args.dir}: {imported.summary}")
+        unmatched = imported.unmatched
     if args.export:
         print(f"{args.export}: {command.write_export(answers, args.export)}")
     if not (args.labels or args.export):
         command.serve(answers, args.host, args.port)
-    return 0
+    return 1 if unmatched else 0
 
 
 def _build(args: argparse.Namespace) -> int:
