@@ -106,7 +106,8 @@ def parser() -> argparse.ArgumentParser:
     audit = add(
         "audit",
         _audit,
-        "Report leaks, copies, labels and confounds; status 1 on a leak or a damaged shard.",
+        "Report leaks, copies, labels and confounds; status 1 on a leak, subjects in doubt or a "
+        "damaged shard.",
         "cleaned --folds 5 --fold 0",
     )
     audit.add_argument(
@@ -188,19 +189,21 @@ def _review(args: argparse.Namespace) -> int:
 
 
 def _build(args: argparse.Namespace) -> int:
-    from data_builder.shards.build import prepare
+    """Exit status 1 where a row of the DICOM folder's labels.csv matches no slice."""
+    from data_builder.shards.build import cleaned_first, prepare
     from data_builder.shards.splits import SplitPlan
 
     plan = SplitPlan(args.split, args.folds, args.fold, args.seed)
     if args.beam_options and args.runner != "beam":
         raise InputError("--beam_options is for --runner beam: give both")
     beam = shlex.split(args.beam_options) if args.runner == "beam" else None
-    print(prepare(args.src, args.data_dir, plan, args.size, args.key, beam))
-    return 0
+    source, unmatched = cleaned_first(args.src, args.data_dir, args.key)
+    print(prepare(source, args.data_dir, plan, args.size, args.key, beam))
+    return 1 if unmatched else 0
 
 
 def _audit(args: argparse.Namespace) -> int:
-    """Exit status 1 on a leak or a damaged shard."""
+    """Exit status 1 on a leak, subjects in doubt or a damaged shard."""
     from data_builder.shards.audit_report import audit_path
     from data_builder.shards.splits import SplitPlan
 

@@ -40,9 +40,9 @@ class Known(NamedTuple):
     files, `files` the files' names, all in form NFC; `studies` and `subjects` are pseudonyms.
     """
 
-    used: Set[str]
-    others: Set[str]
-    files: Set[str]
+    used: set[str]
+    others: set[str]
+    files: set[str]
     studies: Set[str]
     subjects: Set[str]
 

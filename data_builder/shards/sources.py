@@ -9,14 +9,16 @@ import math
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from data_builder.errors import InputError
+from data_builder.files import is_folder, size_of, walk
 from data_builder.pseudonyms import Pseudonyms
 from data_builder.records import FACTS, LOCATIONS, MANIFEST_COLUMNS, Record
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+_APPLE_DOUBLE = b"\x00\x05\x16\x07"
 _YEAR = re.compile(r"^\d+-(\d{4})[_\s-]")
 _ADMISSION = re.compile(r"[-,\uff0c\s](\d{3,})\s*$")
 
@@ -25,13 +27,18 @@ _ADMISSION = re.compile(r"[-,\uff0c\s](\d{3,})\s*$")
 class Source:
     """The labelled slices of one folder, sorted by key.
 
-    `kind` is 'cleaned' or 'published'; `cleaning` is cleaning.json of a cleaned folder.
+    `kind` is 'cleaned' or 'published'; `cleaning` is cleaning.json of a cleaned folder, in which
+    `subjects.without_id` is the number of the subjects in `without_id`: those that are studies,
+    because their Patient ID is empty. `companions` counts the files beside images that macOS
+    writes (._*), which are passed over.
     """
 
     kind: str
     records: tuple[Record, ...]
     phantom: bool = False
     cleaning: dict[str, Any] = dataclasses.field(default_factory=dict)
+    without_id: frozenset[str] = frozenset()
+    companions: int = 0
 
     @property
     def fingerprint(self) -> str:
@@ -48,11 +55,14 @@ def kind_of(folder: Path) -> str:
 
     Raises InputError where the folder is missing or empty.
     """
-    if not folder.is_dir():
+    if not is_folder(folder):
         raise InputError("the source SRC is not a folder: give one that exists")
-    if (folder / "manifest.csv").is_file():
+    if size_of(folder / "manifest.csv") >= 0:
         return "cleaned"
-    names = {child.name.lower() for child in folder.iterdir()}
+    try:
+        names = {child.name.lower() for child in folder.iterdir()}
+    except OSError as error:
+        raise InputError(f"the source SRC can't be listed ({error.strerror}): mend it") from error
     if not names:
         raise InputError("the source SRC is empty: give a folder with slices or DICOM")
     return "published" if {"yes", "no"} & names else "dicom"
@@ -70,7 +80,9 @@ def open_source(folder: Path, pseudonyms: Pseudonyms) -> Source:
             "clean it first (python -m data_builder clean SRC --out DIR)"
         )
     if kind == "published":
-        return Source(kind, _sorted(_published(folder, pseudonyms)))
+        images, companions = _images_of(folder, pseudonyms)
+        records = _sorted(_published(folder, images, pseudonyms))
+        return Source(kind, records, companions=companions)
     try:
         cleaning = json.loads((folder / "cleaning.json").read_text())
     except (OSError, ValueError) as error:
@@ -79,7 +91,11 @@ def open_source(folder: Path, pseudonyms: Pseudonyms) -> Source:
             "folder"
         ) from error
     records = _sorted(_manifest(folder))
-    return Source(kind, records, bool(cleaning.get("phantom")), cleaning)
+    subjects = dict(cleaning.get("subjects") or {})  # absent in folders of an earlier version
+    without_id = frozenset(subjects.get("without_id", ()))
+    if subjects:
+        cleaning["subjects"] = subjects | {"without_id": len(without_id)}
+    return Source(kind, records, bool(cleaning.get("phantom")), cleaning, without_id)
 
 
 def _sorted(records: Iterable[Record]) -> tuple[Record, ...]:
@@ -92,29 +108,68 @@ def _sorted(records: Iterable[Record]) -> tuple[Record, ...]:
     return ordered
 
 
-def _published(folder: Path, pseudonyms: Pseudonyms) -> Iterable[Record]:
+def _images_of(folder: Path, pseudonyms: Pseudonyms) -> tuple[list[PurePosixPath], int]:
+    """The images in a folder of the published layout, and how many companions they have.
+
+    Raises InputError where a file or folder can't be reached: its slices would be missing.
+    """
+    images, companions = [], 0
+    for inner in walk(folder):
+        path = folder / inner
+        if _is_companion(path):
+            companions += 1
+        elif size_of(path) < 0:
+            raise InputError(
+                f"a file or folder in the source SRC ({pseudonyms.file(str(inner))}) can't be "
+                "read, or is a link to a folder: mend or remove it"
+            )
+        elif inner.suffix.lower() in IMAGE_SUFFIXES:
+            images.append(inner)
+    return images, companions
+
+
+def _is_companion(path: Path) -> bool:
+    """Whether macOS wrote the file: it keeps what other file systems can't hold in ._NAME."""
+    if not path.name.startswith("._"):
+        return False
+    try:
+        with path.open("rb") as file:
+            return file.read(4) == _APPLE_DOUBLE
+    except OSError:
+        return False
+
+
+def _published(
+    folder: Path, images: Iterable[PurePosixPath], pseudonyms: Pseudonyms
+) -> Iterator[Record]:
     """Reads the paper's published layout: no/*, yes/Deep/*, yes/Lobar/*, yes/Subtentorial/*."""
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() not in IMAGE_SUFFIXES or not path.is_file():
-            continue
-        parts = [part.lower() for part in path.relative_to(folder).parts[:-1]]
+    for inner in images:
+        path = folder / inner
+        parts = [part.lower() for part in inner.parts[:-1]]
         location = parts[1] if len(parts) == 2 and parts[0] == "yes" else ""
         if parts != ["no"] and location not in LOCATIONS:
             raise InputError(
                 "an image is outside no/, yes/Deep/, yes/Lobar/ and yes/Subtentorial/ "
-                f"(slice {pseudonyms.file(str(path.relative_to(folder)))}): move it into its class"
+                f"(slice {pseudonyms.file(str(inner))}): move it into its class"
             )
+        try:
+            digest = hashlib.sha256(path.read_bytes()).hexdigest()[:32]
+        except OSError as error:
+            raise InputError(
+                f"slice {pseudonyms.slice(str(inner))} can't be read ({error.strerror}): mend or "
+                "remove the file"
+            ) from error
         subject = pseudonyms.subject(published_identity(path.stem, bool(location)))
         year = _YEAR.match(path.stem) if location else None
         yield Record(
-            key=pseudonyms.slice(str(path.relative_to(folder))),
+            key=pseudonyms.slice(str(inner)),
             image=str(path),
             hemorrhage=int(bool(location)),
             location=location,
             subject=subject,
             study=pseudonyms.study(subject),
             position_mm=math.nan,
-            digest=hashlib.sha256(path.read_bytes()).hexdigest()[:32],
+            digest=digest,
             facts=(("year", year.group(1)),) if year else (),
         )
 
@@ -127,7 +182,18 @@ def published_identity(stem: str, hemorrhage: bool) -> str:
     """
     if hemorrhage and (number := _ADMISSION.search(stem)):
         return number.group(1)
-    name = stem.split("-", 1)[-1]
+    return _folded(stem.split("-", 1)[-1])
+
+
+def published_name_and_number(stem: str) -> tuple[str, str]:
+    """The name (letters folded) and admission number in a published ICH file name, '' if absent."""
+    number = _ADMISSION.search(stem)
+    before = stem[: number.start()] if number else stem
+    name = _folded(before.rsplit("-", 1)[-1]).lstrip("0123456789")
+    return name, number.group(1) if number else ""
+
+
+def _folded(name: str) -> str:
     return "".join(unicodedata.normalize("NFKC", name).casefold().split())
 
 
@@ -144,15 +210,23 @@ def manifest_rows(folder: Path) -> Iterator[tuple[int, dict[str, str]]]:
 
     Raises InputError where a column is missing.
     """
-    with (folder / "manifest.csv").open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        missing = set(MANIFEST_COLUMNS) - set(reader.fieldnames or ())
-        if missing:
-            raise InputError(
-                f"manifest.csv lacks the columns {', '.join(sorted(missing))}: run clean again"
-            )
-        for row in reader:
-            yield reader.line_num, row
+    try:
+        with (folder / "manifest.csv").open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            missing = set(MANIFEST_COLUMNS) - set(reader.fieldnames or ())
+            if missing:
+                raise InputError(
+                    f"manifest.csv lacks the columns {', '.join(sorted(missing))}: run clean again"
+                )
+            for row in reader:
+                if None in row or None in row.values():
+                    raise InputError(
+                        f"manifest.csv line {reader.line_num}: it has other columns than line 1: "
+                        "run clean again"
+                    )
+                yield reader.line_num, row
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError("manifest.csv can't be read as CSV: run clean again") from error
 
 
 def _manifest(folder: Path) -> Iterable[Record]:
@@ -170,7 +244,7 @@ def _manifest_record(folder: Path, row: dict[str, str], line: int) -> Record:
     if hemorrhage and row["location"] not in LOCATIONS:
         raise InputError(f"{where}: location of an ICH slice must be one of {', '.join(LOCATIONS)}")
     image = (folder / row["image"]).resolve()
-    if not image.is_relative_to(folder.resolve()) or not image.is_file():
+    if not image.is_relative_to(folder.resolve()) or size_of(image) < 0:
         raise InputError(f"{where}: its image is not in the folder: run clean again")
     return Record(
         key=row["key"],
