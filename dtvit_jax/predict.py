@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data_builder.errors import InputError, run_command
+from data_builder.files import is_folder, size_of
 from data_builder.parallel import processes
 from dtvit_jax import runtime
 
@@ -186,9 +187,9 @@ def _session(args: argparse.Namespace, key: bytes) -> "Session":
 
 def _check_places(paths: list[Path], out: Path) -> None:
     for number, path in enumerate(paths, start=1):
-        if path.is_dir() and out.resolve().is_relative_to(path.resolve()):
+        if is_folder(path) and out.resolve().is_relative_to(path.resolve()):
             raise InputError(f"--out is inside PATH {number}: give a folder apart from it")
-    if out.exists() and not out.is_dir():
+    if size_of(out) >= 0:
         raise InputError("--out is a file: give a folder")
 
 

@@ -150,6 +150,12 @@ def _warnings(tables: Tables) -> Iterator[str]:
             f"{subjects['issuer_in_part']} Patient ID(s) stand with and without an issuer, as two "
             f"subjects each: if that is one person, {STATE_SUBJECTS}"
         )
+    if tables.of_several_folders:
+        yield (
+            f"{len(tables.of_several_folders)} row(s) of labels.csv, the first is "
+            f"{tables.of_several_folders[0]}, speak for several folders of one name: where one is "
+            "meant, give its path inside SRC"
+        )
     if tables.unmatched:
         yield (
             f"{len(tables.unmatched)} row(s) of labels.csv match no slice that was used, the first "

@@ -76,7 +76,7 @@ class Labels:
 
     def __init__(self, rows: list[Label], pseudonyms: Pseudonyms) -> None:
         self._rows, self._pseudonyms = rows, pseudonyms
-        self._matched: set[Label] = set()
+        self._matched: dict[Label, set[PurePosixPath]] = {}  # the folders of its name
         self._seen: list[SliceNames] = []
         self._by_name: dict[tuple[str, str], list[Label]] = {}
         for label in rows:
@@ -103,7 +103,8 @@ class Labels:
         decided: dict[str, _Statement] = {}
         for level in LEVELS:
             for label in self._about(names, level):
-                self._matched.add(label)
+                folders = self._matched.setdefault(label, set())
+                folders.update(_folders_named(label, names.path))
                 if label.keep:
                     _decide(decided, "keep", _Statement((label.keep,), level, label.where))
                 if label.hemorrhage:
@@ -144,6 +145,10 @@ class Labels:
         numbered = [f"{study} {names.number}" for study in studies if names.number is not None]
         return [names.instance_uid, *numbered]
 
+    def of_several_folders(self) -> list[str]:
+        """The places of the rows that have matched slices in several folders of one name."""
+        return [label.where for label, folders in self._matched.items() if len(folders) > 1]
+
     def unmatched(self, files: Iterable[PurePosixPath]) -> list[UnmatchedRow]:
         """The rows that `of` has matched to no slice, with their likely causes.
 
@@ -165,6 +170,14 @@ class Labels:
             cause = likely_cause(label, known[label.folder], self._pseudonyms)
             unmatched.append(UnmatchedRow(label.file, label.line, cause))
         return unmatched
+
+
+def _folders_named(label: Label, path: PurePosixPath) -> list[PurePosixPath]:
+    """The outermost folder above `path` that the cell `study` names; empty where it names none."""
+    for folder in reversed(path.parents):
+        if label.study and not {*folder_names(folder / "file")}.isdisjoint(label.folders):
+            return [folder]
+    return []
 
 
 def _decide(decided: dict[str, _Statement], column: str, statement: _Statement) -> None:

@@ -54,14 +54,16 @@ class NoteRow(TypedDict):
 class Tables:
     """The rows of manifest.csv, refused.csv, notes.csv and unmatched_labels.csv.
 
-    `torn` are files whose image was overwritten by a duplicate with other pixels: they must be
-    cleaned again. `meanings` are pairs of a pseudonym and its meaning, for the lookup.
+    `of_several_folders` are the places of rows of labels.csv that match several folders of one
+    name. `torn` are files whose image was overwritten by a duplicate with other pixels: they must
+    be cleaned again. `meanings` are pairs of a pseudonym and its meaning, for the lookup.
     """
 
     manifest: list[LabelledSlice] = field(default_factory=list)
     refused: list[RefusedRow] = field(default_factory=list)
     notes: list[NoteRow] = field(default_factory=list)
     unmatched: list[UnmatchedRow] = field(default_factory=list)
+    of_several_folders: list[str] = field(default_factory=list)
     torn: list[str] = field(default_factory=list)
     meanings: list[tuple[str, str]] = field(default_factory=list)
 
@@ -90,6 +92,7 @@ def assemble(
         tables.manifest.append(_labelled(cleaned, verdict, subject, origin))
     _refuse_mixed_studies(tables)
     tables.unmatched = labels.unmatched(paths.values())
+    tables.of_several_folders = labels.of_several_folders()
     tables.manifest.sort(key=_order)
     tables.refused.sort(key=lambda row: (row["file"], row["frame"]))
     for (study, series), rows in itertools.groupby(

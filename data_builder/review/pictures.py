@@ -129,7 +129,7 @@ class Scans:
     def __init__(self, folder: Folder, source: Path, pseudonyms: Pseudonyms) -> None:
         """Lists the files. Raises InputError where `source` has none that the manifest names."""
         if not is_folder(source):
-            raise InputError(f"--dicom {source.name!r} is not a folder: give the SRC of clean")
+            raise InputError("--dicom is not a folder: give the SRC of clean")
         self._folder, self._source = folder, source
         wanted = {row["file"] for row in folder.rows.values()}
         names = ((pseudonyms.file(str(path)), path) for path in walk(source))

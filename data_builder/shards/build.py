@@ -13,7 +13,7 @@ import tensorflow_datasets as tfds
 
 from data_builder.cleaning.clean_folder import clean_folder
 from data_builder.errors import InputError
-from data_builder.files import lock
+from data_builder.files import is_folder, lock
 from data_builder.pseudonyms import Lookup, Pseudonyms, load_key, lookup_path
 from data_builder.shards.audit import Leak
 from data_builder.shards.beam import download_options
@@ -94,7 +94,7 @@ def build(
     _check_subjects(source, plan)
     name = name_of(source, plan, size)
     folder = data_dir / "ich_ct" / name / VERSION
-    if folder.is_dir():
+    if is_folder(folder):
         return folder
     options = {} if beam_options is None else download_options(beam_options)
     divide(source.records, plan)  # fails, if it must, before images are read or folders made
@@ -120,7 +120,7 @@ def build(
                 _write(builder, options)
     except OSError as error:
         raise InputError(
-            f"cannot write the shards to {data_dir}: {error.strerror}: give another --data_dir"
+            f"cannot write the shards to --data_dir ({error.strerror}): give another"
         ) from error
     return folder
 

@@ -162,6 +162,17 @@ def test_clean_and_review_agree_on_a_table_and_end_with_status_1(tmp_path, capsy
     assert labels == cleaned and sorted(cleaned.values()) == ["", "lobar", "normal", "normal"]
 
 
+def test_a_row_for_several_folders_of_one_name_is_said(tmp_path, capsys):
+    src, out = tmp_path / "src", tmp_path / "out"
+    for site in "ab":
+        put_study(src, f"{site}/001", patient=site, slices=1)
+    command = ["clean", str(src), "--out", str(out), "--key", "public", "--jobs", "1"]
+    for row, said in (("001", True), ("a/001", False), ("a", False)):
+        (src / "labels.csv").write_text(LABELS_HEADER + f"{row},,,,0,\n")
+        assert main(command) == 0
+        assert ("labels.csv line 2, speak for several folders" in capsys.readouterr().err) == said
+
+
 def test_an_unreadable_table_stops_with_a_line(tmp_path, capsys):
     src = tmp_path / "src"
     put_study(src, "one", slices=1)
