@@ -10,7 +10,7 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TypedDict
 
 from data_builder.cleaning.subjects import STATE_SUBJECTS
 from data_builder.records import Record
@@ -57,26 +57,32 @@ def _mask(sign: str) -> str:
 
 def subjects_read(source: Source) -> SubjectsRead:
     """How the subjects of a source folder were read."""
-    doubts = doubts_of_records(source.records, source.kind == "published")
     if source.kind == "published":
         return {
             "read_from": f"file names: {_samples(source.records)}",
-            "doubts": [*_doubts_of_names(source.records), *doubts],
+            "doubts": [
+                *_doubts_of_names(source.records),
+                *doubts_of_records(source.records, labels_are_subjects=True),
+            ],
             "unknown": list(_unknown_of_names(source.records)),
             "way_out": _RENAME,
         }
-    counts = source.cleaning.get("subjects")
-    missing = {record.subject for record in source.records} & source.without_id
-    if missing:
-        doubts.insert(
-            0, f"{len(missing)} subject(s) are studies whose Patient ID is empty, not people"
-        )
+    counts = source.cleaning.get("subjects")  # None in folders of an earlier version
     return {
         "read_from": _headers(counts) if counts else "headers, by an earlier version of clean",
-        "doubts": doubts,
-        "unknown": list(_unknown_of_headers(source)),
+        "doubts": list(_doubts_of_headers(source, counts)),
+        "unknown": list(_unknown_of_headers(source, counts)),
         "way_out": _STATE,
     }
+
+
+def _doubts_of_headers(source: Source, counts: Mapping[str, int] | None) -> Iterator[str]:
+    if counts and not (counts["by_patient_id"] or counts["without_id"]):
+        return  # labels.csv states every subject
+    missing = {record.subject for record in source.records} & source.without_id
+    if missing:
+        yield f"{len(missing)} subject(s) are studies whose Patient ID is empty, not people"
+    yield from doubts_of_records(source.records, labels_are_subjects=False)
 
 
 def doubts_of_records(records: Sequence[Record], labels_are_subjects: bool) -> list[str]:
@@ -168,11 +174,16 @@ def _unknown_of_names(records: Sequence[Record]) -> Iterator[str]:
         yield f"whether {several} name(s) that stand under several admission numbers are one person"
     if without:
         yield f"whose {without} ICH slice(s) without an admission number are: their name was taken"
+    labels = defaultdict(set)
+    for _, identity, hemorrhage in names:
+        labels[identity].add(hemorrhage)
+    if both := sum(len(of_subject) > 1 for of_subject in labels.values()):
+        yield f"whether {both} subject(s) with slices in no/ and in yes/ are one person each"
     if odd := len(_without_number(names)):
         yield f"whose {odd} slice(s) without a number and '-' before the subject are"
 
 
-def _headers(counts: Mapping[str, Any]) -> str:
+def _headers(counts: Mapping[str, int]) -> str:
     parts = [
         (counts["by_patient_id"], "by Patient ID"),
         (counts["by_labels"], "by labels.csv"),
@@ -181,9 +192,8 @@ def _headers(counts: Mapping[str, Any]) -> str:
     return "headers: " + ", ".join(f"{count} {how}" for count, how in parts if count)
 
 
-def _unknown_of_headers(source: Source) -> Iterator[str]:
+def _unknown_of_headers(source: Source, counts: Mapping[str, int] | None) -> Iterator[str]:
     yield "whether one person has two Patient IDs (another visit, hospital or spelling)"
-    counts = source.cleaning.get("subjects")
     if not counts:
         yield "whether a Patient ID was empty: clean the scans again into a new folder to see it"
     elif counts["issuer_in_part"]:

@@ -166,7 +166,7 @@ def write_people(src, patient, study, slices=3, locations=("", "deep")):
             noise = rng.integers(0, 30, (8, 8)).repeat(8, 0).repeat(8, 1)
             ds = ct(
                 head_hu() + np.where(head_hu() > 0, noise, 0),
-                PatientID=patient(number),
+                PatientID=patient(number, piece),
                 StudyInstanceUID=study(number, piece),
                 SOPInstanceUID=f"1.2.{number}.{piece}",
                 InstanceNumber=piece + 1,
@@ -202,7 +202,7 @@ def test_ids_that_are_empty_or_shared_are_refused_and_labels_may_state_them(
     tmp_path, capsys, patient, study, why
 ):
     src = tmp_path / "src"
-    rows = write_people(src, lambda _: patient, study)
+    rows = write_people(src, lambda number, piece: patient, study)
     write_labels(src, rows)
     assert command("build", src, tmp_path) == 2
     error = capsys.readouterr().err
@@ -221,22 +221,24 @@ def test_ids_that_are_empty_or_shared_are_refused_and_labels_may_state_them(
     assert "no leak between the subjects as read" in printed
 
 
-def test_one_new_patient_id_a_file_is_refused(tmp_path, capsys):
+def test_one_new_patient_id_a_file_is_refused_unless_labels_state_it(tmp_path, capsys):
     src = tmp_path / "src"
-    rows = write_people(src, lambda n: f"A{n}", a_study)
-    for number, path in enumerate(sorted(src.rglob("*.dcm"))):
-        ds = ct(
-            PatientID=f"X{number}", StudyInstanceUID=f"1.4.{number}", SOPInstanceUID=f"1.5.{number}"
-        )
-        put(path.parent, path.name, ds)
-    write_labels(src, rows)
+    one_a_file = (lambda number, piece: f"X{number}.{piece}"), a_study_for_each_file
+    write_labels(src, write_people(src, *one_a_file))
     assert command("build", src, tmp_path) == 2
     assert "each of the 24 slices is a subject of its own" in capsys.readouterr().err
+    pieces = [(number, piece) for number in range(8) for piece in range(3)]
+    stated = [
+        f"1.3.{number}.{piece},p{number}.{piece},,,{number // 4},{'deep' if number > 3 else ''}"
+        for number, piece in pieces
+    ]
+    write_labels(src, stated)
+    assert command("build", src, tmp_path) == 0
 
 
 def test_a_person_may_have_two_bleeds_where_labels_are_of_slices(tmp_path, capsys):
     src = tmp_path / "src"
-    rows = write_people(src, lambda n: f"A{n}", a_study)
+    rows = write_people(src, lambda number, piece: f"A{number}", a_study)
     write_labels(src, [*rows, "person4,,1,,1,lobar"])
     assert command("build", src, tmp_path) == 0
     (folder,) = data_sets(tmp_path / "data")
