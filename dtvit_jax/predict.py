@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data_builder.errors import InputError, run_command
-from data_builder.files import is_folder, size_of
 from data_builder.parallel import processes
 from dtvit_jax import runtime
 
@@ -187,9 +186,9 @@ def _session(args: argparse.Namespace, key: bytes) -> "Session":
 
 def _check_places(paths: list[Path], out: Path) -> None:
     for number, path in enumerate(paths, start=1):
-        if is_folder(path) and out.resolve().is_relative_to(path.resolve()):
+        if out.resolve().is_relative_to(path.resolve()):
             raise InputError(f"--out is inside PATH {number}: give a folder apart from it")
-    if size_of(out) >= 0:
+    if os.access(out, os.F_OK) and not out.is_dir():  # the first is False for a long path
         raise InputError("--out is a file: give a folder")
 
 

@@ -15,7 +15,8 @@ from typing import TypedDict
 from data_builder.cleaning.subjects import STATE_SUBJECTS
 from data_builder.records import Record
 from data_builder.shards.groups import by_subject
-from data_builder.shards.sources import Source, published_identity, published_name_and_number
+from data_builder.shards.published import published_identity, published_name_and_number
+from data_builder.shards.sources import Source
 
 FEWEST_SINGLES = 20
 """From so many slices on, a subject for each of them is taken for a misreading."""
