@@ -106,7 +106,8 @@ def parser() -> argparse.ArgumentParser:
     audit = add(
         "audit",
         _audit,
-        "Report leaks, copies, labels and confounds; status 1 on a leak or a damaged shard.",
+        "Report leaks, copies, labels and confounds; status 1 on a leak, subjects in doubt or a "
+        "damaged shard.",
         "cleaned --folds 5 --fold 0",
     )
     audit.add_argument(
@@ -155,7 +156,7 @@ def _phantom(args: argparse.Namespace) -> int:
 
 
 def _clean(args: argparse.Namespace) -> int:
-    """Exit status 1 where a file was refused."""
+    """Exit status 1 where a file was refused, or a row of labels.csv matches no slice."""
     from data_builder.cleaning.clean_folder import clean_folder
 
     summary = clean_folder(
@@ -167,36 +168,42 @@ def _clean(args: argparse.Namespace) -> int:
         image_format=args.format,
     )
     print(f"{args.out}: {summary}")
-    return 1 if summary.refused else 0
+    return 1 if summary.refused or summary.unmatched_labels else 0
 
 
 def _review(args: argparse.Namespace) -> int:
+    """Exit status 1 where a row of --labels matches no slice."""
     from data_builder.review import command
 
     answers = command.open_review(args.dir, args.dicom, args.predictions, args.key)
+    unmatched = 0
     if args.labels:
-        print(f"{args.dir}: {command.take_labels(answers, args.labels, args.reader, args.key)}")
+        imported = command.take_labels(answers, args.labels, args.reader, args.key)
+        print(f"{args.dir}: {imported.summary}")
+        unmatched = imported.unmatched
     if args.export:
         print(f"{args.export}: {command.write_export(answers, args.export)}")
     if not (args.labels or args.export):
         command.serve(answers, args.host, args.port)
-    return 0
+    return 1 if unmatched else 0
 
 
 def _build(args: argparse.Namespace) -> int:
-    from data_builder.shards.build import prepare
+    """Exit status 1 where a row of the DICOM folder's labels.csv matches no slice."""
+    from data_builder.shards.build import cleaned_first, prepare
     from data_builder.shards.splits import SplitPlan
 
     plan = SplitPlan(args.split, args.folds, args.fold, args.seed)
     if args.beam_options and args.runner != "beam":
         raise InputError("--beam_options is for --runner beam: give both")
     beam = shlex.split(args.beam_options) if args.runner == "beam" else None
-    print(prepare(args.src, args.data_dir, plan, args.size, args.key, beam))
-    return 0
+    source, unmatched = cleaned_first(args.src, args.data_dir, args.key)
+    print(prepare(source, args.data_dir, plan, args.size, args.key, beam))
+    return 1 if unmatched else 0
 
 
 def _audit(args: argparse.Namespace) -> int:
-    """Exit status 1 on a leak or a damaged shard."""
+    """Exit status 1 on a leak, subjects in doubt or a damaged shard."""
     from data_builder.shards.audit_report import audit_path
     from data_builder.shards.splits import SplitPlan
 

@@ -186,9 +186,9 @@ def _session(args: argparse.Namespace, key: bytes) -> "Session":
 
 def _check_places(paths: list[Path], out: Path) -> None:
     for number, path in enumerate(paths, start=1):
-        if path.is_dir() and out.resolve().is_relative_to(path.resolve()):
+        if out.resolve().is_relative_to(path.resolve()):
             raise InputError(f"--out is inside PATH {number}: give a folder apart from it")
-    if out.exists() and not out.is_dir():
+    if os.access(out, os.F_OK) and not out.is_dir():  # the first is False for a long path
         raise InputError("--out is a file: give a folder")
 
 

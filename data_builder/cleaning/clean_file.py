@@ -3,6 +3,7 @@
 import hashlib
 import math
 import re
+import stat
 from pathlib import Path
 from typing import NamedTuple
 
@@ -67,9 +68,7 @@ def clean_file_with_images(task: Task) -> CleanedFile:
     images: list[clean.Gray] = []
     pseudonyms = Pseudonyms(task.key)
     try:
-        if not path.is_file():  # reading a pipe or a device would not end
-            raise Refusal(Reason.UNREADABLE, "it is not a plain file")
-        size = path.stat().st_size
+        size = _plain_size(path)
         # Before the slices: a file that changes in between is then cleaned again by the next run.
         content = pseudonyms.content(path)
         slices = read_slices(path)
@@ -81,7 +80,9 @@ def clean_file_with_images(task: Task) -> CleanedFile:
             result.meanings += _meanings(ct.header, path, pseudonyms)
             images.append(gray)
     except Refusal as refusal:
-        result = refused(task.file, size, refusal, content)
+        # Without a size it is read again in the next run: the disk may give it then.
+        known = -1 if refusal.reason is Reason.UNREADABLE else size
+        result = refused(task.file, known, refusal, content)
     except OSError as error:
         result = FileResult(task.file, size, failure=error.strerror or type(error).__name__)
     except Exception as error:
@@ -89,6 +90,20 @@ def clean_file_with_images(task: Task) -> CleanedFile:
         result = refused(task.file, size, Refusal(Reason.DECODER_FAILED, detail), content)
     result.meanings.append((task.file, str(path)))
     return CleanedFile(result, images if result.rows else [])
+
+
+def _plain_size(path: Path) -> int:
+    """The size in bytes. Raises Refusal unless it is a plain file that can be reached."""
+    try:
+        status = path.stat()
+    except OSError as error:
+        detail = f"the system does not give it ({error.strerror})"
+        raise Refusal(Reason.UNREADABLE, detail) from None
+    if stat.S_ISDIR(status.st_mode):
+        raise Refusal(Reason.UNREADABLE, "it is a link to a folder, or one that can't be listed")
+    if not stat.S_ISREG(status.st_mode):  # reading a pipe or a device would not end
+        raise Refusal(Reason.UNREADABLE, "it is not a plain file")
+    return status.st_size
 
 
 def _clean_slice(

@@ -6,18 +6,20 @@ import dataclasses
 import os
 import sys
 from collections.abc import Iterator, Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from data_builder.cleaning import clean
 from data_builder.cleaning.clean_file import Task, clean_file
 from data_builder.cleaning.journal import Journal
-from data_builder.cleaning.labels import NAME as LABELS
+from data_builder.cleaning.label_rows import NAME as LABELS
 from data_builder.cleaning.labels import read_labels
 from data_builder.cleaning.results import FileResult, refused
+from data_builder.cleaning.subjects import STATE_SUBJECTS, count_subjects
 from data_builder.cleaning.tables import Tables, assemble, remove_strays, write_tables
+from data_builder.cleaning.unmatched import NAME as UNMATCHED
 from data_builder.dicom.refusal import Reason, Refusal
 from data_builder.errors import InputError
-from data_builder.files import sha256_of
+from data_builder.files import is_folder, sha256_of, size_of, walk
 from data_builder.parallel import processes
 from data_builder.parallel.threads import in_order
 from data_builder.progress import track
@@ -26,8 +28,6 @@ from data_builder.pseudonyms import Lookup, Pseudonyms, load_key, lookup_path
 PHANTOM = "phantom.json"
 FORMATS = ("png", "jpg")
 
-_WARNINGS_SHOWN = 5
-
 
 @dataclasses.dataclass(frozen=True)
 class CleanSummary:
@@ -35,8 +35,8 @@ class CleanSummary:
 
     `used`, `refused` and `skipped` count files: those with slices in the manifest; those of
     refused.csv but labels.csv and phantom.json; those that an earlier run had finished. `reasons`
-    counts the refused by reason, `notes` the rows of notes.csv. `unmatched_labels` are the lines
-    of labels.csv that match no slice. `unchanged` says that the run changed nothing in the folder.
+    counts the refused by reason, `notes` the rows of notes.csv. `unmatched_labels` are the places
+    of the rows in unmatched_labels.csv. `unchanged`: the run changed nothing in the folder.
     """
 
     slices: int
@@ -77,11 +77,11 @@ def clean_folder(
     """Cleans every CT slice under `src` into `out`; a run that was stopped is continued.
 
     Writes images/<study>/<key>.<format>, manifest.csv, refused.csv, notes.csv (gaps and doubles
-    in series), cleaning.json, and `.journal.jsonl`, from which the next run continues: it reads all
-    files and images, and cleans a file again where its bytes or those of its images are other ones.
-    `key` names the site's key (`pseudonyms.load_key`), whose lookup gets the meanings; `jobs` is
-    None for one process per core. A file may take `seconds_a_file`, plus one second for each
-    megabyte.
+    in series), unmatched_labels.csv (rows of labels.csv that match no slice), cleaning.json, and
+    `.journal.jsonl`, from which the next run continues: it reads all files and images, and cleans a
+    file again where its bytes or those of its images are other ones. `key` names the site's key
+    (`pseudonyms.load_key`), whose lookup gets the meanings; `jobs` is None for one process per
+    core. A file may take `seconds_a_file`, plus one second for each megabyte.
 
     Raises InputError; a file that cannot be used is listed with its reason and raises nothing.
     """
@@ -101,7 +101,7 @@ def clean_folder(
         "window_hu": list(clean.WINDOW),
         "format": image_format,
         "source": pseudonyms.file(str(src.resolve())),
-        "phantom": (src / PHANTOM).is_file(),
+        "phantom": size_of(src / PHANTOM) >= 0,
     }
     tasks = {
         name: Task(str(src), str(path), name, str(out), mode, image_format, key_bytes)
@@ -131,51 +131,51 @@ def clean_folder(
         remove_strays(out, tables)
         written = write_tables(out, tables, settings)
         journal.finish(results.values())
-    unmatched = labels.unmatched()
-    _warn(unmatched)
+    for warning in _warnings(tables):
+        print(f"warning: {warning}", file=sys.stderr)
     if not tables.manifest:
         raise InputError(
             "the source SRC holds no CT slice that can be used: refused.csv has the reason for "
             f"each of {len(files)} files"
         )
     cleaned = {task.file for task in new + damaged}
-    return _summary(
-        tables, metadata, len(tasks) - len(cleaned), unmatched, not (cleaned or written)
-    )
+    return _summary(tables, metadata, len(tasks) - len(cleaned), not (cleaned or written))
 
 
-def _warn(unmatched: list[str]) -> None:
-    for where in unmatched[:_WARNINGS_SHOWN]:
-        print(f"warning: {where} matches no slice that was used", file=sys.stderr)
-    if len(unmatched) > _WARNINGS_SHOWN:
-        print(f"warning: and {len(unmatched) - _WARNINGS_SHOWN} more lines", file=sys.stderr)
+def _warnings(tables: Tables) -> Iterator[str]:
+    subjects = count_subjects(tables.manifest)
+    if subjects["without_id"]:
+        yield (
+            f"{len(subjects['without_id'])} subject(s) are studies without a Patient ID: if a "
+            f"person has several, {STATE_SUBJECTS}"
+        )
+    if subjects["issuer_in_part"]:
+        yield (
+            f"{subjects['issuer_in_part']} Patient ID(s) stand with and without an issuer, as two "
+            f"subjects each: if that is one person, {STATE_SUBJECTS}"
+        )
+    if tables.of_several_folders:
+        yield (
+            f"{len(tables.of_several_folders)} row(s) of labels.csv, the first is "
+            f"{tables.of_several_folders[0]}, speak for several folders of one name: where one is "
+            "meant, give its path inside SRC"
+        )
+    if tables.unmatched:
+        yield (
+            f"{len(tables.unmatched)} row(s) of labels.csv match no slice that was used, the first "
+            f"is {tables.unmatched[0].where}: {UNMATCHED} has each with its likely cause"
+        )
 
 
 def _check_folders(src: Path, out: Path, lookup: Path | None) -> None:
-    if not src.is_dir():
+    if not is_folder(src):
         raise InputError("the source SRC is not a folder: give one that exists")
     if out.resolve().is_relative_to(src.resolve()):
         raise InputError("--out is inside the source: give a folder outside of it")
-    if out.exists() and not out.is_dir():
+    if size_of(out) >= 0:
         raise InputError("--out is a file: give a folder")
     if lookup and lookup.resolve().is_relative_to(out.resolve()):
         raise InputError("the key is inside --out, which is to be shared: keep it elsewhere")
-
-
-def walk(source: Path) -> Iterator[PurePosixPath]:
-    """Yields every file under `source` as a path inside it, sorted.
-
-    Links to folders and folders that cannot be listed are yielded too, so that they are listed.
-    """
-    paths: list[Path] = []
-
-    def add_unlistable(error: OSError) -> None:
-        paths.append(Path(error.filename))
-
-    for folder, subfolders, names in os.walk(source, onerror=add_unlistable):
-        links = [path for name in subfolders if (path := Path(folder, name)).is_symlink()]
-        paths += [Path(folder, name) for name in names] + links
-    yield from sorted(PurePosixPath(path.relative_to(source)) for path in paths)
 
 
 def _run(tasks: list[Task], jobs: int | None, seconds: float) -> Iterator[FileResult]:
@@ -187,15 +187,15 @@ def _run(tasks: list[Task], jobs: int | None, seconds: float) -> Iterator[FileRe
 
     def limit(task: Task) -> float:
         path = Path(task.source) / task.path
-        return seconds + (path.stat().st_size / 1e6 if path.exists() else 0)
+        return seconds + max(size_of(path), 0) / 1e6
 
     for task, result in processes.as_completed(tasks, clean_file, jobs, limit):
         if isinstance(result, processes.Lost):
             path = Path(task.source) / task.path
-            size = path.stat().st_size if path.exists() else -1
             detail = f"its decoder {result.cause} and was stopped"
             content = Pseudonyms(task.key).content(path)
-            lost = refused(task.file, size, Refusal(Reason.DECODER_FAILED, detail), content)
+            refusal = Refusal(Reason.DECODER_FAILED, detail)
+            lost = refused(task.file, size_of(path), refusal, content)
             lost.meanings.append((task.file, str(path)))
             yield lost
         elif result.failure:
@@ -229,9 +229,7 @@ def _refused_metadata(file: str) -> FileResult:
     return refused(file, -1, Refusal(Reason.NOT_DICOM, detail))
 
 
-def _summary(
-    tables: Tables, metadata: set[str], skipped: int, unmatched: list[str], unchanged: bool
-) -> CleanSummary:
+def _summary(tables: Tables, metadata: set[str], skipped: int, unchanged: bool) -> CleanSummary:
     failed = [row for row in tables.refused if row["file"] not in metadata]
     return CleanSummary(
         slices=len(tables.manifest),
@@ -242,6 +240,6 @@ def _summary(
         reasons=dict(sorted(collections.Counter(row["reason"] for row in failed).items())),
         notes=len(tables.notes),
         skipped=skipped,
-        unmatched_labels=tuple(unmatched),
+        unmatched_labels=tuple(row.where for row in tables.unmatched),
         unchanged=unchanged,
     )

@@ -6,6 +6,9 @@ from typing import Literal, TypedDict
 
 from data_builder.dicom.refusal import Refusal
 
+Origin = Literal["labels.csv", "Patient ID", "study"]
+"""What a slice's subject was read from."""
+
 
 @dataclasses.dataclass(frozen=True)
 class CleanedSlice:
@@ -44,12 +47,16 @@ class CleanedSlice:
 
 @dataclasses.dataclass(frozen=True)
 class LabelledSlice(CleanedSlice):
-    """A row of manifest.csv: a cleaned slice and what labels.csv says of it, as `Verdict`."""
+    """A row of manifest.csv: a cleaned slice and what labels.csv says of it, as `Verdict`.
+
+    The manifest leaves `subject_from` out.
+    """
 
     keep: str
     hemorrhage: str
     location: str
     label_level: str
+    subject_from: Origin
 
 
 class RefusedRow(TypedDict):

@@ -10,11 +10,10 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from data_builder.cleaning.clean_folder import walk
 from data_builder.dicom.read import CtSlice, read_slices
 from data_builder.dicom.refusal import Refusal
 from data_builder.errors import InputError
-from data_builder.files import write_whole
+from data_builder.files import is_folder, walk, write_whole
 from data_builder.pseudonyms import Pseudonyms
 from data_builder.review.folder import Folder
 from data_builder.review.suggestions import Features, StackSlice, features, suggest
@@ -136,8 +135,8 @@ class Scans:
 
     def __init__(self, folder: Folder, source: Path, pseudonyms: Pseudonyms) -> None:
         """Lists the files. Raises InputError where `source` has none that the manifest names."""
-        if not source.is_dir():
-            raise InputError(f"--dicom {source.name!r} is not a folder: give the SRC of clean")
+        if not is_folder(source):
+            raise InputError("--dicom is not a folder: give the SRC of clean")
         self._folder, self._source = folder, source
         wanted = {row["file"] for row in folder.rows.values()}
         names = ((pseudonyms.file(str(path)), path) for path in walk(source))

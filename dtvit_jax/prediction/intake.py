@@ -6,6 +6,7 @@ the training data.
 
 import collections
 import dataclasses
+import os
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -17,11 +18,11 @@ from PIL import Image
 
 from data_builder.cleaning import clean
 from data_builder.cleaning.clean_file import Task, clean_file_with_images
-from data_builder.cleaning.clean_folder import walk
 from data_builder.cleaning.results import CleanedSlice, FileResult, refused
 from data_builder.dicom.header import Reason, Refusal
 from data_builder.dicom.identity import read_identity
 from data_builder.errors import InputError
+from data_builder.files import is_folder, size_of, walk
 from data_builder.parallel.processes import InOrder, Lost
 from data_builder.pseudonyms import Pseudonyms
 from data_builder.records import pixel_digest
@@ -36,6 +37,7 @@ BUILDER_FILES = {
     "manifest.csv",
     "refused.csv",
     "notes.csv",
+    "unmatched_labels.csv",
     "cleaning.json",
     ".journal.jsonl",
 }
@@ -103,10 +105,10 @@ def files_in(paths: Iterable[Path], key: bytes) -> list[IdentifyTask]:
     """Lists every file of `paths` once, sorted. Raises InputError for a path that is missing."""
     files = set()
     for number, path in enumerate(paths, start=1):
-        if path.is_dir():
+        if is_folder(path):
             root = path.resolve()
             files |= {str(root / inner) for inner in walk(root)}
-        elif path.exists():
+        elif os.access(path, os.F_OK):  # False, too, for a path that is too long
             files.add(str(path.resolve()))
         else:
             raise InputError(f"PATH {number} does not exist: give files or folders that do")
@@ -131,7 +133,7 @@ def _patience(task: PrepareTask) -> float:
 def identify(task: IdentifyTask) -> InputFile:
     """Reads the study that a file belongs to. Never raises."""
     path, pseudonyms = Path(task.path), Pseudonyms(task.key)
-    size = path.stat().st_size if path.is_file() else -1
+    size = size_of(path)
     if size < 0:
         return InputFile(task.path, task.file, "", "", "", size)
     if is_image(path):
@@ -157,9 +159,7 @@ def identified(task: IdentifyTask, result: InputFile | Lost) -> InputFile:
     """The result of `identify`; a lost file names no study, and `prepare` gives its reason."""
     if isinstance(result, InputFile):
         return result
-    path = Path(task.path)
-    size = path.stat().st_size if path.exists() else -1
-    return InputFile(task.path, task.file, "", "", "", size)
+    return InputFile(task.path, task.file, "", "", "", size_of(Path(task.path)))
 
 
 def group_by_study(files: Iterable[InputFile]) -> tuple[list[StudyFiles], list[InputFile]]:

@@ -29,8 +29,6 @@ from dtvit_jax.prediction.study_input import NO_HEAD, StudyInput, result_of
 from dtvit_jax.prediction.study_output import StudyOutput
 from dtvit_jax.runs.evaluated_run import ModelFolder
 
-MIXED = "mixed patients"
-
 
 class Predictor:
     """Answers studies with one model at one operating point.
@@ -119,7 +117,9 @@ class Predictor:
     def _refuse_mixed(self, study: StudyFiles) -> FinishedStudy:
         people = len(study.subjects)
         detail = f"one study of {people} patients"
-        rows = [FileRow.refused(source, MIXED, detail) for source in study.files]
+        rows = [
+            FileRow.refused(source, str(Reason.MIXED_PATIENTS), detail) for source in study.files
+        ]
         refusal = f"its files name {people} patients: a study is of one; sort them out"
         return self._output.write(study, self._results(study.key, refusal), rows, StudyInput())
 

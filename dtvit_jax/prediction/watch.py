@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from data_builder.cleaning.clean_folder import walk
 from data_builder.errors import InputError
+from data_builder.files import is_folder, walk
 from data_builder.pseudonyms import Pseudonyms
 from dtvit_jax.prediction.intake import (
     IdentifyTask,
@@ -58,7 +58,7 @@ class Watch:
 
     def __init__(self, folder: Path, key: bytes, jobs: int, quiet_seconds: float) -> None:
         """Raises InputError where the folder does not exist."""
-        if not folder.is_dir():
+        if not is_folder(folder):
             raise InputError("the folder to watch does not exist: make it, or give another")
         self._folder, self._key, self._jobs = folder.resolve(), key, jobs
         self._quiet = quiet_seconds
