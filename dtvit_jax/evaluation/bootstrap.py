@@ -16,6 +16,7 @@ METHOD = (
 )
 RESAMPLES = 10_000
 LEVEL = 0.95
+SEED = 0
 _EQUAL = 1e-12  # differences below it are rounding
 _CHUNK_CELLS = 1 << 19  # weights in memory at once, 4 MB: they stay in the processor's cache
 
@@ -69,7 +70,7 @@ def bootstrap(
     subject: Int[np.ndarray, " n"],
     strata: Int[np.ndarray, " subjects"],
     resamples: int = RESAMPLES,
-    seed: int = 0,
+    seed: int = SEED,
     *,
     difference: bool = False,
 ) -> dict[str, Interval]:

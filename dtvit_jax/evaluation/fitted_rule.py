@@ -253,7 +253,7 @@ def _quality(fitted: Calibration, part: Part, resamples: int) -> CalibrationQual
     def after(method: str) -> Estimates:
         statistic = partial(_scores, fitted.apply(p, method), truth)
         intervals = bootstrap.bootstrap(statistic, part.subject, part.strata, resamples)
-        return {name: estimate(name, interval).as_json() for name, interval in intervals.items()}
+        return {name: estimate(name, interval) for name, interval in intervals.items()}
 
     quality: CalibrationQuality = {"fitted_temperature": fitted.as_json()["temperature"]}
     if np.isfinite(fitted.temperature):

@@ -94,10 +94,7 @@ def write_evaluation(
             "aggregation": rule.raw["aggregation"],
         }
     elif rule is not None:
-        applied = apply_rule(rule, predictions)
-        metrics["decision_rule"] = applied["decision_rule"]
-        metrics["calibration"] = applied["calibration"]
-        metrics["operating_points"] = applied["operating_points"]
+        metrics = {**metrics, **apply_rule(rule, predictions)}
     if facts:
         metrics["subgroups"] = subgroups(predictions, facts, aggregation=aggregation)
     record = record or {}
