@@ -3,13 +3,13 @@
 from functools import partial
 
 import numpy as np
-from jaxtyping import Float
 
 from data_builder.errors import InputError
 from dtvit_jax.decision.aggregation import DEFAULT, Aggregation, by_subject
 from dtvit_jax.decision.predictions import Predictions
 from dtvit_jax.evaluation import bootstrap, cohort
 from dtvit_jax.evaluation.intervals import estimate, finite
+from dtvit_jax.evaluation.ranking import Values, Weights
 from dtvit_jax.evaluation.schema import ByLevel, Difference, Differences, PairedDifferences
 from dtvit_jax.evaluation.summary import Part, parts, statistic_of
 
@@ -68,8 +68,6 @@ def on_the_same_slices(a: Predictions, b: Predictions) -> tuple[Predictions, Pre
     return a, b
 
 
-def _difference(
-    statistics: tuple[bootstrap.Statistic, ...], weights: Float[np.ndarray, "r n"]
-) -> dict[str, Float[np.ndarray, " r"]]:
+def _difference(statistics: tuple[bootstrap.Statistic, ...], weights: Weights) -> dict[str, Values]:
     a, b = (statistic(weights) for statistic in statistics)
     return {name: a[name] - b[name] for name in a}

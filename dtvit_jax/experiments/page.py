@@ -6,10 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import ml_collections
 import numpy as np
-from markupsafe import Markup
 
 from data_builder.files import write_json, write_whole
 from dtvit_jax.decision.predictions import UNKNOWN, Predictions
@@ -20,11 +18,12 @@ from dtvit_jax.experiments.grid import BASELINE, Cell, from_random_weights
 from dtvit_jax.experiments.table import FIGURES, Figure, beats, difference_of, joined, row_of
 from dtvit_jax.reports import figures
 from dtvit_jax.reports.limitations import PHANTOM, RESEARCH
-from dtvit_jax.reports.pages import environment
+from dtvit_jax.reports.pages import environment, markdown
 from dtvit_jax.training.record import read_history
 
 LEVELS = ("subject", "slice")
-MAIN = tuple(label for _, _, label in FIGURES[:4])
+LABELS = tuple(label for _, _, label in FIGURES)
+MAIN = LABELS[:4]
 RESAMPLES_ON_THE_WAY = 1000
 """Resamples while cells are missing."""
 
@@ -38,22 +37,19 @@ def write_table(config: ml_collections.ConfigDict, done: Done, total: int, out: 
     whole = len(done) == total
     table = make_table(config, done, total, RESAMPLES if whole else RESAMPLES_ON_THE_WAY)
     table["phantom"] = _phantom(done, out)
-    pictures = {}
-    if whole:
-        for name, figure in draw(done, out).items():
-            pictures[name] = Markup(figures.save(figure, out / "figures", name))
-    words = {"main": MAIN, "labels": tuple(label for _, _, label in FIGURES), "phantom": PHANTOM}
-    plain = jinja2.Environment(
-        loader=jinja2.PackageLoader("dtvit_jax.reports"), trim_blocks=True, lstrip_blocks=True
-    )
-    plain.filters["cell"] = cell_in_words
-    html = environment()
-    html.filters["cell"] = cell_in_words
-    for name, templates in (("table.md", plain), ("table.html", html)):
-        page = templates.get_template(f"experiment{Path(name).suffix}").render(
-            t=table, figures=pictures, research=RESEARCH, baseline=BASELINE, **words
+    pictures = figures.save(draw(done, out), out / "figures") if whole else {}
+    for suffix, templates in (("md", markdown()), ("html", environment())):
+        templates.filters["cell"] = cell_in_words
+        page = templates.get_template(f"experiment.{suffix}").render(
+            t=table,
+            figures=pictures,
+            research=RESEARCH,
+            phantom=PHANTOM,
+            baseline=BASELINE,
+            main=MAIN,
+            labels=LABELS,
         )
-        write_whole(out / name, page.rstrip() + "\n")
+        write_whole(out / f"table.{suffix}", page.rstrip() + "\n")
     write_json(out / "table.json", table)
 
 
