@@ -66,7 +66,7 @@ def evaluate_predictions(
         intervals = bootstrap.bootstrap(statistic, part.subject, part.strata, resamples)
         estimates[part.level][part.task] = _estimates(part, threshold, intervals)
         if part.task != "combined":
-            matrix = _confusion(part, threshold)
+            matrix = confusion_of(part, threshold)
             confusion.setdefault(part.level, {})[part.task] = matrix.tolist()
     return {
         "positive": POSITIVE,
@@ -116,7 +116,7 @@ def _estimates(part: Part, threshold: float, intervals: dict[str, bootstrap.Inte
         return {name: estimate(name, i, undefined=NO_COMBINED) for name, i in intervals.items()}
     truth, predicted = _decisions(part, threshold)
     subject, classes = part.table.subject, TASK_CLASSES[part.task]
-    matrix = _confusion(part, threshold)
+    matrix = confusion_of(part, threshold)
     no_rows = why_no_rows(part.level, matrix)
     return {
         name: estimate(
@@ -189,7 +189,8 @@ def statistic_of(table: Predictions, task: str, threshold: float) -> bootstrap.S
     return partial(metrics.combined_metrics, truth, p, location, p_location, threshold=threshold)
 
 
-def _confusion(part: Part, threshold: float) -> Int[np.ndarray, "c c"]:
+def confusion_of(part: Part, threshold: float) -> Int[np.ndarray, "c c"]:
+    """Computes the confusion matrix of a task of TASK_CLASSES, the truth in rows."""
     return metrics.confusion_matrix(*_decisions(part, threshold), len(TASK_CLASSES[part.task]))
 
 

@@ -10,10 +10,10 @@ import ml_collections
 import numpy as np
 
 from data_builder.files import write_json, write_whole
-from dtvit_jax.decision.predictions import UNKNOWN, Predictions
-from dtvit_jax.evaluation import metrics
+from dtvit_jax.decision.aggregation import by_subject
+from dtvit_jax.decision.predictions import Predictions
 from dtvit_jax.evaluation.bootstrap import RESAMPLES
-from dtvit_jax.evaluation.summary import TASK_CLASSES, has_location
+from dtvit_jax.evaluation.summary import TASK_CLASSES, confusion_of, parts
 from dtvit_jax.experiments.grid import BASELINE, Cell, from_random_weights
 from dtvit_jax.experiments.table import FIGURES, Figure, beats, difference_of, joined, row_of
 from dtvit_jax.reports import figures
@@ -139,25 +139,16 @@ def draw(done: Done, out: Path) -> dict[str, Any]:
         if history:
             drawn[f"curves_{name}"] = figures.training_curves(history)
         first_seed = [done[cell] for cell in members if cell.seed == members[0].seed]
-        for task, matrix in _matrices(joined(first_seed)).items():
-            title = f"{row}, {split} split: {task}"
-            drawn[f"matrix_{task}_{name}"] = figures.confusion(
-                matrix, TASK_CLASSES[task], title, "slices"
-            )
+        table = joined(first_seed)
+        for part in parts(table, by_subject(table)[0]):
+            if part.level == "slice" and part.task in TASK_CLASSES and len(part.table):
+                drawn[f"matrix_{part.task}_{name}"] = figures.confusion(
+                    confusion_of(part, 0.5),
+                    TASK_CLASSES[part.task],
+                    f"{row}, {split} split: {part.task}",
+                    "slices",
+                )
     return drawn
-
-
-def _matrices(table: Predictions) -> dict[str, np.ndarray]:
-    labelled, located = table.hemorrhage != UNKNOWN, has_location(table)
-    matrices = {}
-    if labelled.any():
-        predicted = (table.p_hemorrhage[labelled] >= 0.5).astype(int)
-        truth = table.hemorrhage[labelled]
-        matrices["hemorrhage"] = metrics.confusion_matrix(truth, predicted, 2)
-    if located.any():
-        predicted = table.p_location[located].argmax(axis=1)
-        matrices["location"] = metrics.confusion_matrix(table.location[located], predicted, 3)
-    return matrices
 
 
 def mean_history(histories: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
