@@ -1,13 +1,15 @@
 """Lists and hashes files, writes them whole or not at all, and holds folders for one process."""
 
 import contextlib
+import csv
 import fcntl
 import hashlib
+import io
 import json
 import os
 import stat
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
@@ -91,6 +93,15 @@ def write_whole(path: Path, data: bytes | str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Writes `value` as JSON, whole or not at all. Raises ValueError where it holds a nan."""
     write_whole(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+def csv_text(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """The text of a CSV file: a line of column names, then one for each row."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(rows)
+    return text.getvalue()
 
 
 def write_private(path: Path, data: bytes, drafts: Path | None = None) -> None:

@@ -69,7 +69,7 @@ def to_dicom(study: PhantomStudy, seed: int, subject: int, visit: int) -> list[D
         image.SOPInstanceUID = uid
         image.InstanceNumber = index + 1 if upward else slices - index
         image.ImagePositionPatient = _ds(study.geometry.origins[index])
-        image.SliceLocation = _ds(study.positions[index])[0]
+        image.SliceLocation = _ds(study.geometry.positions[index])[0]
         image.PixelData = stored[index].tobytes()
         objects.append(image)
     return objects

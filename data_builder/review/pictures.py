@@ -1,5 +1,6 @@
 """Makes the pictures of the page: contact sheets of studies, and slices in HU from their scans."""
 
+import contextlib
 import hashlib
 import sqlite3
 import threading
@@ -38,7 +39,7 @@ class Sheets:
         self._folder, self._cache = folder, folder.own / "cache"
         self._cache.mkdir(parents=True, exist_ok=True)
         self._locks = [threading.Lock() for _ in range(16)]
-        with self._database() as database:
+        with contextlib.closing(self._database()) as database:
             database.execute("PRAGMA journal_mode=WAL")
             database.execute(
                 "CREATE TABLE IF NOT EXISTS features (key TEXT PRIMARY KEY, digest TEXT, "
@@ -69,8 +70,7 @@ class Sheets:
     def _stored(self, keys: list[str]) -> dict[str, Features]:
         """Stored features of those slices whose pixels have not changed since."""
         stored = {}
-        database = self._database()
-        try:
+        with contextlib.closing(self._database()) as database:
             for key in keys:
                 row = database.execute(
                     "SELECT head, brain, copy FROM features WHERE key = ? AND digest = ? AND "
@@ -79,8 +79,6 @@ class Sheets:
                 ).fetchone()
                 if row:
                     stored[key] = Features(*row)
-        finally:
-            database.close()
         return stored
 
     def _make(self, keys: list[str], path: Path) -> dict[str, Features]:
@@ -95,8 +93,7 @@ class Sheets:
             sheet[top : top + THUMBNAIL, left : left + THUMBNAIL] = _fitted(gray)
         _, data = cv2.imencode(".jpg", sheet, [cv2.IMWRITE_JPEG_QUALITY, 85])
         write_whole(path, data.tobytes())
-        database = self._database()
-        with database:
+        with contextlib.closing(self._database()) as database, database:
             database.executemany(
                 "INSERT OR REPLACE INTO features VALUES (?, ?, ?, ?, ?, ?)",
                 [
@@ -104,7 +101,6 @@ class Sheets:
                     for key, one in measured.items()
                 ],
             )
-        database.close()
         return measured
 
 

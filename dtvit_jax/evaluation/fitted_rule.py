@@ -23,8 +23,8 @@ from dtvit_jax.decision.predictions import UNKNOWN, Predictions
 from dtvit_jax.decision.rule import FILE, VERSION, DecisionRule, OperatingPoint, both, parse, read
 from dtvit_jax.evaluation import bootstrap, operating_points, ranking
 from dtvit_jax.evaluation.intervals import estimate
-from dtvit_jax.evaluation.metrics import expected_calibration_error, log_loss
-from dtvit_jax.evaluation.ranking import ratio
+from dtvit_jax.evaluation.metrics import log_loss, probability_scores
+from dtvit_jax.evaluation.ranking import Values, Weights
 from dtvit_jax.evaluation.schema import (
     CalibrationJson,
     CalibrationQuality,
@@ -253,7 +253,7 @@ def _quality(fitted: Calibration, part: Part, resamples: int) -> CalibrationQual
     def after(method: str) -> Estimates:
         statistic = partial(_scores, fitted.apply(p, method), truth)
         intervals = bootstrap.bootstrap(statistic, part.subject, part.strata, resamples)
-        return {name: estimate(name, interval).as_json() for name, interval in intervals.items()}
+        return {name: estimate(name, interval) for name, interval in intervals.items()}
 
     quality: CalibrationQuality = {"fitted_temperature": fitted.as_json()["temperature"]}
     if np.isfinite(fitted.temperature):
@@ -265,19 +265,7 @@ def _quality(fitted: Calibration, part: Part, resamples: int) -> CalibrationQual
 
 
 def _scores(
-    p: Float[np.ndarray, "n classes"],
-    truth: Int[np.ndarray, " n"],
-    weights: Float[np.ndarray, "r n"],
-) -> dict[str, Float[np.ndarray, " r"]]:
-    """Brier score (of ICH; the sum over locations), log loss and ECE."""
-    if p.shape[1] == 2:
-        errors = (p[:, 1] - truth) ** 2
-        gap = expected_calibration_error(truth == 1, p[:, 1], weights)
-    else:
-        errors = ((p - np.eye(p.shape[1])[truth]) ** 2).sum(axis=1)
-        gap = expected_calibration_error(p.argmax(axis=1) == truth, p.max(axis=1), weights)
-    return {
-        "brier": ratio(weights @ errors, weights.sum(axis=1)),
-        "log_loss": log_loss(truth, p, weights),
-        "ece": gap,
-    }
+    p: Float[np.ndarray, "n classes"], truth: Int[np.ndarray, " n"], weights: Weights
+) -> dict[str, Values]:
+    scores = probability_scores(truth, p, weights)
+    return {name: scores[name] for name in ("brier", "log_loss", "ece")}

@@ -1,7 +1,5 @@
 """Keeps an experiment's folder: experiment.json, the cells' predictions, failed.csv."""
 
-import csv
-import io
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,7 +8,7 @@ from typing import Any
 import ml_collections
 
 from data_builder.errors import InputError
-from data_builder.files import write_json, write_whole
+from data_builder.files import csv_text, write_json, write_whole
 from dtvit_jax.decision.predictions import Predictions, read_csv, write_csv
 from dtvit_jax.experiments.grid import Cell, baseline_data
 
@@ -73,12 +71,9 @@ def _predictions_path(out: Path, cell: Cell) -> Path:
 
 def write_failed(out: Path, failed: Iterable[tuple[Cell, str]]) -> None:
     """Writes failed.csv, each cell that failed and why; removes it if none did."""
-    path, text = out / "failed.csv", io.StringIO()
     rows = [(cell.row, cell.split, cell.seed, cell.fold, why) for cell, why in failed]
-    if not rows:
-        path.unlink(missing_ok=True)
-        return
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("row", "split", "seed", "fold", "why"))
-    writer.writerows(rows)
-    write_whole(path, text.getvalue())
+    if rows:
+        columns = ("row", "split", "seed", "fold", "why")
+        write_whole(out / "failed.csv", csv_text(columns, rows))
+    else:
+        (out / "failed.csv").unlink(missing_ok=True)

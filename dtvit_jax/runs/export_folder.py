@@ -24,6 +24,7 @@ from data_builder.files import sha256_of, write_json
 from data_builder.records import LOCATIONS
 from dtvit_jax.decision import rule as decision_rule
 from dtvit_jax.evaluation import fitted_rule
+from dtvit_jax.reports.evaluation import evaluated
 from dtvit_jax.reports.limitations import PHANTOM, RESEARCH
 from dtvit_jax.runs import portable
 from dtvit_jax.runs.evaluated_run import ModelFolder, open_model
@@ -142,10 +143,7 @@ def model_card(folder: ModelFolder) -> Path:
     }
     for split in ("test", "validation"):
         card = folder.workdir / split / CARD
-        try:
-            of = json.loads((folder.workdir / split / "metrics.json").read_text())["of"]
-        except (OSError, ValueError, KeyError):
-            continue
+        of = evaluated(card.parent) or {}
         if card.is_file() and {name: of.get(name, "") for name in model} == model:
             return card
     raise InputError(

@@ -10,7 +10,7 @@ from data_builder.errors import InputError
 from data_builder.progress import track
 from dtvit_jax.data import packing
 from dtvit_jax.data.loader import evaluation_batches
-from dtvit_jax.data.shards import Shards, SliceSource, find_shards
+from dtvit_jax.data.shards import Shards, find_shards
 from dtvit_jax.decision.predictions import Predictions
 from dtvit_jax.models.variables import Tree, Variables
 from dtvit_jax.runtime import prepare
@@ -85,18 +85,9 @@ class TrainedRun:
             _, p_hemorrhage, p_location = evaluate_fn(params, stats, batch)
             values = (index, batch["hemorrhage"], batch["location"], p_hemorrhage, p_location)
             columns.append(tuple(np.asarray(value)[mask] for value in values))
-        return self._table(source, split, *map(np.concatenate, zip(*columns, strict=True)))
-
-    def _table(
-        self,
-        source: SliceSource,
-        split: str,
-        index: np.ndarray,
-        hemorrhage: np.ndarray,
-        location: np.ndarray,
-        p_hemorrhage: np.ndarray,
-        p_location: np.ndarray,
-    ) -> Predictions:
+        index, hemorrhage, location, p_hemorrhage, p_location = map(
+            np.concatenate, zip(*columns, strict=True)
+        )
         slices = [source.describe(int(i)) for i in index]
         return Predictions(
             key=np.array([row["key"] for row in slices]),

@@ -42,9 +42,9 @@ def fast(monkeypatch, request):
 
 
 def a_file(path, split="test", seed=0, tag="", **options):
-    p = make(seed=seed, **options)
+    p = make(seed=seed, split=split, **options)
     columns = {name: np.char.add(tag, getattr(p, name)) for name in ("key", "subject")}
-    p = replaced(p, split=np.full(len(p), split), **columns)
+    p = replaced(p, **columns)
     write_csv(path, p)
     return p
 
