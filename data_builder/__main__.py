@@ -135,7 +135,7 @@ def _add_key(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--key",
         help="file with the site's key for pseudonyms, made on first use (default: in your "
-        "config folder); 'public' for phantoms and tests",
+        "config folder); outside of all that is shared; 'public' for phantoms alone",
     )
 
 
@@ -171,8 +171,10 @@ def _clean(args: argparse.Namespace) -> int:
 
 
 def _review(args: argparse.Namespace) -> int:
+    from data_builder.pseudonyms import check_key_place
     from data_builder.review import command
 
+    check_key_place(args.key, {"--export": args.export})
     answers = command.open_review(args.dir, args.dicom, args.predictions, args.key)
     if args.labels:
         print(f"{args.dir}: {command.take_labels(answers, args.labels, args.reader, args.key)}")
@@ -207,13 +209,14 @@ def _audit(args: argparse.Namespace) -> int:
 
 
 def _lookup(args: argparse.Namespace) -> int:
-    from data_builder.pseudonyms import Lookup, lookup_path
+    from data_builder.pseudonyms import Lookup, key_path, lookup_places
 
-    path = lookup_path(args.key)
-    meanings = Lookup(path).find(args.pseudonym) if path and path.exists() else []
+    key = key_path(args.key)
+    places = {path for path in lookup_places(key) if path.exists()} if key else set()
+    meanings = [m for path in places for m in Lookup(path, read_only=True).find(args.pseudonym)]
     if not meanings:
         raise InputError("that pseudonym is not in the lookup of this key: give its --key")
-    print("\n".join(meanings))
+    print("\n".join(sorted(set(meanings))))
     return 0
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from data_builder.cleaning import clean
-from data_builder.cleaning.clean_file import Task, clean_file
+from data_builder.cleaning.clean_file import Task, clean_file, shows_a_person
 from data_builder.cleaning.journal import Journal
 from data_builder.cleaning.labels import NAME as LABELS
 from data_builder.cleaning.labels import read_labels
@@ -19,12 +19,21 @@ from data_builder.dicom.refusal import Reason, Refusal
 from data_builder.errors import InputError
 from data_builder.parallel import processes
 from data_builder.progress import track
-from data_builder.pseudonyms import Lookup, Pseudonyms, load_key, lookup_path
+from data_builder.pseudonyms import (
+    PUBLIC_KEY,
+    Lookup,
+    Pseudonyms,
+    check_key_place,
+    load_key,
+    lookup_path,
+    public_key_refused,
+)
 
 PHANTOM = "phantom.json"
 FORMATS = ("png", "jpg")
 
 _WARNINGS_SHOWN = 5
+_SECONDS_TO_IDENTIFY = 60.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,8 +91,9 @@ def clean_folder(
     """
     if mode not in clean.MODES or image_format not in FORMATS or (jobs is not None and jobs < 1):
         raise InputError(f"mode is of {clean.MODES}, format of {FORMATS}, and jobs at least 1")
+    _check_folders(src, out)
+    check_key_place(key, {"SRC": src, "--out": out})
     key_bytes, lookup_file = load_key(key), lookup_path(key)
-    _check_folders(src, out, lookup_file)
     pseudonyms = Pseudonyms(key_bytes)
     files = {pseudonyms.file(str(path)): path for path in walk(src)}
     if not files:
@@ -103,6 +113,8 @@ def clean_folder(
         for name, path in files.items()
         if name not in metadata
     }
+    if key_bytes == PUBLIC_KEY:
+        _check_phantoms(list(tasks.values()), jobs)
     lookup = Lookup(lookup_file) if lookup_file else None
     with (
         contextlib.closing(lookup) if lookup else contextlib.nullcontext(),
@@ -143,15 +155,22 @@ def _warn(unmatched: list[str]) -> None:
         print(f"warning: and {len(unmatched) - _WARNINGS_SHOWN} more lines", file=sys.stderr)
 
 
-def _check_folders(src: Path, out: Path, lookup: Path | None) -> None:
+def _check_phantoms(tasks: list[Task], jobs: int | None) -> None:
+    """Raises InputError where a DICOM file is not marked as a phantom's."""
+    jobs = jobs or len(os.sched_getaffinity(0))
+    checked = processes.as_completed(tasks, shows_a_person, jobs, lambda _: _SECONDS_TO_IDENTIFY)
+    with contextlib.closing(checked):
+        if any(answer is True for _, answer in checked):
+            raise public_key_refused("a file of the source SRC")
+
+
+def _check_folders(src: Path, out: Path) -> None:
     if not src.is_dir():
         raise InputError("the source SRC is not a folder: give one that exists")
     if out.resolve().is_relative_to(src.resolve()):
         raise InputError("--out is inside the source: give a folder outside of it")
     if out.exists() and not out.is_dir():
         raise InputError("--out is a file: give a folder")
-    if lookup and lookup.resolve().is_relative_to(out.resolve()):
-        raise InputError("the key is inside --out, which is to be shared: keep it elsewhere")
 
 
 def walk(source: Path) -> Iterator[PurePosixPath]:

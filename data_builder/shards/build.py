@@ -14,7 +14,7 @@ import tensorflow_datasets as tfds
 from data_builder.cleaning.clean_folder import clean_folder
 from data_builder.errors import InputError
 from data_builder.files import lock
-from data_builder.pseudonyms import Lookup, Pseudonyms, load_key, lookup_path
+from data_builder.pseudonyms import Lookup, Pseudonyms, check_key_place, lookup_path
 from data_builder.shards.audit import Leak
 from data_builder.shards.beam import download_options
 from data_builder.shards.files import UNFINISHED, VERSION, earlier_division
@@ -22,7 +22,13 @@ from data_builder.shards.groups import shown_contents
 from data_builder.shards.ich_ct import IchCt
 from data_builder.shards.metadata import Metadata, describe, read_metadata
 from data_builder.shards.near_duplicates import read_near_duplicates
-from data_builder.shards.sources import Source, kind_of, open_source, published_meanings
+from data_builder.shards.sources import (
+    Source,
+    kind_of,
+    load_source_key,
+    open_source,
+    published_meanings,
+)
 from data_builder.shards.splits import SplitPlan, divide
 
 DEFAULT_SIZE = 256
@@ -42,7 +48,8 @@ def prepare(
     first. `key` is the file with the site's key for pseudonyms (`pseudonyms.load_key`); `size` and
     `beam_options` are as in `build`. Raises InputError.
     """
-    pseudonyms = Pseudonyms(load_key(key))
+    check_key_place(key, {"SRC": source, "--data_dir": data_dir})
+    pseudonyms = Pseudonyms(load_source_key(key, source))
     if kind_of(source) == "dicom":
         name = pseudonyms.file(str(source.resolve()))
         cleaned = data_dir / "cleaned" / name
