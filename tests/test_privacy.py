@@ -7,6 +7,7 @@ searched; the sources and the key's folder are not.
 
 import csv
 import gzip
+import hashlib
 import io
 import json
 import re
@@ -28,6 +29,7 @@ from data_builder.__main__ import main as builder
 from data_builder.errors import InputError
 from dtvit_jax import evaluate, export
 from dtvit_jax.train import train
+from dtvit_jax.weights.save import save
 from tests.helpers import ROOT, tiny
 from tests.helpers.dicom_files import ct, encoded, enhanced, head_hu
 from tests.helpers.run_folder import save_run
@@ -259,7 +261,8 @@ def test_no_path_of_its_command_is_in_what_a_run_writes(published, tmp_path, mon
     Each value is given in both spellings: the second command continues the run of the first.
     """
     place = tmp_path / f"{WORDS[0]} {NUMBER}"
-    first = save_run(place / "first", tiny.get_config().model.to_dict())
+    model = tiny.get_config().model.to_dict()
+    save(place / "first.safetensors", model, *save_run(tmp_path / "first", model))
     shutil.copytree(published, place / "source")
     shutil.copy(ROOT / "tests/helpers/tiny.py", place / f"{WORDS[1]}.py")
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "site"))
@@ -268,7 +271,7 @@ def test_no_path_of_its_command_is_in_what_a_run_writes(published, tmp_path, mon
         "config.data.source": place / "source",
         "config.data.dir": place / "data",
         "config.data.key": place / "key",
-        "config.init_from": place / "first",
+        "config.init_from": place / "first.safetensors",
         "config.eval_every_epochs": 1.0,
         "workdir": place / "run",
     }
@@ -300,7 +303,6 @@ def test_no_path_of_its_command_is_in_what_a_run_writes(published, tmp_path, mon
         (place / name).rename(place / "shared" / name)
     leaks, files = search(place / "shared")
     assert not leaks and files > 60, sorted(set(leaks))[:20]
-    from dtvit_jax.runs.evaluated_weights import digest
-
+    digest = hashlib.sha256((place / "first.safetensors").read_bytes()).hexdigest()
     card = (place / "shared/run/test/model_card.md").read_text()
-    assert f"Initial weights: weights:{digest(first)}" in card
+    assert f"Initial weights: sha256:{digest}" in card and command in card

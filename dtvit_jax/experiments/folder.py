@@ -80,8 +80,9 @@ def _continues(old: dict[str, Any], new: dict[str, Any], rows: ml_collections.Co
     old_rows = {name: row for name, row in new["rows"].items() if name in old.get("rows", {})}
     if old != {**new, "rows": old_rows}:
         return False
-    before, after = (row_data(rows[next(iter(grid["rows"]))]) for grid in (old, new))
-    return not new["baseline"] or before == after
+    before = next(name for name in rows if name in old_rows)
+    after = next(iter(rows))
+    return not new["baseline"] or row_data(rows[before]) == row_data(rows[after])
 
 
 def finished(out: Path, cell: Cell) -> Predictions | None:
