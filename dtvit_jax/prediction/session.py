@@ -19,7 +19,7 @@ from dtvit_jax.decision.rule import DecisionRule
 from dtvit_jax.decision.study import points_of
 from dtvit_jax.prediction.attribution import CNN_METHODS, VIT_METHODS
 from dtvit_jax.prediction.classifier import Classifier
-from dtvit_jax.prediction.cleaned_image import check_cleaned
+from dtvit_jax.prediction.cleaned_image import check_cleaned, is_image
 from dtvit_jax.prediction.intake import (
     IdentifyTask,
     InputFile,
@@ -163,6 +163,13 @@ class Session:
         inputs = [identified(task, result) for task, result in files]
         studies, strays = group_by_study(inputs)
         self._check_inputs(inputs)
+        images = any(file.study and is_image(Path(file.path)) for file in inputs)
+        if images and self._settings.key == PUBLIC_KEY:
+            print(
+                "warning: the key 'public' is for phantoms: whoever guesses the path of an image "
+                "could check it",
+                file=sys.stderr,
+            )
         finished = []
         try:
             rows = self._predictor.refuse(strays)

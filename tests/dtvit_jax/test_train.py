@@ -194,6 +194,7 @@ def test_a_run_on_another_data_set_is_refused(trained, published, tmp_path):
     next((source / "no").iterdir()).unlink()
     config = trained[1].copy_and_resolve_references()
     config.data.dir, config.data.source = str(tmp_path / "data"), str(source)
+    config.num_epochs = 12  # or it would have fewer steps than are done
     with pytest.raises(InputError, match="--workdir holds a run on another data set"):
         train(config, workdir, "")
 
