@@ -110,14 +110,11 @@ class Checkpoints:
                     ),
                 ]
             ),
-            async_options=ocp.AsyncOptions(
-                post_finalization_callback=lambda: _forget_path(workdir)
-            ),
             cleanup_tmp_directories=not read_only,
             create=not read_only,
             read_only=read_only,
         )
-        self._workdir = workdir
+        self._workdir, self._read_only = workdir, read_only
         self._manager = ocp.CheckpointManager(
             (workdir / "checkpoints").absolute(),
             options=options,
@@ -150,6 +147,7 @@ class Checkpoints:
         size = tree_bytes(state)
         with saying_disk_full(self._workdir):
             self._manager.wait_until_finished()  # of the save before
+            _forget_path(self._workdir)
         check_room(self._workdir, size + size // 100 + BESIDES)
         fields = state._asdict()
         with_checksums = {**progress, "checksums": checksums(fields)}
@@ -164,6 +162,7 @@ class Checkpoints:
             self._manager.save(step, args=items, metrics=metrics, force=True)
             if on_cpu and not room:
                 self._manager.wait_until_finished()
+                _forget_path(self._workdir)
 
     def restore_latest(self, abstract: TrainState) -> tuple[TrainState, Progress] | None:
         """State and progress of the last whole checkpoint; None where there is none.
@@ -235,6 +234,8 @@ class Checkpoints:
         """Waits until all is written. Raises InputError where the disk is full."""
         with saying_disk_full(self._workdir):
             self._manager.close()
+            if not self._read_only:
+                _forget_path(self._workdir)
 
     def _folder(self, step: int) -> Path:
         return Path(self._manager.directory) / str(step)
