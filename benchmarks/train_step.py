@@ -254,7 +254,7 @@ def shards(source: str, data_dir: str) -> None:
     from dtvit_jax.data.shards import open_shards
 
     config = vit_l.get_config()
-    config.data.source, config.data.dir, config.data.key = source, data_dir, "public"
+    config.data.source, config.data.dir, config.data.key = source, data_dir, ""
     open_shards(config.data)
 
 

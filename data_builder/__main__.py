@@ -136,7 +136,7 @@ def _add_key(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--key",
         help="file with the site's key for pseudonyms, made on first use (default: in your "
-        "config folder); 'public' for phantoms and tests",
+        "config folder); outside of all that is shared; 'public' for phantoms alone",
     )
 
 
@@ -173,8 +173,10 @@ def _clean(args: argparse.Namespace) -> int:
 
 def _review(args: argparse.Namespace) -> int:
     """Exit status 1 where a row of --labels matches no slice."""
+    from data_builder.pseudonyms import check_key_place
     from data_builder.review import command
 
+    check_key_place(args.key, {"--export": args.export})
     answers = command.open_review(args.dir, args.dicom, args.predictions, args.key)
     unmatched = 0
     if args.labels:
@@ -214,13 +216,14 @@ def _audit(args: argparse.Namespace) -> int:
 
 
 def _lookup(args: argparse.Namespace) -> int:
-    from data_builder.pseudonyms import Lookup, lookup_path
+    from data_builder.pseudonyms import Lookup, key_path, lookup_places
 
-    path = lookup_path(args.key)
-    meanings = Lookup(path).find(args.pseudonym) if path and path.exists() else []
+    key = key_path(args.key)
+    places = {path for path in lookup_places(key) if path.exists()} if key else set()
+    meanings = [m for path in places for m in Lookup(path, read_only=True).find(args.pseudonym)]
     if not meanings:
         raise InputError("that pseudonym is not in the lookup of this key: give its --key")
-    print("\n".join(meanings))
+    print("\n".join(sorted(set(meanings))))
     return 0
 
 

@@ -12,6 +12,7 @@ import cv2
 from data_builder.cleaning import clean
 from data_builder.cleaning.results import CleanedSlice, FileResult, refused
 from data_builder.dicom.header import Header
+from data_builder.dicom.identity import read_identity
 from data_builder.dicom.read import CtSlice, read_slices
 from data_builder.dicom.refusal import Reason, Refusal
 from data_builder.files import write_whole
@@ -53,6 +54,12 @@ class CleanedFile(NamedTuple):
 
     result: FileResult
     images: list[clean.Gray]
+
+
+def shows_a_person(task: Task) -> bool:
+    """Whether the file is DICOM without the mark of a phantom. Raises nothing."""
+    identity = read_identity(Path(task.source) / task.path)
+    return identity is not None and not identity.phantom
 
 
 def clean_file(task: Task) -> FileResult:

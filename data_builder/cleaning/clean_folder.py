@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from data_builder.cleaning import clean
-from data_builder.cleaning.clean_file import Task, clean_file
+from data_builder.cleaning.clean_file import Task, clean_file, shows_a_person
 from data_builder.cleaning.journal import Journal
 from data_builder.cleaning.label_rows import NAME as LABELS
 from data_builder.cleaning.labels import read_labels
@@ -23,10 +23,20 @@ from data_builder.files import is_folder, sha256_of, size_of, walk
 from data_builder.parallel import processes
 from data_builder.parallel.threads import in_order
 from data_builder.progress import track
-from data_builder.pseudonyms import Lookup, Pseudonyms, load_key, lookup_path
+from data_builder.pseudonyms import (
+    PUBLIC_KEY,
+    Lookup,
+    Pseudonyms,
+    check_key_place,
+    load_key,
+    lookup_path,
+    public_key_refused,
+)
 
 PHANTOM = "phantom.json"
 FORMATS = ("png", "jpg")
+
+_SECONDS_TO_IDENTIFY = 60.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,8 +97,9 @@ def clean_folder(
     """
     if mode not in clean.MODES or image_format not in FORMATS or (jobs is not None and jobs < 1):
         raise InputError(f"mode is of {clean.MODES}, format of {FORMATS}, and jobs at least 1")
+    _check_folders(src, out)
+    check_key_place(key, {"SRC": src, "--out": out})
     key_bytes, lookup_file = load_key(key), lookup_path(key)
-    _check_folders(src, out, lookup_file)
     pseudonyms = Pseudonyms(key_bytes)
     files = {pseudonyms.file(str(path)): path for path in walk(src)}
     if not files:
@@ -108,6 +119,8 @@ def clean_folder(
         for name, path in files.items()
         if name not in metadata
     }
+    if key_bytes == PUBLIC_KEY:
+        _check_phantoms(list(tasks.values()), jobs)
     lookup = Lookup(lookup_file) if lookup_file else None
     with (
         contextlib.closing(lookup) if lookup else contextlib.nullcontext(),
@@ -167,15 +180,22 @@ def _warnings(tables: Tables) -> Iterator[str]:
         )
 
 
-def _check_folders(src: Path, out: Path, lookup: Path | None) -> None:
+def _check_phantoms(tasks: list[Task], jobs: int | None) -> None:
+    """Raises InputError where a DICOM file is not marked as a phantom's."""
+    jobs = jobs or len(os.sched_getaffinity(0))
+    checked = processes.as_completed(tasks, shows_a_person, jobs, lambda _: _SECONDS_TO_IDENTIFY)
+    with contextlib.closing(checked):
+        if any(answer is True for _, answer in checked):
+            raise public_key_refused("a file of the source SRC")
+
+
+def _check_folders(src: Path, out: Path) -> None:
     if not is_folder(src):
         raise InputError("the source SRC is not a folder: give one that exists")
     if out.resolve().is_relative_to(src.resolve()):
         raise InputError("--out is inside the source: give a folder outside of it")
     if size_of(out) >= 0:
         raise InputError("--out is a file: give a folder")
-    if lookup and lookup.resolve().is_relative_to(out.resolve()):
-        raise InputError("the key is inside --out, which is to be shared: keep it elsewhere")
 
 
 def _run(tasks: list[Task], jobs: int | None, seconds: float) -> Iterator[FileResult]:

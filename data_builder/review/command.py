@@ -16,7 +16,7 @@ from data_builder.cleaning.unmatched import unmatched_table
 from data_builder.errors import InputError
 from data_builder.files import size_of, write_whole
 from data_builder.progress import track
-from data_builder.pseudonyms import Pseudonyms, load_key
+from data_builder.pseudonyms import Pseudonyms, check_key_place, load_key
 from data_builder.review.api import ReviewApi
 from data_builder.review.export import export
 from data_builder.review.folder import Folder
@@ -34,6 +34,7 @@ def open_review(
     path: Path, dicom: Path | None, predictions: Path | None, key: str | None
 ) -> ReviewApi:
     """Opens a folder with its store, scans and predictions. Raises InputError."""
+    check_key_place(key, {"DIR": path, "--dicom": dicom})
     folder = Folder(path)
     scans = Scans(folder, dicom, Pseudonyms(load_key(key))) if dicom else None
     if scans and scans.missing:

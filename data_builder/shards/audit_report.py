@@ -12,7 +12,7 @@ from jaxtyping import UInt8
 
 from data_builder.errors import InputError
 from data_builder.parallel.threads import in_order
-from data_builder.pseudonyms import Pseudonyms, load_key
+from data_builder.pseudonyms import Pseudonyms, check_key_place
 from data_builder.records import CLASSES, FACTS, LOCATIONS, Record
 from data_builder.shards.audit import (
     ClassCounts,
@@ -36,7 +36,7 @@ from data_builder.shards.near_duplicates import (
     contents_of,
     read_near_duplicates,
 )
-from data_builder.shards.sources import open_source
+from data_builder.shards.sources import load_source_key, open_source
 from data_builder.shards.split_file import read_splits
 from data_builder.shards.splits import SPLITS, SplitPlan, divide
 from data_builder.shards.subjects import SubjectsRead, doubts_of_records, subjects_read
@@ -63,7 +63,8 @@ def audit_path(path: Path, plan: SplitPlan, key: str | None, splits: Path | None
         reports = [_data_set_report(folder) for folder in folders]
         text = "\n\n".join(report.text for report in reports)
         return Report(text, max(report.status for report in reports))
-    source = open_source(path, Pseudonyms(load_key(key)))
+    check_key_place(key, {"SRC": path})
+    source = open_source(path, Pseudonyms(load_source_key(key, path)))
     subjects = subjects_read(source)
     duplicates = read_near_duplicates(source.records)
     if splits is None:

@@ -14,7 +14,7 @@ import tensorflow_datasets as tfds
 from data_builder.cleaning.clean_folder import clean_folder
 from data_builder.errors import InputError
 from data_builder.files import is_folder, lock
-from data_builder.pseudonyms import Lookup, Pseudonyms, load_key, lookup_path
+from data_builder.pseudonyms import Lookup, Pseudonyms, check_key_place, load_key, lookup_path
 from data_builder.shards.audit import Leak
 from data_builder.shards.beam import download_options
 from data_builder.shards.files import UNFINISHED, VERSION, earlier_division
@@ -23,7 +23,13 @@ from data_builder.shards.ich_ct import IchCt
 from data_builder.shards.images import with_other_pixels
 from data_builder.shards.metadata import Metadata, describe, read_metadata
 from data_builder.shards.near_duplicates import read_near_duplicates
-from data_builder.shards.sources import Source, kind_of, open_source, published_meanings
+from data_builder.shards.sources import (
+    Source,
+    kind_of,
+    load_source_key,
+    open_source,
+    published_meanings,
+)
 from data_builder.shards.splits import SplitPlan, divide
 from data_builder.shards.subjects import subjects_read
 
@@ -46,7 +52,7 @@ def prepare(
     Raises InputError.
     """
     source, _ = cleaned_first(source, data_dir, key)
-    opened = open_source(source, Pseudonyms(load_key(key)))
+    opened = open_source(source, Pseudonyms(load_source_key(key, source)))
     if opened.companions:
         print(f"passed over {opened.companions} companions of macOS (._*)", file=sys.stderr)
     lookup = lookup_path(key)
@@ -64,8 +70,9 @@ def cleaned_first(source: Path, data_dir: Path, key: str | None) -> tuple[Path, 
     """Cleans a folder of DICOM (robust mode) into `data_dir/cleaned/<pseudonym of its path>`.
 
     Returns the cleaned folder, or `source` where it is no DICOM, and how many rows of its
-    labels.csv match no slice. Raises InputError.
+    labels.csv match no slice. Raises InputError, also for a key in one of the two folders.
     """
+    check_key_place(key, {"SRC": source, "--data_dir": data_dir})
     if kind_of(source) != "dicom":
         return source, 0
     cleaned = data_dir / "cleaned" / Pseudonyms(load_key(key)).file(str(source.resolve()))

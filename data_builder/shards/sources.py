@@ -10,9 +10,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from data_builder.cleaning.clean_folder import PHANTOM
 from data_builder.errors import InputError
 from data_builder.files import is_folder, size_of
-from data_builder.pseudonyms import Pseudonyms
+from data_builder.pseudonyms import Pseudonyms, key_path, load_key, public_key_refused
 from data_builder.records import FACTS, LOCATIONS, MANIFEST_COLUMNS, Record
 from data_builder.shards.published import images_of, published_identity, published_records
 
@@ -60,6 +61,18 @@ def kind_of(folder: Path) -> str:
     if not names:
         raise InputError("the source SRC is empty: give a folder with slices or DICOM")
     return "published" if {"yes", "no"} & names else "dicom"
+
+
+def load_source_key(key: str | None, folder: Path) -> bytes:
+    """Reads the key for a source, as `load_key` does.
+
+    Raises InputError also for the public key where `folder` has the published layout and no
+    phantom.json. A cleaned folder has its pseudonyms; `clean_folder` checks DICOM.
+    """
+    public = key_path(key) is None
+    if public and kind_of(folder) == "published" and not (folder / PHANTOM).is_file():
+        raise public_key_refused("the source SRC")
+    return load_key(key)
 
 
 def open_source(folder: Path, pseudonyms: Pseudonyms) -> Source:

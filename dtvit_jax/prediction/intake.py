@@ -58,7 +58,8 @@ class InputFile(NamedTuple):
     """A file and the study that its header names. All but `path` are pseudonyms.
 
     `study`, `subject` and `instance` are empty where the file names no study; `size` is in bytes,
-    -1 where it is no plain file.
+    -1 where it is no plain file. `phantom`: whether a DICOM file is marked as a phantom's; None
+    for other files.
     """
 
     path: str
@@ -67,6 +68,7 @@ class InputFile(NamedTuple):
     subject: str
     instance: str
     size: int
+    phantom: bool | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,6 +154,7 @@ def identify(task: IdentifyTask) -> InputFile:
         pseudonyms.subject(identity.person),
         pseudonyms.slice(identity.instance),
         size,
+        identity.phantom,
     )
 
 

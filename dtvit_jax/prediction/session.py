@@ -14,12 +14,18 @@ import jax
 from data_builder.errors import InputError
 from data_builder.files import lock
 from data_builder.parallel.processes import Lost
-from data_builder.pseudonyms import Lookup, Pseudonyms, lookup_path
+from data_builder.pseudonyms import (
+    PUBLIC_KEY,
+    Lookup,
+    Pseudonyms,
+    lookup_path,
+    public_key_refused,
+)
 from dtvit_jax.decision.rule import DecisionRule
 from dtvit_jax.decision.study import points_of
 from dtvit_jax.prediction.attribution import CNN_METHODS, VIT_METHODS
 from dtvit_jax.prediction.classifier import Classifier
-from dtvit_jax.prediction.cleaned_image import check_cleaned
+from dtvit_jax.prediction.cleaned_image import check_cleaned, is_image
 from dtvit_jax.prediction.intake import (
     IdentifyTask,
     InputFile,
@@ -146,7 +152,7 @@ class Session:
         valid = []
         for study in studies:
             try:
-                self._check_cleaned(study.files)
+                self._check_inputs(study.files)
                 valid.append(study)
             except InputError as error:
                 print(f"{study.key}: no answer: {error}", file=sys.stderr, flush=True)
@@ -167,7 +173,14 @@ class Session:
     ) -> tuple[list[FinishedStudy], list[FileRow]]:
         inputs = [identified(task, result) for task, result in files]
         studies, strays = group_by_study(inputs)
-        self._check_cleaned(inputs)
+        self._check_inputs(inputs)
+        images = any(file.study and is_image(Path(file.path)) for file in inputs)
+        if images and self._settings.key == PUBLIC_KEY:
+            print(
+                "warning: the key 'public' is for phantoms: whoever guesses the path of an image "
+                "could check it",
+                file=sys.stderr,
+            )
         finished = []
         try:
             rows = self._predictor.refuse(strays)
@@ -183,7 +196,9 @@ class Session:
     def _add_strays(self, rows: Iterable[FileRow]) -> None:
         self._strays |= {row.file: row for row in rows}
 
-    def _check_cleaned(self, files: Iterable[InputFile]) -> None:
+    def _check_inputs(self, files: Sequence[InputFile]) -> None:
+        if self._settings.key == PUBLIC_KEY and any(file.phantom is False for file in files):
+            raise public_key_refused("a DICOM file of PATH")
         paths = (Path(file.path) for file in files)
         check_cleaned(paths, self._cleaning.mode, self._cleaning.stated)
 

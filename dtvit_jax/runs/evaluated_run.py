@@ -109,7 +109,7 @@ def open_model(workdir: Path) -> ModelFolder:
         and digest == rule.raw.get("dataset_digest") == training_slices.dataset
         and digest == origin.dataset_digest
     )
-    if not same or _surpassed(run_record.read_history(workdir), config.best, step):
+    if not same or _surpassed(workdir, config.best, step):
         raise InputError(
             f"what was evaluated in {workdir} is another checkpoint or data set than the run's: "
             f"run python -m dtvit_jax.evaluate --workdir {workdir} again"
@@ -118,16 +118,21 @@ def open_model(workdir: Path) -> ModelFolder:
     return ModelFolder(workdir, config, record, rule, training_slices, cleaning, origin)
 
 
-def _surpassed(history: list[dict[str, Any]], best: str, step: int) -> bool:
+def _surpassed(workdir: Path, best: str, step: int) -> bool:
     """Whether a later step than `step` has a better or equal value of the metric `best`.
 
-    Equal counts: of equal checkpoints the last is the run's best.
+    Equal counts: of equal checkpoints the last is the run's best. Where the run's checkpoints are
+    there, one that is not among them does not count: it was damaged, and is moved aside.
     """
+    history, checkpoints = run_record.read_history(workdir), workdir / "checkpoints"
     sign = -1 if lower_is_better(best) else 1
     values = {
         row["step"]: sign * row[best]
         for row in history
         if row["split"] == "validation" and best in row
+        if row["step"] == step
+        or not checkpoints.is_dir()
+        or (checkpoints / str(row["step"])).is_dir()
     }
     return step in values and any(
         later > step and value >= values[step] for later, value in values.items()

@@ -88,8 +88,13 @@ def read(workdir: Path, model: Mapping[str, Any], params: Tree, stats: Tree) -> 
 def digest(variables: Variables) -> str:
     """SHA-256 over the name, type, shape and bytes of every array, in the order of names."""
     params, stats = map(load.flatten, variables)
+    return digest_of({**params, **stats})
+
+
+def digest_of(arrays: Mapping[str, Any]) -> str:
+    """The digest of a model whose arrays have these names (`load.flatten`)."""
     sha256 = hashlib.sha256()
-    for name, leaf in sorted({**params, **stats}.items()):
+    for name, leaf in sorted(arrays.items()):
         array = np.ascontiguousarray(leaf)
         sha256.update(f"{name} {array.dtype} {array.shape}\n".encode())
         sha256.update(array.reshape(-1).view(np.uint8).data)

@@ -6,11 +6,13 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from configs import vit_l
 from data_builder.errors import InputError
 from data_builder.progress import track
+from data_builder.shards import places
 from dtvit_jax.data import packing
 from dtvit_jax.data.loader import evaluation_batches
-from dtvit_jax.data.shards import Shards, find_shards
+from dtvit_jax.data.shards import Shards, find_shards, name_of
 from dtvit_jax.decision.predictions import Predictions
 from dtvit_jax.models.variables import Tree, Variables
 from dtvit_jax.runtime import prepare
@@ -30,7 +32,8 @@ class TrainedRun:
 
     Args:
         workdir: the run's folder.
-        data_dir: where the data set is now; empty: where the config says.
+        data_dir: where the data set is; empty: where this user's last run on it found it, else
+            in the folder data.
 
     Raises InputError where the folder holds no finished run; `shards`, where the data set is
     missing.
@@ -54,7 +57,10 @@ class TrainedRun:
     @functools.cached_property
     def shards(self) -> Shards:
         """The data set that the run was trained on, identified by its digest."""
-        return find_shards(self.config.data, self.record["dataset"]["digest"])
+        data, digest = self.config.data, self.record["dataset"]["digest"]
+        if not data.dir:
+            data.dir = str(places.recall(name_of(data, digest)) or vit_l.get_config().data.dir)
+        return find_shards(data, digest)
 
     def model(self) -> tuple[Network, Tree, Tree]:
         """The network, and the best checkpoint's parameters and batch statistics, on the devices.

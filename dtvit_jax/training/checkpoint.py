@@ -4,6 +4,7 @@ Orbax writes the files. It does not notice flipped bits, so each checkpoint hold
 state, computed on the devices that hold the arrays.
 """
 
+import contextlib
 import json
 import math
 import sys
@@ -20,6 +21,7 @@ import psutil
 from orbax.checkpoint import checkpoint_managers
 
 from data_builder.errors import InputError
+from data_builder.files import write_whole
 from dtvit_jax.models.variables import Tree, overlay
 from dtvit_jax.training import distributed
 from dtvit_jax.training.disk_space import check_room, saying_disk_full
@@ -90,6 +92,7 @@ class Checkpoints:
             _refuse_damaged_metrics(workdir, best)
         else:
             distributed.primary_does(lambda: _set_aside_damaged_metrics(workdir, best))
+            _forget_path(workdir)
         sign = -1.0 if lower_is_better(best) else 1.0
 
         def score(metrics: dict[str, float]) -> float:
@@ -111,7 +114,7 @@ class Checkpoints:
             create=not read_only,
             read_only=read_only,
         )
-        self._workdir = workdir
+        self._workdir, self._read_only = workdir, read_only
         self._manager = ocp.CheckpointManager(
             (workdir / "checkpoints").absolute(),
             options=options,
@@ -144,6 +147,7 @@ class Checkpoints:
         size = tree_bytes(state)
         with saying_disk_full(self._workdir):
             self._manager.wait_until_finished()  # of the save before
+            _forget_path(self._workdir)
         check_room(self._workdir, size + size // 100 + BESIDES)
         fields = state._asdict()
         with_checksums = {**progress, "checksums": checksums(fields)}
@@ -158,6 +162,7 @@ class Checkpoints:
             self._manager.save(step, args=items, metrics=metrics, force=True)
             if on_cpu and not room:
                 self._manager.wait_until_finished()
+                _forget_path(self._workdir)
 
     def restore_latest(self, abstract: TrainState) -> tuple[TrainState, Progress] | None:
         """State and progress of the last whole checkpoint; None where there is none.
@@ -211,7 +216,7 @@ class Checkpoints:
         is not read. Raises Damaged.
         """
         checkpointer = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
-        with self._saying_damaged(step):
+        with self._saying_damaged(step, ": move it away, and the best of those left is taken"):
             tree = self._tree(step) if abstract is None else abstract._asdict()
             wanted = {name: tree[name] for name in MODEL}
             if abstract is None:
@@ -239,6 +244,8 @@ class Checkpoints:
         """Waits until all is written. Raises InputError where the disk is full."""
         with saying_disk_full(self._workdir):
             self._manager.close()
+            if not self._read_only:
+                _forget_path(self._workdir)
 
     def _folder(self, step: int) -> Path:
         return Path(self._manager.directory) / str(step)
@@ -257,11 +264,12 @@ class Checkpoints:
         return place
 
     @contextmanager
-    def _saying_damaged(self, step: int) -> Iterator[None]:
+    def _saying_damaged(self, step: int, mend: str = "") -> Iterator[None]:
         try:
             yield
         except Exception as error:  # Orbax raises a bare Exception where an array can't be read
-            raise Damaged(f"{self._folder(step)}: a damaged checkpoint ({_why(error)})") from error
+            folder = self._folder(step)
+            raise Damaged(f"{folder}: a damaged checkpoint ({_why(error)}){mend}") from error
 
 
 class Damaged(InputError):
@@ -313,6 +321,19 @@ def _move_aside(workdir: Path, folder: Path) -> Path:
     return folder.rename(place / f"{folder.name}_{number}")
 
 
+def _forget_path(workdir: Path) -> None:
+    """Removes the run's path from the files by which Orbax marks a checkpoint as whole.
+
+    Orbax reads their names only.
+    """
+    if not distributed.is_primary():
+        return
+    for mark in workdir.glob("*/[0-9]*/**/commit_success.txt"):
+        with contextlib.suppress(FileNotFoundError):  # the checkpoint was just removed
+            if mark.stat().st_size > len(_COMMITTED):
+                write_whole(mark, _COMMITTED)
+
+
 def _none_left(workdir: Path) -> InputError:
     return InputError(
         f"no whole checkpoint is left in {workdir} (the damaged are in {workdir / 'damaged'}): "
@@ -322,6 +343,9 @@ def _none_left(workdir: Path) -> InputError:
 
 def _progress_file(folder: Path) -> Path:
     return folder / "progress" / "metadata"
+
+
+_COMMITTED = "Checkpoint commit was successful"
 
 
 def _arrays() -> ocp.PyTreeCheckpointHandler:

@@ -1,6 +1,5 @@
 """A run in its workdir: what is saved and restored, and what people see while it trains."""
 
-import json
 import sys
 import time
 from collections.abc import Iterator
@@ -12,7 +11,9 @@ import optax
 
 from data_builder.errors import InputError
 from data_builder.files import write_json
+from data_builder.shards import places
 from dtvit_jax.data.loader import Prefetched
+from dtvit_jax.data.shards import name_of
 from dtvit_jax.models.variables import Tree
 from dtvit_jax.training import distributed, record
 from dtvit_jax.training.checkpoint import Checkpoints, Progress, has_checkpoint, saved_config
@@ -203,7 +204,8 @@ def start_or_resume(trainer: Trainer, workdir: Path, command: str) -> TrainingRu
     """The run in `workdir`: a new one, or the one there as its last whole checkpoint left it.
 
     `command` goes into run.json. Raises InputError where the workdir can't be written, is in use,
-    or holds a run with another config or with more steps. Until then nothing is written.
+    or holds a run with another config, on another data set or with more steps. Until then nothing
+    is written.
     """
     config, data = trainer.config, trainer.data
     # Weights that do not fit are reported before the workdir is made; a continued run has its own.
@@ -221,15 +223,37 @@ def start_or_resume(trainer: Trainer, workdir: Path, command: str) -> TrainingRu
                 f"{data.steps}: give more, or another --workdir"
             )
         batches.set_state(progress["batches"])
-        run_record = json.loads((workdir / "run.json").read_text())
     else:
         state = trainer.initial_state(loaded)
         progress = Progress(batches=None, history=[], sums={}, seconds=0.0, waited=0.0, config={})
-        parameters = sum(x.size for x in jax.tree.leaves(trainer.abstract.params))
-        run_record = record.describe_run(command, config, data.shards.metadata, parameters)
-        if distributed.is_primary():
-            write_json(workdir / "run.json", run_record)
+    run_record = _record(trainer, workdir, command, resumed=restored is not None)
+    if distributed.is_primary():
+        record.write_history(workdir, progress["history"])
+        places.remember(name_of(config.data, run_record["dataset"]["digest"]), data.shards.folder)
     return TrainingRun(trainer, workdir, checkpoints, batches, run_record, state, progress)
+
+
+def _record(trainer: Trainer, workdir: Path, command: str, resumed: bool) -> RunRecord:
+    """run.json; a new one where the run is new, or where it is missing.
+
+    Raises InputError where it is damaged, or of another data set than the trainer's.
+    """
+    path, dataset = workdir / "run.json", trainer.data.shards.metadata
+    if resumed and path.exists():
+        run_record = record.read_record(workdir)
+        if run_record["dataset"]["digest"] != dataset["digest"]:
+            raise InputError(
+                "--workdir holds a run on another data set: give another --workdir, or the data "
+                "set of before to go on"
+            )
+        return run_record
+    parameters = sum(x.size for x in jax.tree.leaves(trainer.abstract.params))
+    run_record = record.describe_run(command, trainer.config, dataset, parameters)
+    if distributed.is_primary():
+        if resumed:
+            print("run.json of --workdir was missing: this command writes it", file=sys.stderr)
+        write_json(path, run_record)
+    return run_record
 
 
 @jax.jit

@@ -93,6 +93,14 @@ def published(name: str) -> Published | None:
     return None
 
 
+def is_published(init_from: str) -> bool:
+    """Whether `init_from` is a published name; a file or folder of that name takes precedence.
+
+    Raises InputError as `published`.
+    """
+    return not Path(init_from).expanduser().exists() and published(init_from) is not None
+
+
 def check(init_from: str) -> None:
     """Checks a path or a published name as far as nothing is downloaded or read for it.
 
