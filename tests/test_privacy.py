@@ -226,7 +226,7 @@ def test_no_name_is_in_any_output_of_the_whole_chain(source, tmp_path, capfd, mo
     split = ("--split", "slice", "--size", "36")
     run("build", cleaned, "--data_dir", data, "--size", "36", status=0)
     run("build", cleaned, "--data_dir", data, *split, status=0)
-    run("build", source, "--data_dir", shared / "direct", *split, status=0)
+    run("build", source, "--data_dir", shared / "direct", *split, status=1)
     run("build", cleaned, "--data_dir", data, "--folds", "3", "--fold", "7", status=2)
     run("build", source / "nowhere" / NAME, "--data_dir", data, status=2)
     named = source.parent / f"{WORDS[1]} named"
