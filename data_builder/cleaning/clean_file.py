@@ -117,6 +117,7 @@ def _clean_slice(
         patient=pseudonyms.subject(header.patient_id),
         instance=header.instance,
         instance_uid=pseudonyms.slice(header.sop_uid),
+        phantom=int(header.phantom),
     )
     return cleaned, gray
 

@@ -144,9 +144,12 @@ def _order(row: LabelledSlice) -> tuple[Any, ...]:
 def write_tables(out: Path, tables: Tables, settings: Mapping[str, Any]) -> None:
     """Writes the tables and cleaning.json, manifest.csv last; an unchanged file is not touched."""
     reasons = collections.Counter(row["reason"] for row in tables.refused)
+    phantoms = sum(row.phantom for row in tables.manifest)
     about = {
         **settings,
+        "phantom": settings["phantom"] or phantoms > 0,
         "slices": len(tables.manifest),
+        "phantom_slices": phantoms,
         "refused": dict(sorted(reasons.items())),
     }
     texts = (

@@ -2,6 +2,7 @@
 
 import dataclasses
 import datetime
+import textwrap
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,6 +15,7 @@ from pydicom.uid import ExplicitVRLittleEndian, MultiFrameTrueColorSecondaryCapt
 from data_builder.errors import InputError
 from data_builder.records import LOCATIONS
 from dtvit_jax.decision.answer import ModelIdentity, StudyAnswer
+from dtvit_jax.decision.probability_text import probability_text, threshold_text
 from dtvit_jax.dicom import codes
 from dtvit_jax.dicom.source_study import (
     SourceStudy,
@@ -26,6 +28,7 @@ from dtvit_jax.dicom.structured_report import MANUFACTURER
 _SERIES_NUMBER = 9002
 _SMALLEST_SIDE = 512
 _LINE_HEIGHT = 26  # pixels of a line of text, on a picture of 512
+_LONGEST_LINE = 75  # characters
 _DECISIONS = {"ich": "hemorrhage", "no ich": "no hemorrhage", "uncertain": "uncertain"}
 
 
@@ -150,11 +153,13 @@ def _instance_uid(
 def _frame(
     answer: StudyAnswer, overlay: Overlay, model: ModelIdentity, remarks: Sequence[str]
 ) -> UInt8[np.ndarray, "rows columns 3"]:
-    """Draws the overlay with the notice above it, and the numbers and remarks below."""
+    """Draws the overlay with the notice above it; numbers, reasons and remarks below."""
     image = overlay.image
     factor = max(1, -(-_SMALLEST_SIDE // max(image.shape[:2])))
     image = image.repeat(factor, axis=0).repeat(factor, axis=1)
-    below = [*_lines(answer, overlay, model), *remarks]
+    texts = [*answer.reasons, *answer.remarks, *remarks]
+    wrapped = [line for text in texts for line in textwrap.wrap(text, _LONGEST_LINE)]
+    below = [*_lines(answer, overlay, model), *wrapped]
     width = max(image.shape[1], _SMALLEST_SIDE)
     band = _LINE_HEIGHT * width // _SMALLEST_SIDE
     canvas = Image.new("RGB", (width, image.shape[0] + band * (1 + len(below))))
@@ -172,14 +177,18 @@ def _frame(
 def _lines(answer: StudyAnswer, overlay: Overlay, model: ModelIdentity) -> list[str]:
     shown = answer.slices[overlay.slice]
     locations = "  ".join(
-        f"{name} {p:.2f}" for name, p in zip(LOCATIONS, shown.p_location, strict=True)
+        f"{name} {probability_text(p)}" for name, p in zip(LOCATIONS, shown.p_location, strict=True)
     )
+    study = f"Study: {_DECISIONS[answer.decision]}{answer.location and ', ' + answer.location}"
+    if answer.p_hemorrhage is not None:
+        study += f", probability {probability_text(answer.p_hemorrhage)}"
+        study += f", threshold {threshold_text(answer.threshold)}"
     number = f"Slice {overlay.slice + 1} of {len(answer.slices)}"
     return [
-        f"{number}: {_DECISIONS[shown.decision]}, probability {shown.p_hemorrhage:.3f}",
+        f"{number}: {_DECISIONS[shown.decision]}, "
+        f"probability {probability_text(shown.p_hemorrhage)}",
         f"Given hemorrhage: {locations}",
-        f"Study: {_DECISIONS[answer.decision]}{answer.location and ', ' + answer.location}, "
-        f"probability {answer.p_hemorrhage:.3f}, threshold {answer.threshold:.3f}",
+        study,
         f"Map: {overlay.caption}",
         f"Model: {model.name}, version {model.version}, weights {model.weights_sha256[:12]}",
     ]

@@ -166,6 +166,9 @@ def _slice_group(
 
 
 def _probabilities(answer: StudyAnswer | SliceAnswer) -> Iterator[Measurement]:
+    """None of a study in which no slice counts."""
+    if answer.p_hemorrhage is None or answer.p_location is None:
+        return
     yield Measurement(dicom_codes.PROBABILITY, answer.p_hemorrhage, dicom_codes.NO_UNITS)
     for location, probability in zip(LOCATIONS, answer.p_location, strict=True):
         yield Measurement(
@@ -198,7 +201,7 @@ def _texts(answer: StudyAnswer, remarks: Sequence[str]) -> list[TextContentItem]
 
     return [
         item(dicom_codes.COMMENT, f"{dicom_codes.NOTICE}."),
-        *(item(dicom_codes.COMMENT, remark) for remark in remarks),
+        *(item(dicom_codes.COMMENT, remark) for remark in (*remarks, *answer.remarks)),
         item(dicom_codes.OPERATING_POINT, answer.point),
         *(item(dicom_codes.REASON, reason) for reason in answer.reasons),
     ]

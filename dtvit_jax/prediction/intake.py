@@ -27,7 +27,7 @@ from data_builder.pseudonyms import Pseudonyms
 from data_builder.records import pixel_digest
 from data_builder.shards.images import resize
 from dtvit_jax.decision.outlier import features
-from dtvit_jax.prediction.cleaned_image import is_image, read_gray
+from dtvit_jax.prediction.cleaned_image import is_image, is_phantom, read_gray
 
 _SECONDS_TO_IDENTIFY, _SECONDS_TO_PREPARE = 60.0, 60.0
 BUILDER_FILES = {
@@ -212,6 +212,7 @@ def _prepare_image(task: PrepareTask) -> Prepared:
     try:
         gray = read_gray(path)
         result = FileResult(source.file, source.size)
+        digest = pixel_digest(np.asarray(gray))
         row = CleanedSlice(
             key=key,
             file=source.file,
@@ -223,7 +224,7 @@ def _prepare_image(task: PrepareTask) -> Prepared:
             image=f"{key}.png",
             head=int(np.asarray(gray).any()),
             mode="as it is",
-            digest=pixel_digest(np.asarray(gray)),
+            digest=digest,
             sex="",
             year="",
             scanner="",
@@ -231,6 +232,7 @@ def _prepare_image(task: PrepareTask) -> Prepared:
             patient=source.subject,
             instance=None,
             instance_uid=source.instance,
+            phantom=int(is_phantom(path, digest)),
         )
         folder = Path(task.out) / source.file
         folder.mkdir(parents=True, exist_ok=True)
