@@ -28,7 +28,7 @@ from dtvit_jax.dicom.structured_report import MANUFACTURER
 _SERIES_NUMBER = 9002
 _SMALLEST_SIDE = 512
 _LINE_HEIGHT = 26  # pixels of a line of text, on a picture of 512
-_LONGEST_LINE = 75  # characters
+_LONGEST_LINE = 66  # characters
 _DECISIONS = {"ich": "hemorrhage", "no ich": "no hemorrhage", "uncertain": "uncertain"}
 
 
@@ -157,8 +157,8 @@ def _frame(
     image = overlay.image
     factor = max(1, -(-_SMALLEST_SIDE // max(image.shape[:2])))
     image = image.repeat(factor, axis=0).repeat(factor, axis=1)
-    texts = [*answer.reasons, *answer.remarks, *remarks]
-    wrapped = [line for text in texts for line in textwrap.wrap(text, _LONGEST_LINE)]
+    texts = (text[0].upper() + text[1:] for text in (*answer.reasons, *answer.remarks, *remarks))
+    wrapped = (line for text in texts for line in textwrap.wrap(text, _LONGEST_LINE))
     below = [*_lines(answer, overlay, model), *wrapped]
     width = max(image.shape[1], _SMALLEST_SIDE)
     band = _LINE_HEIGHT * width // _SMALLEST_SIDE
@@ -175,20 +175,21 @@ def _frame(
 
 
 def _lines(answer: StudyAnswer, overlay: Overlay, model: ModelIdentity) -> list[str]:
+    """The numbers of the slice and the study; none of a study that has no probability."""
     shown = answer.slices[overlay.slice]
-    locations = "  ".join(
-        f"{name} {probability_text(p)}" for name, p in zip(LOCATIONS, shown.p_location, strict=True)
-    )
+    number = f"Slice {overlay.slice + 1} of {len(answer.slices)}: {_DECISIONS[shown.decision]}"
     study = f"Study: {_DECISIONS[answer.decision]}{answer.location and ', ' + answer.location}"
+    lines = [number, study]
     if answer.p_hemorrhage is not None:
-        study += f", probability {probability_text(answer.p_hemorrhage)}"
-        study += f", threshold {threshold_text(answer.threshold)}"
-    number = f"Slice {overlay.slice + 1} of {len(answer.slices)}"
+        places = zip(LOCATIONS, shown.p_location, strict=True)
+        study_p, threshold = probability_text(answer.p_hemorrhage), threshold_text(answer.threshold)
+        lines = [
+            f"{number}, probability {probability_text(shown.p_hemorrhage)}",
+            f"Given hemorrhage: {'  '.join(f'{name} {probability_text(p)}' for name, p in places)}",
+            f"{study}, probability {study_p}, threshold {threshold}",
+        ]
     return [
-        f"{number}: {_DECISIONS[shown.decision]}, "
-        f"probability {probability_text(shown.p_hemorrhage)}",
-        f"Given hemorrhage: {locations}",
-        study,
+        *lines,
         f"Map: {overlay.caption}",
         f"Model: {model.name}, version {model.version}, weights {model.weights_sha256[:12]}",
     ]
