@@ -219,9 +219,7 @@ def test_a_study_is_answered_by_its_usual_slices_and_the_rest_is_named(
     assert [one["decision"] for one in odd_ones] == 3 * ["uncertain"]
 
 
-def test_the_page_names_the_calibration_and_rounds_nothing_to_certainty(
-    trained_on_scans, tmp_path
-):
+def test_the_page_names_the_calibration_and_rounds_nothing_to_certainty(trained_on_scans, tmp_path):
     source, out = write(tmp_path / "s", [head(i) for i in range(4)]), tmp_path / "out"
     assert run(source, "--workdir", trained_on_scans, "--out", out) == 0
     (page,) = (page.read_text() for page in out.rglob("report.html"))
