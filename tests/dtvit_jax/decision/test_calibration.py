@@ -74,7 +74,7 @@ def test_of_many_subjects_calibrated_locations_are_those_of_scikit_learns_temper
 
 @st.composite
 def samples(draw, classes=3):
-    """Probabilities and truths of 2 to 12 rows, of two classes at least; right, wrong or neither."""
+    """Probabilities and truths of 2 to 12 rows of two classes or more: right, wrong or neither."""
     rng = np.random.default_rng(draw(st.integers(0, 2**31)))
     n = draw(st.integers(2, 12))
     logits = rng.normal(size=(n, classes)) * draw(st.floats(0.01, 12))

@@ -161,7 +161,7 @@ def cleaned(tmp_path, name, slices, image_format="png"):
 
 
 def test_cleaned_images_are_phantoms_where_their_folder_was_made_of_phantoms(model, tmp_path):
-    folder, images = cleaned(tmp_path, "phantoms", [head(i) for i in range(4)])
+    _, images = cleaned(tmp_path, "phantoms", [head(i) for i in range(4)])
     assert decisions(model, tmp_path, images) == ["ich"]
     _, scanned = cleaned(tmp_path, "scans", scan())
     assert decisions(model, tmp_path, scanned) == ["uncertain"]
