@@ -12,6 +12,7 @@ from data_builder.cleaning.clean_folder import clean_folder
 from data_builder.dicom.header import PHANTOM_MARKS
 from data_builder.pseudonyms import PUBLIC_KEY
 from dtvit_jax.dicom import codes
+from dtvit_jax.prediction.records import StudyResults
 from dtvit_jax.prediction.session import Session, Settings
 from dtvit_jax.prediction.watch import Watch, watch
 from tests.helpers import ROOT
@@ -226,3 +227,18 @@ def test_the_page_names_the_calibration_and_rounds_nothing_to_certainty(trained_
     assert "Calibration of location: temperature" in page and "shrunk towards 1" in page
     assert "The threshold for ICH is &lt; 0.000001" in page
     assert "0.000 " not in page and "1.000" not in page
+
+
+def test_results_of_an_earlier_version_are_read(trained_on_scans, tmp_path):
+    source, out = write(tmp_path / "s", scan()), tmp_path / "out"
+    assert run(source, "--workdir", trained_on_scans, "--out", out) == 0
+    (path,) = out.glob("studies/*/results.json")
+    stored = json.loads(path.read_text())
+    now = StudyResults.from_json(stored)
+    del stored["calibration"], stored["study"]["remarks"]
+    before = StudyResults.from_json(stored)
+    assert before.calibration == {} and before.study == now.study
+    path.write_text(json.dumps(stored))  # and the tables list it beside a new study
+    other = write(tmp_path / "o", [head(i, "other", **SCANNER) for i in range(4)])
+    assert run(other, "--workdir", trained_on_scans, "--out", out) == 0
+    assert [row["decision"] for row in table(out / "results.csv")] == ["ich", "ich"]
