@@ -59,7 +59,7 @@ class CleanedFile(NamedTuple):
 def shows_a_person(task: Task) -> bool:
     """Whether the file is DICOM without the mark of a phantom. Raises nothing."""
     identity = read_identity(Path(task.source) / task.path)
-    return identity is not None and not identity.phantom
+    return identity is not None and not identity.no_person
 
 
 def clean_file(task: Task) -> FileResult:
@@ -144,6 +144,7 @@ def _clean_slice(
         patient=pseudonyms.subject(header.patient_id),
         instance=header.instance,
         instance_uid=pseudonyms.slice(header.sop_uid),
+        phantom=int(header.phantom),
     )
     return cleaned, gray, hashlib.sha256(encoded).hexdigest()
 

@@ -17,7 +17,8 @@ class CleanedSlice:
     `key`, `file`, `subject`, `study`, `series`, `patient` (the Patient ID without its issuer) and
     `instance_uid` are pseudonyms. `frame` counts from 1 and is '' for the only image of a file;
     lengths are texts of three digits, '' where unknown. `image` is the path inside the folder of
-    the output, `head` is 0 where the slice shows no head, `digest` is that of `pixel_digest`.
+    the output, `head` is 0 where the slice shows no head, `digest` is that of `pixel_digest`,
+    `phantom` is 1 where the source is marked as a synthetic phantom.
     """
 
     key: str
@@ -38,6 +39,7 @@ class CleanedSlice:
     patient: str
     instance: int | None
     instance_uid: str
+    phantom: int
 
     @property
     def position(self) -> float:

@@ -171,9 +171,12 @@ def write_tables(out: Path, tables: Tables, settings: Mapping[str, Any]) -> bool
     Returns whether any was written.
     """
     reasons = collections.Counter(row["reason"] for row in tables.refused)
+    phantoms = sum(row.phantom for row in tables.manifest)
     about = {
         **settings,
+        "phantom": settings["phantom"] or phantoms > 0,
         "slices": len(tables.manifest),
+        "phantom_slices": phantoms,
         "refused": dict(sorted(reasons.items())),
         "subjects": count_subjects(tables.manifest),
     }

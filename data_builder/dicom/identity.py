@@ -24,13 +24,13 @@ _TAGS = (
 class Identity(NamedTuple):
     """A file's own texts, as in `header.Header`: private, for pseudonyms and never written.
 
-    `phantom`: whether Quality Control Subject (0010,0200) is YES, the standard's mark of a phantom.
+    `no_person`: whether Quality Control Subject (0010,0200) is YES, as for any phantom.
     """
 
     study: str
     person: str
     instance: str
-    phantom: bool
+    no_person: bool
 
 
 def read_identity(path: Path) -> Identity | None:
@@ -46,9 +46,9 @@ def read_identity(path: Path) -> Identity | None:
         tags = Tags(
             pydicom.dcmread(path, stop_before_pixels=True, force=True, specific_tags=list(_TAGS))
         )
-        patient, issuer, study, series, instance, phantom = map(tags.text, _TAGS)
+        patient, issuer, study, series, instance, quality_control = map(tags.text, _TAGS)
         instance = instance or hashlib.sha256(path.read_bytes()).hexdigest()
         study = study or series or instance
         person = identity_of(patient, issuer) or study
-        return Identity(study, person, instance, phantom.upper() == "YES")
+        return Identity(study, person, instance, quality_control.upper() == "YES")
     return None

@@ -1,7 +1,7 @@
 """Encodes a synthetic study as CT Image Storage objects (DICOM PS3.3 A.3), one for each slice.
 
 Names, numbers and dates are synthetic and look it; Quality Control Subject (0010,0200) is YES, the
-standard's mark of a phantom.
+standard's mark of a phantom, and with `dicom.header.PHANTOM_MARKS` a reader knows it for synthetic.
 """
 
 import datetime

@@ -89,8 +89,8 @@ def fit(
         },
         "calibration": {
             "method": method,
-            "slice": _fit_calibrations(validation),
-            "subject": _fit_calibrations(subjects),
+            "slice": _fit_calibrations(validation, method),
+            "subject": _fit_calibrations(subjects, method),
         },
         "operating_points": _fit_points(validation, subjects, chosen, resamples),
     }
@@ -117,17 +117,21 @@ def _choose_aggregation(validation: Predictions) -> tuple[Aggregation, list[dict
     return CANDIDATES[best], candidates
 
 
-def _fit_calibrations(table: Predictions) -> dict[str, Any]:
-    """The calibration of both tasks as JSON, on the rows that count for each."""
-    known, located = table.hemorrhage != UNKNOWN, has_location(table)
-    return {
-        "hemorrhage": calibration.fit(
-            both(table.p_hemorrhage[known]), table.hemorrhage[known].astype(int)
-        ).as_json(),
-        "location": calibration.fit(
-            table.p_location[located].astype(np.float64), table.location[located].astype(int)
-        ).as_json(),
+def _fit_calibrations(table: Predictions, method: str) -> dict[str, Any]:
+    """The calibration of both tasks as JSON, on the rows that count for each.
+
+    "in_force" says what `method` does with it, and why.
+    """
+    known, located = table.select(table.hemorrhage != UNKNOWN), table.select(has_location(table))
+    tasks = {
+        "hemorrhage": (both(known.p_hemorrhage), known.hemorrhage, known.subject),
+        "location": (located.p_location.astype(np.float64), located.location, located.subject),
     }
+    fitted = {}
+    for task, (p, truth, subject) in tasks.items():
+        one = calibration.fit(p, truth.astype(int), subject)
+        fitted[task] = one.as_json() | {"in_force": one.words(method, p.shape[1])}
+    return fitted
 
 
 def _fit_points(
@@ -178,7 +182,8 @@ def write(folder: Path, rule: DecisionRule) -> Path:
 def find(folder: Path, provenance: Mapping[str, Any], choices: Choices) -> DecisionRule | None:
     """Reads the rule in `folder` if it was fitted with this provenance and these choices.
 
-    A rule of an earlier version, with a threshold that did not reach its aim, is not taken.
+    A rule of an earlier version, with a threshold that did not reach its aim or a temperature that
+    was not shrunk, is not taken.
     """
     try:
         rule = read(folder)
@@ -190,6 +195,7 @@ def find(folder: Path, provenance: Mapping[str, Any], choices: Choices) -> Decis
         and (auto or choices.aggregation == rule.aggregation)
         and rule.raw["aggregation"]["chosen_on_validation"] == auto
         and rule.method == choices.calibration
+        and all(fit.subjects for tasks in rule.calibrations.values() for fit in tasks.values())
     )
     return rule if same and all(map(_reaches_its_aim, rule.raw["operating_points"])) else None
 
@@ -236,6 +242,7 @@ def apply_rule(
             "version": rule.raw["version"],
             "fitted_on": rule.raw["fitted_on"],
             "aggregation": rule.raw["aggregation"],
+            "calibration": rule.in_force(),
         },
         "calibration": quality,
         "operating_points": points,

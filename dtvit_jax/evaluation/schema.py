@@ -94,12 +94,16 @@ class IntervalMethod(TypedDict):
 
 
 class RuleSummary(TypedDict):
-    """The decision rule that was applied; fitted_here: on the evaluated slices themselves."""
+    """The decision rule that was applied; fitted_here: on the evaluated slices themselves.
+
+    calibration: by level and task, what is applied and why, in words.
+    """
 
     version: NotRequired[int]
     fitted_here: NotRequired[bool]
     fitted_on: FittedOn
     aggregation: FittedAggregation
+    calibration: dict[str, dict[str, str]]
 
 
 class JudgedPoint(OperatingPoint):

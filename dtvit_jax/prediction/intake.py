@@ -28,7 +28,7 @@ from data_builder.pseudonyms import Pseudonyms
 from data_builder.records import pixel_digest
 from data_builder.shards.images import resize
 from dtvit_jax.decision.outlier import features
-from dtvit_jax.prediction.cleaned_image import is_image, read_gray
+from dtvit_jax.prediction.cleaned_image import is_image, is_phantom, read_gray
 
 _SECONDS_TO_IDENTIFY, _SECONDS_TO_PREPARE = 60.0, 60.0
 BUILDER_FILES = {
@@ -58,8 +58,8 @@ class InputFile(NamedTuple):
     """A file and the study that its header names. All but `path` are pseudonyms.
 
     `study`, `subject` and `instance` are empty where the file names no study; `size` is in bytes,
-    -1 where it is no plain file. `phantom`: whether a DICOM file is marked as a phantom's; None
-    for other files.
+    -1 where it is no plain file. `no_person`: as in `Identity`; None for files that are
+    no DICOM.
     """
 
     path: str
@@ -68,7 +68,7 @@ class InputFile(NamedTuple):
     subject: str
     instance: str
     size: int
-    phantom: bool | None = None
+    no_person: bool | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,7 +154,7 @@ def identify(task: IdentifyTask) -> InputFile:
         pseudonyms.subject(identity.person),
         pseudonyms.slice(identity.instance),
         size,
-        identity.phantom,
+        identity.no_person,
     )
 
 
@@ -216,6 +216,7 @@ def _prepare_image(task: PrepareTask) -> Prepared:
     try:
         gray = read_gray(path)
         result = FileResult(source.file, source.size, content)
+        digest = pixel_digest(np.asarray(gray))
         row = CleanedSlice(
             key=key,
             file=source.file,
@@ -227,7 +228,7 @@ def _prepare_image(task: PrepareTask) -> Prepared:
             image=f"{key}.png",
             head=int(np.asarray(gray).any()),
             mode="as it is",
-            digest=pixel_digest(np.asarray(gray)),
+            digest=digest,
             sex="",
             year="",
             scanner="",
@@ -235,6 +236,7 @@ def _prepare_image(task: PrepareTask) -> Prepared:
             patient=source.subject,
             instance=None,
             instance_uid=source.instance,
+            phantom=int(is_phantom(path, digest)),
         )
         folder = Path(task.out) / source.file
         folder.mkdir(parents=True, exist_ok=True)

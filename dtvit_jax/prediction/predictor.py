@@ -135,17 +135,23 @@ class Predictor:
         rows, notes = slices.file_rows(study, self._pseudonyms)
         if slices.facts:
             rule, points = self._model.rule, self._points
+            outliers = self._model.training_slices.scores(np.stack(slices.features))
             answer = answer_study(
                 study.key,
                 study.subjects[0],
                 slices.facts,
                 p_hemorrhage,
                 p_location,
-                self._model.training_slices.scores(np.stack(slices.features)),
+                outliers,
                 rule,
                 points,
+                trained_on_phantoms=self._model.phantom,
             )
-            scale = own_scale(slices.facts, p_hemorrhage, rule, points)
+            scale = {}
+            if answer.p_hemorrhage is not None:
+                usual = np.flatnonzero(outliers <= 1)
+                facts = [slices.facts[i] for i in usual]
+                scale = own_scale(facts, p_hemorrhage[usual], rule, points)
             results = self._results(study.key, "", answer, scale, notes)
         elif any(row.reason == NO_HEAD for row in rows):
             results = self._results(study.key, "no slice of it shows a head", notes=notes)
@@ -173,6 +179,7 @@ class Predictor:
             model=self._model.identity(self._classifier().weights_sha256),
             trained_on_phantoms=self._model.phantom,
             cleaning=self._model.cleaning,
+            calibration=self._model.rule.in_force()["subject"],
         )
 
     def _remember(self, meanings: Iterable[tuple[str, str]]) -> None:

@@ -197,7 +197,7 @@ class Session:
         self._strays |= {row.file: row for row in rows}
 
     def _check_inputs(self, files: Sequence[InputFile]) -> None:
-        if self._settings.key == PUBLIC_KEY and any(file.phantom is False for file in files):
+        if self._settings.key == PUBLIC_KEY and any(file.no_person is False for file in files):
             raise public_key_refused("a DICOM file of PATH")
         paths = (Path(file.path) for file in files)
         check_cleaned(paths, self._cleaning.mode, self._cleaning.stated)

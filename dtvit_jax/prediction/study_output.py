@@ -36,7 +36,7 @@ from dtvit_jax.prediction.study_folder import (
 from dtvit_jax.prediction.study_input import StudyInput
 from dtvit_jax.prediction.study_page import study_page
 
-FORM = 1
+FORM = 2
 """Version of the files written for a study: one answered in another form is answered again."""
 
 

@@ -92,6 +92,7 @@ def write_evaluation(
             "fitted_here": True,
             "fitted_on": rule.raw["fitted_on"],
             "aggregation": rule.raw["aggregation"],
+            "calibration": rule.in_force(),
         }
     elif rule is not None:
         metrics = {**metrics, **apply_rule(rule, predictions)}

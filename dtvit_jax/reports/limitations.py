@@ -14,6 +14,11 @@ PHANTOM = (
     "that the program runs from end to end, and no more."
 )
 
+TRAINED_ON_PHANTOMS = (
+    "The model was trained on synthetic phantoms. It has no answer for a real head: it shows that "
+    "the program runs from end to end, and no more."
+)
+
 
 def caveats(metrics: Metrics, dataset: Mapping[str, Any]) -> list[str]:
     """Sentences for a reader, the most serious first. dataset: of run.json; may be {}."""

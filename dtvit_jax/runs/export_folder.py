@@ -25,7 +25,7 @@ from data_builder.records import LOCATIONS
 from dtvit_jax.decision import rule as decision_rule
 from dtvit_jax.evaluation import fitted_rule
 from dtvit_jax.reports.evaluation import evaluated
-from dtvit_jax.reports.limitations import PHANTOM, RESEARCH
+from dtvit_jax.reports.limitations import RESEARCH, TRAINED_ON_PHANTOMS
 from dtvit_jax.runs import portable
 from dtvit_jax.runs.evaluated_run import ModelFolder, open_model
 from dtvit_jax.runs.portable import FORMATS, Answer, Images
@@ -159,7 +159,7 @@ def describe(folder: ModelFolder, weights_sha256: str) -> dict[str, Any]:
     fitted = rule.calibrations["slice"]
     return {
         "version": VERSION,
-        "notice": [RESEARCH, PHANTOM] if folder.phantom else [RESEARCH],
+        "notice": [RESEARCH, TRAINED_ON_PHANTOMS] if folder.phantom else [RESEARCH],
         "program": {
             name: importlib.metadata.version(name) for name in ("dtvit-jax", "jax", "flax")
         },
@@ -190,6 +190,7 @@ def describe(folder: ModelFolder, weights_sha256: str) -> dict[str, Any]:
         "classes": {"hemorrhage": ["no hemorrhage", "hemorrhage"], "location": list(LOCATIONS)},
         "calibration": {
             "method": rule.method,
+            "in_force": rule.in_force()["slice"],
             "level": "slice",
             "applied": {
                 "hemorrhage": fitted["hemorrhage"].used(rule.method, 2),

@@ -11,6 +11,8 @@ import time
 import cv2
 import pytest
 
+from data_builder.cleaning.journal import NAME
+from data_builder.dicom.header import PHANTOM_MARKS
 from data_builder.records import pixel_digest
 from tests.helpers import ROOT
 from tests.helpers.dicom_files import ct, encoded, head_hu
@@ -39,6 +41,24 @@ def test_jobs_do_not_change_a_byte_and_a_second_run_does_nothing(tmp_path):
     assert again.skipped == again.used + again.refused and "nothing to do" in str(again)
     assert contents(tmp_path / "one") == before
     assert stamps == {p: p.stat().st_mtime_ns for p in (tmp_path / "one").rglob("*.png")}
+
+
+def test_files_whose_journal_lacks_a_field_are_cleaned_again(tmp_path):
+    """The journal of an earlier version does not say which slices are phantoms."""
+    src, out = tmp_path / "src", tmp_path / "out"
+    put_study(src, **PHANTOM_MARKS)
+    clean(src, out)
+    before = contents(out)
+    journal = out / NAME
+    head, *lines = journal.read_text().splitlines()
+    for i, line in enumerate(lines[:-1]):
+        values = json.loads(line)
+        for row in values["rows"]:
+            del row["phantom"]
+        lines[i] = json.dumps(values)
+    journal.write_text("\n".join([head, *lines, ""]))
+    assert clean(src, out).skipped == 0
+    assert contents(out) == before
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])

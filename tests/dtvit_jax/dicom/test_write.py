@@ -49,6 +49,12 @@ def test_objects_of_phantoms_are_valid(phantoms, tmp_path):
     assert_valid(written(tmp_path, sources, size=512))
 
 
+def test_objects_of_a_study_without_a_probability_are_valid(tmp_path):
+    sources = series(3)
+    changes = {"p_hemorrhage": None, "p_location": None, "decision": "uncertain", "location": ""}
+    assert_valid(written(tmp_path, sources, answer_for(sources, reasons=("a reason",), **changes)))
+
+
 def test_objects_of_a_real_head_are_valid(tmp_path):
     if not GE_HEAD.is_dir():
         pytest.skip("the GE head is not here")

@@ -100,6 +100,10 @@ def test_a_point_without_threshold_says_why_wherever_it_is_asked_for(tmp_path):
     card = (tmp_path / "model_card.md").read_text()
     for text in (report.read_text(), card):
         assert "normal cases score 1" in text
+        for tasks in rule.in_force().values():
+            for words in tasks.values():
+                assert words in text  # which calibration is in force, and why
+        assert "shrunk towards 1" in text
     (point, _) = (
         point
         for point in json.loads((tmp_path / "metrics.json").read_text())["operating_points"]

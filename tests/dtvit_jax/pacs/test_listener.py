@@ -23,6 +23,7 @@ from pynetdicom.sop_class import (
     MultiFrameTrueColorSecondaryCaptureImageStorage,
 )
 
+from data_builder.dicom.header import PHANTOM_MARKS
 from dtvit_jax import predict
 from dtvit_jax.dicom.write import PHANTOM
 from tests.helpers.dicom_files import ct, head_hu
@@ -232,9 +233,11 @@ def test_predict_listens_answers_and_sends_back(tmp_path, pacs):
     save_model(tmp_path / "run")
     sent = [
         ct(np.rot90(head_hu(), i).copy(), StudyInstanceUID="1.2.3.4", SOPInstanceUID=f"1.2.3.4.{i}",
-           PatientName="Secret^Person", PatientID="SECRET1", ImagePositionPatient=[-30, -30, 5 * i])
+           PatientName="Secret^Person", PatientID="SECRET1", ImagePositionPatient=[-30, -30, 5 * i],
+           **PHANTOM_MARKS)
         for i in range(4)
     ]  # fmt: skip
+    scan = [ct(StudyInstanceUID="1.2.3.5", SOPInstanceUID=f"1.2.3.5.{i}") for i in range(3)]
     flags = ["--listen", "0", "--callers", "KNOWN", "--send_to", f"PACS@127.0.0.1:{port}"]
     flags += ["--quiet", "0.5", "--key", "public", "--jobs", "1"]
     flags += ["--workdir", str(tmp_path / "run"), "--out", str(tmp_path / "out")]
@@ -244,10 +247,13 @@ def test_predict_listens_answers_and_sends_back(tmp_path, pacs):
         send = ("-aet", "KNOWN", "-aec", "DTVIT", "127.0.0.1", running.port, "+sd", folder)
         assert tool("storescu", *send).returncode == 0
         running.wait_for("2 results sent", 90)
+        send = (*send[:-1], saved(tmp_path / "another", scan))
+        assert tool("storescu", *send).returncode == 0
+        running.wait_for(f"{key_of(scan)}: 2 results sent", 90)
         assert running.stop(signal.SIGINT)[0] == 130
     key = key_of(sent)
     answer = json.loads((tmp_path / "out/studies" / key / "results.json").read_text())["study"]
-    report, capture = received
+    report, capture, *of_scan = received
     assert report.StudyInstanceUID == capture.StudyInstanceUID == "1.2.3.4"
     group = report.ContentSequence[-1].ContentSequence[0]
     numbers = [item for item in group.ContentSequence if item.ValueType == "NUM"]
@@ -257,3 +263,9 @@ def test_predict_listens_answers_and_sends_back(tmp_path, pacs):
     assert PHANTOM in comments
     assert capture.NumberOfFrames == 4
     assert "SECRET" not in "\n".join(running.printed).upper()
+    # The model was trained on phantoms, and this is none.
+    assert [ds.StudyInstanceUID for ds in of_scan] == 2 * ["1.2.3.5"]
+    (group,) = of_scan[0].ContentSequence[-1].ContentSequence
+    reasons = [item.TextValue for item in group.ContentSequence if item.ValueType == "TEXT"]
+    assert any("it has no answer for 3 of 3 slices" in reason for reason in reasons)
+    assert f"{key_of(scan)}: uncertain (the model was trained" in "\n".join(running.printed)
