@@ -120,7 +120,7 @@ def _vit(outside: tuple[str, ...], block: str, in_block: tuple[str, ...]) -> _Na
         in_block: the publisher's names of _IN_BLOCK; query, key and value may be three.
     """
     class_token, position, patch, norm = outside
-    names = {"class_token": (class_token,), "position_embedding": (position,)}
+    names: _Names = {"class_token": (class_token,), "position_embedding": (position,)}
     modules = {"patch_embedding": [patch], "norm": [norm]}
     for ours, theirs in zip(_IN_BLOCK, in_block, strict=True):
         modules[f"blocks.#.{ours}"] = [block + part for part in theirs.split()]

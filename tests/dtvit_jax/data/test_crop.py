@@ -19,7 +19,7 @@ from dtvit_jax.prediction.heat_maps import to_slice
 from dtvit_jax.runs.portable import run_onnx, to_onnx
 from dtvit_jax.training.config_checks import check_config
 from dtvit_jax.training.network import make_model, make_network, make_tissue
-from dtvit_jax.training.setup import make_task
+from dtvit_jax.training.setup import make_setup
 from dtvit_jax.training.steps import evaluate_step, probabilities
 from tests.helpers import tiny
 
@@ -107,7 +107,7 @@ def test_evaluation_prediction_and_export_see_the_same(tmp_path):
     config = tiny.get_config()
     config.crop, config.model.tokens = "head", "tissue"
     check_config(config)
-    task = make_task(config, steps=1)
+    setup = make_setup(config, steps=1)
     _, params, stats = split_model(make_model(config))
     images = slices(np.random.default_rng(3), 8)
     rule = make_tissue(config)
@@ -121,7 +121,7 @@ def test_evaluation_prediction_and_export_see_the_same(tmp_path):
         "location": np.full(8, -1),
         "packing": packing.pack(kept, level, 1),
     }
-    _, *packed = jax.jit(functools.partial(evaluate_step, network=task.network))(
+    _, *packed = jax.jit(functools.partial(evaluate_step, network=setup.network))(
         params, stats, batch
     )
 
