@@ -8,6 +8,11 @@ class InputError(Exception):
     """Bad input. Its text is one line: what is wrong, where, and how to mend it."""
 
 
+def first_line(error: Exception) -> str:
+    """The first line of an error's text, or its type where it has none."""
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
 def run_command(
     command: Callable[[], int], stopped: str = "stopped; the same command continues"
 ) -> int:

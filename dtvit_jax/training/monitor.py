@@ -10,11 +10,11 @@ from typing import Any
 
 import jax
 import ml_collections
-import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from dtvit_jax.data.examples import TrainingExamples
+from dtvit_jax.data.loader import stacked
 from dtvit_jax.training import record
 from dtvit_jax.training.failures import check_finite
 from dtvit_jax.training.record import HistoryRow
@@ -90,9 +90,9 @@ def describe(
     """Writes the config, the parameters and the first augmented slices to TensorBoard."""
     board.text("config", json.dumps(record.public_config(config), indent=1))
     board.parameters(abstract.params)
-    rows = [examples[i] for i in range(min(config.batch_size, MOST_IMAGES))]
-    images, drawn = (np.stack([row[name] for row in rows]) for name in ("image", "augmentation"))
-    board.images("augmented", jax.jit(setup.network.transform)(images, drawn))
+    batch = stacked([examples[i] for i in range(min(config.batch_size, MOST_IMAGES))])
+    augmented = jax.jit(setup.network.transform)(batch["image"], batch["augmentation"])
+    board.images("augmented", augmented)
 
 
 def show(

@@ -112,7 +112,8 @@ def test_evaluation_prediction_and_export_see_the_same(tmp_path):
     images = slices(np.random.default_rng(3), 8)
     rule = make_tissue(config)
     kept = np.stack([rule.kept(image) for image in images])
-    assert (kept != np.stack([dataclasses.replace(rule, head=False).kept(i) for i in images])).any()
+    centre = dataclasses.replace(rule, head_crop=False)
+    assert (kept != np.stack([centre.kept(image) for image in images])).any()
     level = packing.Level(8 * rule.patches, (rule.patches + 1,) * 4)
     batch = {
         "image": images,
