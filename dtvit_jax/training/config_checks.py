@@ -1,6 +1,6 @@
 """Checks of a config, before anything is built or written."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import ml_collections
@@ -22,11 +22,9 @@ def check_config(config: ml_collections.ConfigDict) -> None:
 
 
 def _check_each(
-    config: ml_collections.ConfigDict,
-    names: tuple[str, ...],
-    holds: Callable[[Any], bool],
-    mend: str,
+    config: ml_collections.ConfigDict, names: Iterable[str], holds: Callable[[Any], bool], mend: str
 ) -> None:
+    """Raises InputError for the first of the fields that does not hold."""
     for name in names:
         if not holds(config[name]):
             raise InputError(f"config.{name}={config[name]}: {mend}")
@@ -46,8 +44,8 @@ def _check_length(config: ml_collections.ConfigDict) -> None:
             f"config.batch_size={config.batch_size} is not a multiple of "
             f"config.accumulation={config.accumulation}"
         )
-    counts = ("num_epochs", "num_steps", "seed", "early_stopping")
-    _check_each(config, counts, lambda n: n >= 0, "give 0 or more")
+    may_be_zero = ("num_epochs", "num_steps", "seed", "early_stopping")
+    _check_each(config, may_be_zero, lambda n: n >= 0, "give 0 or more")
     _check_each(config, ("eval_every_epochs",), lambda n: n > 0, "give more than 0")
 
 
