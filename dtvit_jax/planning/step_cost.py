@@ -145,44 +145,53 @@ def sent(params: Any, data: int, fsdp: int, accumulation: int = 1) -> dict[str, 
 
 
 @dataclasses.dataclass(frozen=True)
-class StepTime:
-    """Seconds of a step on an accelerator.
+class OnAccelerator:
+    """The step on one kind of accelerator; times are seconds a step.
 
     Attributes:
-      products: at the given fraction of the peak.
-      memory: the least traffic between chip and memory, at its full bandwidth.
-      links: the collectives, at the link's full rate, not overlapped with anything.
+      memory: bytes of a device, all of them.
+      fits: whether a device's usable memory holds the step.
+      products_s: at the given fraction of the peak.
+      memory_s: the least traffic between chip and memory, at its full bandwidth.
+      links_s: the collectives, at the link's full rate, not overlapped with anything.
+      step_s: the larger of products and memory, plus the links.
     """
 
-    products: float
-    memory: float
-    links: float
+    name: str
+    memory: int
+    fits: bool
+    products_s: float
+    memory_s: float
+    links_s: float
+    step_s: float
+    examples_per_s: float
 
-    @property
-    def total(self) -> float:
-        """Seconds: the larger of products and memory, plus the links."""
-        return max(self.products, self.memory) + self.links
 
-
-def step_time(cost: StepCost, on: Accelerator, utilisation: float, bfloat16: bool) -> StepTime:
-    """Estimates a step's time by a roofline, with products at `utilisation` (0 to 1) of the peak.
+def on_accelerator(
+    cost: StepCost, accelerator: Accelerator, utilisation: float, bfloat16: bool
+) -> OnAccelerator:
+    """Estimates a step by a roofline, with products at `utilisation` (0 to 1) of the peak.
 
     Memory traffic: the state, the gradients and the activations kept for the backward pass, each
     read and written once.
     """
-    peak = on.bfloat16_flops if bfloat16 else on.float32_flops
+    peak = accelerator.bfloat16_flops if bfloat16 else accelerator.float32_flops
     kept = cost.memory.activations_per_example * cost.examples
     traffic = 2 * (cost.memory.state + cost.memory.gradients + kept)
-    return StepTime(
-        products=cost.flops / cost.devices / (peak * utilisation),
-        memory=traffic / on.bandwidth,
-        links=sum(cost.sent.values()) / on.link,
+    products = cost.flops / cost.devices / (peak * utilisation)
+    memory = traffic / accelerator.bandwidth
+    links = sum(cost.sent.values()) / accelerator.link
+    step = max(products, memory) + links
+    return OnAccelerator(
+        name=accelerator.name,
+        memory=accelerator.memory,
+        fits=cost.total() <= USABLE * accelerator.memory,
+        products_s=products,
+        memory_s=memory,
+        links_s=links,
+        step_s=step,
+        examples_per_s=cost.examples * cost.devices / step,
     )
-
-
-def fits(cost: StepCost, on: Accelerator) -> bool:
-    """Returns whether such a device's usable memory holds the step."""
-    return cost.total() <= USABLE * on.memory
 
 
 def ways_to_fit(config: ml_collections.ConfigDict, cost: StepCost, memory: int) -> dict[str, int]:
