@@ -9,6 +9,7 @@ import functools
 import json
 
 import jax
+import ml_collections
 import numpy as np
 
 from dtvit_jax.data.packing import Level, Packer
@@ -31,13 +32,18 @@ MESHES = ((1, 1), (8, 1), (1, 2), (2, 4))
 STEPS = 20
 
 
-def run(data: int, fsdp: int) -> dict:
-    config = tiny.get_config()
+def start(config: ml_collections.ConfigDict, data: int, fsdp: int) -> tuple:
+    """The mesh, the setup, and the first state: its shapes in their places, and its values."""
     mesh = make_mesh({"data": data, "fsdp": fsdp}, jax.devices()[: data * fsdp])
     setup = make_setup(config, steps=STEPS)
     placed = placed_on(mesh, abstract_state(setup))
     setup = with_gathering(setup, placed)
-    state = initial_state(config, setup, placed, None)
+    return mesh, setup, placed, initial_state(config, setup, placed)
+
+
+def run(data: int, fsdp: int) -> dict:
+    config = tiny.get_config()
+    mesh, setup, placed, state = start(config, data, fsdp)
     split = [is_split(leaf) for leaf in jax.tree.leaves(placed.params)]
     sizes = [x.nbytes for x in jax.tree.leaves(state.params)]
     on_each = {
@@ -72,11 +78,7 @@ def run_on_tissue(data: int, fsdp: int, accumulation: int) -> dict:
     config = tiny.get_config()
     config.model.tokens, config.model.head_dropout = "tissue", 0.0
     config.accumulation, config.batch_size = accumulation, 16
-    mesh = make_mesh({"data": data, "fsdp": fsdp}, jax.devices()[: data * fsdp])
-    setup = make_setup(config, steps=STEPS)
-    placed = placed_on(mesh, abstract_state(setup))
-    setup = with_gathering(setup, placed)
-    state = initial_state(config, setup, placed, None)
+    mesh, setup, _, state = start(config, data, fsdp)
     rule, groups = make_tissue(config), data * fsdp * accumulation
     each = 16 // groups
     packer = Packer(rule, (Level(16 * each, (17,)),), 16, groups, accumulation)
