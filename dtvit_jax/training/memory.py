@@ -34,7 +34,7 @@ class Estimate:
         summed = self.gradients if accumulation > 1 else 0
         return self.state + max(self.gradients, activations) + summed + RUNTIME_BYTES
 
-    def fitting_accumulation(self, batch: int, least: int, limit: float) -> int | None:
+    def fitting_accumulation(self, batch: int, least: int, limit: float | int) -> int | None:
         """The smallest accumulation from `least` on that needs at most `limit` bytes, if any."""
         for parts in range(least, batch + 1):
             if batch % parts == 0 and self.total(batch, parts) <= limit:
