@@ -19,8 +19,8 @@ from dtvit_jax.runtime import prepare
 from dtvit_jax.training import record
 from dtvit_jax.training.checkpoint import Checkpoints
 from dtvit_jax.training.network import Network, make_tissue
-from dtvit_jax.training.setup import abstract_state, make_task
-from dtvit_jax.training.sharding import make_mesh, placed_shapes, state_sharding
+from dtvit_jax.training.setup import abstract_state, make_setup
+from dtvit_jax.training.sharding import make_mesh, placed_on
 from dtvit_jax.training.steps import evaluate_step
 from dtvit_jax.weights import files
 from dtvit_jax.weights.files import Weights
@@ -67,11 +67,10 @@ class TrainedRun:
 
         With config.ema_decay they are the exponential moving averages.
         """
-        task = make_task(self.config, steps=1)  # the shapes do not depend on the number of steps
-        abstract = abstract_state(task)
-        placed = state_sharding(make_mesh({"data": -1, "fsdp": 1}), abstract)
-        params, stats = self._checkpoints.restore_model(self.step, placed_shapes(abstract, placed))
-        return task.network, params, stats
+        setup = make_setup(self.config, steps=1)  # the shapes do not depend on the number of steps
+        placed = placed_on(make_mesh({"data": -1, "fsdp": 1}), abstract_state(setup))
+        params, stats = self._checkpoints.restore_model(self.step, placed)
+        return setup.network, params, stats
 
     def weights(self) -> Variables:
         """The parameters and batch statistics of `model`, as NumPy arrays."""

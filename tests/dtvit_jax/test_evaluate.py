@@ -21,7 +21,7 @@ from dtvit_jax.runs.evaluated_run import open_model
 from dtvit_jax.runs.export_folder import model_card
 from dtvit_jax.runs.trained_run import TrainedRun
 from dtvit_jax.training.checkpoint import Checkpoints
-from dtvit_jax.training.setup import abstract_state, make_task
+from dtvit_jax.training.setup import abstract_state, make_setup
 from dtvit_jax.weights import load
 from tests.helpers import tiny
 from tests.helpers.html_page import Page
@@ -110,7 +110,7 @@ def test_the_evaluated_weights_are_written_and_restored_if_removed(workdir):
 def other_weights_at_the_same_step(workdir):
     """Changes the best checkpoint, as of a run that was trained again on other hardware."""
     run = TrainedRun(workdir)
-    best, abstract = run.config.best, abstract_state(make_task(run.config, steps=1))
+    best, abstract = run.config.best, abstract_state(make_setup(run.config, steps=1))
     checkpoints = Checkpoints(workdir, best)
     state, progress = checkpoints.restore(run.step, abstract)
     checkpoints.close()

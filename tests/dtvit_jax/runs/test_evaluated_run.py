@@ -11,7 +11,7 @@ from data_builder.cleaning import clean
 from dtvit_jax.runs import evaluated_weights
 from dtvit_jax.training import record as run_record
 from dtvit_jax.training.checkpoint import Checkpoints
-from dtvit_jax.training.setup import abstract_state, make_task
+from dtvit_jax.training.setup import abstract_state, make_setup
 from dtvit_jax.weights.save import save
 from tests.helpers.model_folder import MODEL, save_model
 from tests.helpers.run_folder import random_weights
@@ -65,15 +65,15 @@ def cleaned_by(path, **changes):
 
 
 def weights_of(path, step=3, dataset="0123"):
-    task = make_task(run_record.read_config(path), steps=1)
-    abstract = abstract_state(task)
+    setup = make_setup(run_record.read_config(path), steps=1)
+    abstract = abstract_state(setup)
     evaluated_weights.write(path, MODEL, random_weights(abstract), step, dataset)
 
 
 def weights_alone(path):
     """As `convert --all` writes them, which says nothing of a checkpoint."""
-    task = make_task(run_record.read_config(path), steps=1)
-    abstract = abstract_state(task)
+    setup = make_setup(run_record.read_config(path), steps=1)
+    abstract = abstract_state(setup)
     save(path / "weights.safetensors", MODEL, *random_weights(abstract), heads=True)
 
 

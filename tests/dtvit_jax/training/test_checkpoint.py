@@ -7,7 +7,8 @@ import pytest
 
 from data_builder.errors import InputError
 from dtvit_jax.runtime import quiet_libraries
-from dtvit_jax.training.checkpoint import Checkpoints, Damaged, check, checksums, saved_config
+from dtvit_jax.training.checkpoint import Checkpoints, saved_config
+from dtvit_jax.training.damaged import Damaged, check, checksums
 from dtvit_jax.training.steps import TrainState
 
 

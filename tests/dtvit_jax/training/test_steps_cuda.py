@@ -8,11 +8,10 @@ import functools
 import re
 
 import jax
-import numpy as np
 import pytest
 
-from dtvit_jax.data.augment import PARAMETERS
-from dtvit_jax.training.setup import abstract_state, make_task
+from dtvit_jax.planning.step_cost import abstract_batch
+from dtvit_jax.training.setup import abstract_state, make_setup
 from dtvit_jax.training.steps import train_step
 from tests.helpers import tiny
 
@@ -25,16 +24,13 @@ def lowered():
     config = tiny.get_config()
     config.dtype = "bfloat16"
     config.clip_norm = 1.0
-    task = make_task(config, steps=10)
-    abstract = abstract_state(task)
-    batch = {
-        "image": jax.ShapeDtypeStruct((BATCH, 36, 36), np.uint8),
-        "hemorrhage": jax.ShapeDtypeStruct((BATCH,), np.int32),
-        "location": jax.ShapeDtypeStruct((BATCH,), np.int32),
-        "augmentation": jax.ShapeDtypeStruct((BATCH, len(PARAMETERS)), np.float32),
-    }
-    step = jax.jit(functools.partial(train_step, task=task), donate_argnums=0)
-    return step.trace(abstract, batch).lower(lowering_platforms=("cuda",)).as_text(), abstract
+    config.batch_size = BATCH
+    setup = make_setup(config, steps=10)
+    abstract = abstract_state(setup)
+    step = jax.jit(functools.partial(train_step, setup=setup), donate_argnums=0)
+    return step.trace(abstract, abstract_batch(config)).lower(
+        lowering_platforms=("cuda",)
+    ).as_text(), abstract
 
 
 def operands(text):
