@@ -23,7 +23,8 @@ import pydicom
 from skimage.morphology import dilation, disk, erosion
 
 from data_builder.cleaning.clean_file import Task, clean_file
-from data_builder.cleaning.clean_folder import clean_folder, walk
+from data_builder.cleaning.clean_folder import clean_folder
+from data_builder.files import walk
 from data_builder.phantom import write_studies
 from data_builder.pseudonyms import PUBLIC_KEY
 

@@ -21,7 +21,7 @@ from histogram import features
 from histogram import predict as histogram_predict
 from PIL import Image
 
-from data_builder.pseudonyms import PUBLIC_KEY, Pseudonyms
+from data_builder.pseudonyms import Pseudonyms, load_key
 from data_builder.records import LOCATIONS, Record
 from data_builder.shards.images import resize
 from data_builder.shards.sources import open_source
@@ -54,7 +54,7 @@ def vit_fold(args: argparse.Namespace, fold: int) -> tuple[Predictions, float]:
     if not seconds.exists():
         command = [*run, "dtvit_jax.main", f"--config={HERE.parent / 'configs/real_small.py'}"]
         command += [f"--config.data.source={args.source}", f"--config.data.fold={fold}"]
-        command += [f"--config.data.dir={args.out / 'data'}", "--config.data.key=public"]
+        command += [f"--config.data.dir={args.out / 'data'}", f"--config.data.key={args.key}"]
         seconds.parent.mkdir(parents=True, exist_ok=True)
         seconds.write_text(str(cpu_of([*command, f"--workdir={workdir}"])))
     subprocess.run([*run, "dtvit_jax.evaluate", f"--workdir={workdir}"], check=True)
@@ -114,7 +114,9 @@ def main() -> None:
     parser.add_argument("--torch_python", required=True)
     parser.add_argument("--folds", type=int, default=5)
     args = parser.parse_args()
-    records = list(open_source(args.source, Pseudonyms(PUBLIC_KEY)).records)
+    args.out.mkdir(parents=True, exist_ok=True)
+    args.key = args.out / "key"
+    records = list(open_source(args.source, Pseudonyms(load_key(str(args.key)))).records)
     x = np.stack([features(record) for record in records])
     parts: dict[str, list[Predictions]] = {"ViT": [], "ResNet-18": [], "gray histogram": []}
     cpu = []

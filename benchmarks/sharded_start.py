@@ -33,22 +33,22 @@ def child(model: str, weights: str) -> None:
     import jax
 
     from configs import vit_l
-    from dtvit_jax.training.setup import abstract_state, initial_state, make_task
-    from dtvit_jax.training.sharding import make_mesh, state_sharding
+    from dtvit_jax.training.setup import abstract_state, initial_state, make_setup
+    from dtvit_jax.training.sharding import make_mesh, placed_on
     from dtvit_jax.weights import files, load
 
     config = vit_l.get_config()
     config.model.name = model
     mesh = make_mesh({"data": 1, "fsdp": jax.process_count()})
-    task = make_task(config, steps=1)
-    abstract = abstract_state(task)
-    placed = state_sharding(mesh, abstract)
+    setup = make_setup(config, steps=1)
+    abstract = abstract_state(setup)
+    placed = placed_on(mesh, abstract)
     before, start = peak(), time.monotonic()
     loaded = None
     if weights:
         given = config.model.to_dict()
         loaded = load.load_into(files.read(Path(weights)), given, abstract.params, abstract.stats)
-    state = jax.block_until_ready(initial_state(config, task, placed, loaded))
+    state = jax.block_until_ready(initial_state(config, setup, placed, loaded))
     del loaded
     here = sum(s.data.nbytes for x in jax.tree.leaves(state) for s in x.addressable_shards)
     answer = {

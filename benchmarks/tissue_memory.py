@@ -23,7 +23,7 @@ from dtvit_jax.data.examples import TrainingExamples
 from dtvit_jax.data.shards import open_shards
 from dtvit_jax.runtime import prepare
 from dtvit_jax.training.network import make_tissue
-from dtvit_jax.training.setup import abstract_state, make_augmentation, make_task
+from dtvit_jax.training.setup import abstract_state, make_augmentation, make_setup
 from dtvit_jax.training.steps import train_step
 
 GIB = 2**30
@@ -64,9 +64,9 @@ def main() -> None:
 
     def needs(tokens: str, given: dict) -> float:
         config.model.tokens = tokens
-        task = make_task(config, steps=10)
-        abstract = abstract_state(task)
-        step = jax.jit(functools.partial(train_step, task=task), donate_argnums=0)
+        setup = make_setup(config, steps=10)
+        abstract = abstract_state(setup)
+        step = jax.jit(functools.partial(train_step, setup=setup), donate_argnums=0)
         memory = step.lower(abstract, given).compile().memory_analysis()
         kept = memory.argument_size_in_bytes + memory.output_size_in_bytes
         return (kept - memory.alias_size_in_bytes + memory.temp_size_in_bytes) / GIB

@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from configs import vit_l
 from data_builder.shards.images import resize
-from dtvit_jax.data.augment import PARAMETERS, rotate, sharpen
+from dtvit_jax.data.augment import PARAMETERS, sharpen, warp
 from dtvit_jax.data.crop import centre_crop
 from dtvit_jax.data.packing import SAMPLED_SLICES, choose_levels
 from dtvit_jax.data.tissue import Tissue
@@ -49,7 +49,7 @@ def exact(images: np.ndarray, rows: np.ndarray, tissue: Tissue) -> np.ndarray:
 
     @jax.jit
     def gray(images: jax.Array, rows: jax.Array) -> jax.Array:
-        x = rotate(centre_crop(images, size).astype(jnp.float32), rows)
+        x = warp(centre_crop(images, size).astype(jnp.float32), rows)
         return sharpen(x, rows[:, column("sharpness")])
 
     batches, side = [], size // patch

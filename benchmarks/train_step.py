@@ -113,7 +113,7 @@ def torchvision_vit(
 
 
 def our_step(model: str, batch: int, depth: int = 0, **options: Any) -> tuple[Any, ...]:
-    """Returns the program's task, state, compiled train_step and a batch of transformed images."""
+    """Returns the program's setup, state, compiled train_step and a batch of transformed images."""
     from dtvit_jax.runtime import prepare
 
     prepare()
@@ -125,33 +125,33 @@ def our_step(model: str, batch: int, depth: int = 0, **options: Any) -> tuple[An
     from configs import vit_l
     from dtvit_jax.data.augment import IDENTITY
     from dtvit_jax.models import vit
-    from dtvit_jax.training.setup import abstract_state, initial_state, make_task
-    from dtvit_jax.training.sharding import make_mesh, state_sharding
+    from dtvit_jax.training.setup import abstract_state, initial_state, make_setup
+    from dtvit_jax.training.sharding import make_mesh, placed_on
     from dtvit_jax.training.steps import train_step
 
     vit.SIZES[model] = dataclasses.replace(vit.SIZES[model], depth=depth or DEPTHS[model])
     config = vit_l.get_config()
     config.model.name = f"vit_{model}{PATCH}"
     config.model.update(options)
-    task = make_task(config, steps=10)
-    abstract = abstract_state(task)
-    network = dataclasses.replace(task.network, transform=lambda images, augmentation: images)
-    task = dataclasses.replace(task, network=network)
-    state = initial_state(config, task, state_sharding(make_mesh(config.mesh), abstract))
+    setup = make_setup(config, steps=10)
+    abstract = abstract_state(setup)
+    network = dataclasses.replace(setup.network, transform=lambda images, augmentation: images)
+    setup = dataclasses.replace(setup, network=network)
+    state = initial_state(config, setup, placed_on(make_mesh(config.mesh), abstract))
     identity = np.repeat(IDENTITY[None], batch, 0)
     given = jax.device_put({**batch_of(batch), "augmentation": identity})
-    step = jax.jit(functools.partial(train_step, task=task), donate_argnums=0)
-    return task, state, step, given
+    step = jax.jit(functools.partial(train_step, setup=setup), donate_argnums=0)
+    return setup, state, step, given
 
 
 def dtvit_jax(
     model: str, depth: int, batch: int, threads: int, data_dir: str
 ) -> dict[str, Callable]:
     del threads, data_dir  # XLA takes all cores that the process may use
-    task, state, step, given = our_step(model, batch, depth)
+    setup, state, step, given = our_step(model, batch, depth)
     import jax
 
-    logits = jax.jit(lambda params, stats, x: task.network.model(params, stats)(x))
+    logits = jax.jit(lambda params, stats, x: setup.network.model(params, stats)(x))
 
     def train() -> None:
         nonlocal state
@@ -182,8 +182,13 @@ def tissue(model: str, depth: int, batch: int, threads: int, data_dir: str) -> d
     from dtvit_jax.models import vit
     from dtvit_jax.training import distributed
     from dtvit_jax.training.network import make_tissue
-    from dtvit_jax.training.setup import abstract_state, initial_state, make_augmentation, make_task
-    from dtvit_jax.training.sharding import batch_sharding, make_mesh, state_sharding
+    from dtvit_jax.training.setup import (
+        abstract_state,
+        initial_state,
+        make_augmentation,
+        make_setup,
+    )
+    from dtvit_jax.training.sharding import batch_sharding, make_mesh, placed_on
     from dtvit_jax.training.steps import evaluate_step, train_step
 
     del threads
@@ -191,11 +196,11 @@ def tissue(model: str, depth: int, batch: int, threads: int, data_dir: str) -> d
     config = vit_l.get_config()
     config.model.name, config.init_from = f"vit_{model}{PATCH}", "scratch"
     config.model.tokens, config.batch_size, config.data.dir = "tissue", batch, data_dir
-    task = make_task(config, steps=10)
-    abstract = abstract_state(task)
+    setup = make_setup(config, steps=10)
+    abstract = abstract_state(setup)
     mesh = make_mesh(config.mesh)
-    placed = state_sharding(mesh, abstract)
-    state = initial_state(config, task, placed)
+    placed = placed_on(mesh, abstract)
+    state = initial_state(config, setup, placed)
 
     def to_device(batch: dict[str, Any]) -> dict[str, Any]:
         on_host = {name: value for name, value in batch.items() if name != "index"}
@@ -212,8 +217,8 @@ def tissue(model: str, depth: int, batch: int, threads: int, data_dir: str) -> d
         evaluation_batches(source, batch, packer=eval_packer) for _ in itertools.count()
     )
     nothing = np.zeros((batch, rule.patches), bool)
-    step = jax.jit(functools.partial(train_step, task=task), donate_argnums=0)
-    answer = jax.jit(functools.partial(evaluate_step, network=task.network))
+    step = jax.jit(functools.partial(train_step, setup=setup), donate_argnums=0)
+    answer = jax.jit(functools.partial(evaluate_step, network=setup.network))
     compiled: set[str] = set()
 
     def run_train(given: dict) -> None:
@@ -254,7 +259,7 @@ def shards(source: str, data_dir: str) -> None:
     from dtvit_jax.data.shards import open_shards
 
     config = vit_l.get_config()
-    config.data.source, config.data.dir, config.data.key = source, data_dir, "public"
+    config.data.source, config.data.dir, config.data.key = source, data_dir, ""
     open_shards(config.data)
 
 

@@ -26,7 +26,7 @@ def get_config() -> ml_collections.ConfigDict:
     """Returns vit_l.py's recipe with a model and a schedule for a CPU, from random weights."""
     config = vit_l.get_config()
     config.init_from = "scratch"
-    config.data.key = "public"  # phantoms are no persons: a published key
+    config.data.key = "public"  # phantoms are no persons; other data are refused under it
     config.data.size = 128
     config.data.folds = 3  # a third of the subjects is the test side
     config.model.name = "vit_nano8"

@@ -20,7 +20,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.data = data = ml_collections.ConfigDict()
     data.source = ""  # folder to build the shards from; empty: data.dir has them already
     data.dir = "data"  # folder of the shards, or to build them in
-    data.key = ""  # key file for pseudonyms; empty: the one in the user's config folder
+    # Key file for pseudonyms; empty: the one in the user's config folder; 'public': for phantoms.
+    data.key = ""
     data.size = 256  # section 2.2.3, published code: resize to 256 ...
     data.split = "subject"  # or 'slice', as the paper: test subjects are then in training too
     data.folds = 0  # 0: 80/10/10, as the paper; K: fold `data.fold` of K is the test side

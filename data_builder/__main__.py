@@ -106,7 +106,8 @@ def parser() -> argparse.ArgumentParser:
     audit = add(
         "audit",
         _audit,
-        "Report leaks, copies, labels and confounds; status 1 on a leak or a damaged shard.",
+        "Report leaks, copies, labels and confounds; status 1 on a leak, subjects in doubt or a "
+        "damaged shard.",
         "cleaned --folds 5 --fold 0",
     )
     audit.add_argument(
@@ -135,7 +136,7 @@ def _add_key(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--key",
         help="file with the site's key for pseudonyms, made on first use (default: in your "
-        "config folder); 'public' for phantoms and tests",
+        "config folder); outside of all that is shared; 'public' for phantoms alone",
     )
 
 
@@ -155,7 +156,7 @@ def _phantom(args: argparse.Namespace) -> int:
 
 
 def _clean(args: argparse.Namespace) -> int:
-    """Exit status 1 where a file was refused."""
+    """Exit status 1 where a file was refused, or a row of labels.csv matches no slice."""
     from data_builder.cleaning.clean_folder import clean_folder
 
     summary = clean_folder(
@@ -167,36 +168,44 @@ def _clean(args: argparse.Namespace) -> int:
         image_format=args.format,
     )
     print(f"{args.out}: {summary}")
-    return 1 if summary.refused else 0
+    return 1 if summary.refused or summary.unmatched_labels else 0
 
 
 def _review(args: argparse.Namespace) -> int:
+    """Exit status 1 where a row of --labels matches no slice."""
+    from data_builder.pseudonyms import check_key_place
     from data_builder.review import command
 
+    check_key_place(args.key, {"--export": args.export})
     answers = command.open_review(args.dir, args.dicom, args.predictions, args.key)
+    unmatched = 0
     if args.labels:
-        print(f"{args.dir}: {command.take_labels(answers, args.labels, args.reader, args.key)}")
+        imported = command.take_labels(answers, args.labels, args.reader, args.key)
+        print(f"{args.dir}: {imported.summary}")
+        unmatched = imported.unmatched
     if args.export:
         print(f"{args.export}: {command.write_export(answers, args.export)}")
     if not (args.labels or args.export):
         command.serve(answers, args.host, args.port)
-    return 0
+    return 1 if unmatched else 0
 
 
 def _build(args: argparse.Namespace) -> int:
-    from data_builder.shards.build import prepare
+    """Exit status 1 where a row of the DICOM folder's labels.csv matches no slice."""
+    from data_builder.shards.build import cleaned_first, prepare
     from data_builder.shards.splits import SplitPlan
 
     plan = SplitPlan(args.split, args.folds, args.fold, args.seed)
     if args.beam_options and args.runner != "beam":
         raise InputError("--beam_options is for --runner beam: give both")
     beam = shlex.split(args.beam_options) if args.runner == "beam" else None
-    print(prepare(args.src, args.data_dir, plan, args.size, args.key, beam))
-    return 0
+    source, unmatched = cleaned_first(args.src, args.data_dir, args.key)
+    print(prepare(source, args.data_dir, plan, args.size, args.key, beam))
+    return 1 if unmatched else 0
 
 
 def _audit(args: argparse.Namespace) -> int:
-    """Exit status 1 on a leak or a damaged shard."""
+    """Exit status 1 on a leak, subjects in doubt or a damaged shard."""
     from data_builder.shards.audit_report import audit_path
     from data_builder.shards.splits import SplitPlan
 
@@ -207,13 +216,14 @@ def _audit(args: argparse.Namespace) -> int:
 
 
 def _lookup(args: argparse.Namespace) -> int:
-    from data_builder.pseudonyms import Lookup, lookup_path
+    from data_builder.pseudonyms import Lookup, key_path, lookup_places
 
-    path = lookup_path(args.key)
-    meanings = Lookup(path).find(args.pseudonym) if path and path.exists() else []
+    key = key_path(args.key)
+    places = {path for path in lookup_places(key) if path.exists()} if key else set()
+    meanings = [m for path in places for m in Lookup(path, read_only=True).find(args.pseudonym)]
     if not meanings:
         raise InputError("that pseudonym is not in the lookup of this key: give its --key")
-    print("\n".join(meanings))
+    print("\n".join(sorted(set(meanings))))
     return 0
 
 

@@ -1,19 +1,62 @@
-"""Writes files whole or not at all, holds folders for one process, and hashes files."""
+"""Lists and hashes files, writes them whole or not at all, and holds folders for one process."""
 
 import contextlib
+import csv
 import fcntl
 import hashlib
+import io
 import json
 import os
+import stat
 import threading
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from data_builder.errors import InputError
 
 DRAFT = ".draft-"
 """How the name of a file that is not whole yet begins."""
+
+
+def walk(source: Path) -> Iterator[PurePosixPath]:
+    """Yields every file under `source` as a path inside it, sorted.
+
+    Links to folders and folders that cannot be listed are yielded too, so that they are listed.
+    """
+    paths: list[Path] = []
+
+    def add_unlistable(error: OSError) -> None:
+        paths.append(Path(error.filename))
+
+    for folder, subfolders, names in os.walk(source, onerror=add_unlistable):
+        links = [path for name in subfolders if _is_link(path := Path(folder, name))]
+        paths += [Path(folder, name) for name in names] + links
+    yield from sorted(PurePosixPath(path.relative_to(source)) for path in paths)
+
+
+def _is_link(path: Path) -> bool:
+    try:
+        return path.is_symlink()
+    except OSError:  # a path that is too long: os.walk fails to list it, too
+        return False
+
+
+def is_folder(path: Path) -> bool:
+    """Whether `path` is a folder; unlike Path.is_dir it is False for a path that is too long."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
+
+
+def size_of(path: Path) -> int:
+    """The size of a plain file in bytes; -1 where it is none or can't be reached."""
+    try:
+        status = path.stat()
+    except OSError:
+        return -1
+    return status.st_size if stat.S_ISREG(status.st_mode) else -1
 
 
 def make_private(folder: Path) -> Path:
@@ -50,6 +93,15 @@ def write_whole(path: Path, data: bytes | str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Writes `value` as JSON, whole or not at all. Raises ValueError where it holds a nan."""
     write_whole(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+def csv_text(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """The text of a CSV file: a line of column names, then one for each row."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(rows)
+    return text.getvalue()
 
 
 def write_private(path: Path, data: bytes, drafts: Path | None = None) -> None:

@@ -6,21 +6,24 @@ guess at a name cannot be tested; with it, a person has the same pseudonym in ev
 
 import base64
 import contextlib
+import hashlib
 import hmac
 import os
 import secrets
 import sqlite3
-from collections.abc import Iterable
+import urllib.parse
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from data_builder.errors import InputError
-from data_builder.files import DRAFT, write_private
+from data_builder.files import DRAFT, sha256_of, write_private
 
 PUBLIC_KEY = b"dtvit-jax: the public key, for phantoms and tests only"
 """Not a secret: a pseudonym under this key can be reversed by guessing."""
 
 _BYTES_OF_DIGEST = 10  # 80 bits, 16 base32 letters: 10 million slices collide with chance 10^-10
 _SHORTEST_KEY = 16
+_LOOKUP = ".lookup.sqlite"
 
 
 class Pseudonyms:
@@ -53,6 +56,16 @@ class Pseudonyms:
         """'scn-' and 16 letters, for a scanner's make and model, which are free texts."""
         return self._make("scn", model)
 
+    def content(self, path: Path) -> str:
+        """'con-' and 16 letters, for the bytes of a plain file; empty where they can't be read.
+
+        Unlike a bare hash it tells nobody without the key that a file is a text they can guess.
+        """
+        with contextlib.suppress(OSError):
+            if path.is_file():  # reading a pipe or a device would not end
+                return self._make("con", sha256_of(path))
+        return ""
+
     def _make(self, kind: str, identity: str) -> str:
         text = f"{kind}\0{identity}".encode("utf-8", "surrogateescape")
         digest = hmac.digest(self._key, text, "sha256")[:_BYTES_OF_DIGEST]
@@ -84,20 +97,67 @@ def load_key(name: str | None) -> bytes:
     return key
 
 
+def check_key_place(name: str | None, folders: Mapping[str, Path | None]) -> None:
+    """Raises InputError where a key, existing or to be made, is inside a folder that may be shared.
+
+    name: as for `load_key`. folders: by the name of their option; None: not given.
+    """
+    for what, path in (("key", key_path(name)), ("key's lookup", lookup_path(name))):
+        for option, folder in folders.items():
+            if path and folder and path.resolve().is_relative_to(folder.resolve()):
+                raise InputError(
+                    f"the {what} is inside {option}, and would be shared with it: keep the key "
+                    "elsewhere"
+                )
+
+
+def public_key_refused(source: str) -> InputError:
+    """The error for the public key where `source` is not marked as phantoms."""
+    return InputError(
+        f"the key 'public' is for phantoms, and {source} is not marked as one: whoever guesses a "
+        "name or number could check it; without --key (config.data.key) a secret key is made"
+    )
+
+
 def key_path(name: str | None) -> Path | None:
     """The path of the key file that `name` means; None for the public key, which has none."""
     if name == "public":
         return None
     if name is not None:
         return Path(name).expanduser()
+    return config_folder() / "key"
+
+
+def config_folder() -> Path:
+    """The user's folder for the key and other private files: never shared, never in an output."""
     base = os.environ.get("XDG_CONFIG_HOME") or "~/.config"
-    return Path(base).expanduser() / "dtvit" / "key"
+    return Path(base).expanduser() / "dtvit"
 
 
 def lookup_path(name: str | None) -> Path | None:
-    """The path of the key's lookup, `<key>.lookup.sqlite`; None for the public key."""
+    """The path of a key's lookup; None for the public key.
+
+    `<key>.lookup.sqlite`, beside the key. Where that can't be written, such as beside a mounted
+    secret, it is in the user's config folder, under 16 digits of the key's SHA-256.
+    """
     path = key_path(name)
-    return None if path is None else path.with_name(path.name + ".lookup.sqlite")
+    if path is None:
+        return None
+    beside, other = lookup_places(path)
+    writable = os.access(path.parent, os.W_OK)
+    if beside.exists():  # SQLite writes to the folder too
+        writable = writable and os.access(beside, os.W_OK)
+    return beside if writable else other
+
+
+def lookup_places(key_file: Path) -> tuple[Path, Path]:
+    """Where the lookup of an existing key may be: beside it, and in the user's config folder."""
+    beside = key_file.with_name(key_file.name + _LOOKUP)
+    try:
+        digest = hashlib.sha256(key_file.read_bytes().strip()).hexdigest()
+    except OSError:  # no key yet
+        return beside, beside
+    return beside, config_folder() / f"{digest[:16]}{_LOOKUP}"
 
 
 def _make_key(path: Path) -> None:
@@ -111,17 +171,26 @@ def _make_key(path: Path) -> None:
 
 
 class Lookup:
-    """The table of pseudonyms and their meanings, private: mode 600, in the folder of the key."""
+    """The table of pseudonyms and their meanings, private: mode 600, at `lookup_path`.
 
-    def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        os.close(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600))
-        self._database = sqlite3.connect(path, timeout=60)
-        with self._database:
-            self._database.execute(
-                "CREATE TABLE IF NOT EXISTS meanings "
-                "(pseudonym TEXT, meaning TEXT, PRIMARY KEY (pseudonym, meaning)) WITHOUT ROWID"
-            )
+    Its methods raise InputError where the file is damaged or can't be read or written.
+    """
+
+    def __init__(self, path: Path, read_only: bool = False) -> None:
+        mode = "ro" if read_only else "rw"
+        address = f"file:{urllib.parse.quote(os.fsencode(path.absolute()))}?mode={mode}"
+        with _lookup_errors():
+            if not read_only:
+                path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+                os.close(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600))
+            self._database = sqlite3.connect(address, timeout=60, uri=True)
+            if read_only:
+                return
+            with self._database:
+                self._database.execute(
+                    "CREATE TABLE IF NOT EXISTS meanings "
+                    "(pseudonym TEXT, meaning TEXT, PRIMARY KEY (pseudonym, meaning)) WITHOUT ROWID"
+                )
 
     def add(self, pairs: Iterable[tuple[str, str]]) -> None:
         """Stores pairs of a pseudonym and its meaning, each once."""
@@ -129,16 +198,34 @@ class Lookup:
             (pseudonym, meaning.encode("utf-8", "backslashreplace").decode())
             for pseudonym, meaning in pairs
         ]
-        with self._database:
+        with _lookup_errors(), self._database:
             self._database.executemany("INSERT OR IGNORE INTO meanings VALUES (?, ?)", readable)
 
     def find(self, pseudonym: str) -> list[str]:
         """All meanings of a pseudonym, sorted; empty where it is unknown."""
-        rows = self._database.execute(
-            "SELECT meaning FROM meanings WHERE pseudonym = ? ORDER BY meaning", (pseudonym,)
-        )
-        return [meaning for (meaning,) in rows]
+        with _lookup_errors():
+            rows = self._database.execute(
+                "SELECT meaning FROM meanings WHERE pseudonym = ? ORDER BY meaning", (pseudonym,)
+            )
+            return [meaning for (meaning,) in rows]
 
     def close(self) -> None:
         """Closes the database."""
         self._database.close()
+
+
+@contextlib.contextmanager
+def _lookup_errors() -> Iterator[None]:
+    try:
+        yield
+    except (OSError, sqlite3.OperationalError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise InputError(
+            f"the lookup of pseudonyms, beside the key, can't be read or written ({reason}): mend "
+            "that, or give another --key"
+        ) from error
+    except sqlite3.DatabaseError as error:
+        raise InputError(
+            f"the lookup of pseudonyms, beside the key, is damaged ({error}): restore it, or move "
+            "it away, and what is done from then on is in a new one"
+        ) from error

@@ -13,7 +13,7 @@ HELP = {
     f"{dashes}{name}" for dashes in ("-", "--") for name in ("help", "h", "helpshort", "helpfull")
 }
 PATHS = ("source", "key", "dir", "data_dir", "init_from")
-"""Fields of configs that may hold the name of a person or a folder: no message repeats them."""
+"""Fields of configs that may hold the name of a person or a folder: nothing repeats them."""
 
 WANTED = {
     bool: "give true or false",
@@ -54,9 +54,14 @@ def shown(word: str, meant: str = "") -> str:
     name, equals, value = word.partition("=")
     if not equals:
         return word
-    of_path = {text.rsplit(".", 1)[-1] for text in (name, meant)} & set(PATHS)
-    hidden = of_path or "/" in value or "\\" in value or value.startswith("~")
+    hidden = is_private(name, value) or is_private(meant, value)
     return f"{name}={'PATH' if hidden else value}"
+
+
+def is_private(field: str, value: str) -> bool:
+    """Whether the value of a dotted field is not to be repeated: it is, or may be, a path."""
+    of_path = field.rsplit(".", 1)[-1] in PATHS
+    return of_path or "/" in value or "\\" in value or value.startswith("~")
 
 
 def _fail(message: str) -> NoReturn:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from data_builder.errors import InputError, run_command
 from data_builder.parallel import processes
+from data_builder.pseudonyms import check_key_place
 from dtvit_jax import runtime
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument(
         "--key",
         help="file with the site's key for pseudonyms, made on first use (default: in your config "
-        "folder); 'public' for phantoms and tests",
+        "folder); outside of all that is shared; 'public' for phantoms alone",
     )
     _add_listener_flags(top)
     return top
@@ -104,7 +105,11 @@ def run(args: argparse.Namespace) -> int:
         )
     if min(n for n in (args.jobs, args.batch, 1) if n is not None) < 1 or args.quiet < 0:
         raise InputError("--jobs and --batch are 1 or more, --quiet is 0 or more")
-    _check_places([args.watch] if args.watch else args.paths, args.out)
+    inputs = [args.watch] if args.watch else args.paths
+    _check_places(inputs, args.out)
+    shared = {f"PATH {number}": path for number, path in enumerate(inputs, start=1)}
+    shared |= {"--out": args.out, "--workdir": args.workdir, "--spool": args.spool}
+    check_key_place(args.key, shared)
     args.jobs = args.jobs or len(os.sched_getaffinity(0))
     if listens:
         return _listen(args)
@@ -186,9 +191,9 @@ def _session(args: argparse.Namespace, key: bytes) -> "Session":
 
 def _check_places(paths: list[Path], out: Path) -> None:
     for number, path in enumerate(paths, start=1):
-        if path.is_dir() and out.resolve().is_relative_to(path.resolve()):
+        if out.resolve().is_relative_to(path.resolve()):
             raise InputError(f"--out is inside PATH {number}: give a folder apart from it")
-    if out.exists() and not out.is_dir():
+    if os.access(out, os.F_OK) and not out.is_dir():  # the first is False for a long path
         raise InputError("--out is a file: give a folder")
 
 

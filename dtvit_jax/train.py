@@ -5,6 +5,9 @@ from pathlib import Path
 import jax
 import ml_collections
 
+from data_builder.files import sha256_of
+from data_builder.pseudonyms import check_key_place
+from dtvit_jax.runs.evaluated_weights import digest_of
 from dtvit_jax.runs.trained_run import open_weights
 from dtvit_jax.training.config_checks import check_config
 from dtvit_jax.training.inputs import open_data
@@ -26,11 +29,14 @@ def train(config: ml_collections.ConfigDict, workdir: Path, command: str) -> int
     # are built, the batch before weights are downloaded, memory before anything is compiled, the
     # weights' fit before the folder is made.
     check_config(config)
+    if config.data.source:
+        check_key_place(config.data.key or None, {"--workdir": workdir})
     if config.init_from != "scratch":
         hub.check(config.init_from)
     mesh = make_mesh(config.mesh)
     data = open_data(config, mesh.size)
-    trainer = Trainer(config, data, mesh, _initial_weights(config))
+    weights = _initial_weights(config)
+    trainer = Trainer(_without_path(config, weights), data, mesh, weights)
     run = start_or_resume(trainer, workdir, command)
 
     with run.open() as signals:
@@ -57,3 +63,21 @@ def _initial_weights(config: ml_collections.ConfigDict) -> Weights | None:
     if config.init_from == "scratch":
         return None
     return open_weights(hub.locate(config.init_from))
+
+
+def _without_path(
+    config: ml_collections.ConfigDict, weights: Weights | None
+) -> ml_collections.ConfigDict:
+    """The config with a digest in init_from instead of a path, for all that the run writes.
+
+    'sha256:' and that of a file, or 'weights:' and the digest by which a run's answers name its
+    model. Other values, and the config, stay as they are.
+    """
+    if weights is None or hub.is_published(config.init_from):
+        return config
+    named = config.copy_and_resolve_references()
+    if weights.path.is_dir():
+        named.init_from = f"weights:{digest_of(weights.arrays)}"
+    else:
+        named.init_from = f"sha256:{sha256_of(weights.path)}"
+    return named

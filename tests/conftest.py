@@ -18,6 +18,10 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", PROGRAMS.name)
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
 
+# Keys and the places of data sets go to a folder of the tests, and not to the user's own.
+SITE = tempfile.TemporaryDirectory(prefix="site-")
+os.environ["XDG_CONFIG_HOME"] = SITE.name
+
 # Shapes and types of public functions are checked in tests, before anything imports them.
 jaxtyping.install_import_hook(["dtvit_jax", "data_builder"], "beartype.beartype")
 

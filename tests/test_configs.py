@@ -12,7 +12,7 @@ from dtvit_jax import evaluate, models
 from dtvit_jax.models import NAMES
 from dtvit_jax.train import train
 from dtvit_jax.training.config_checks import check_config
-from dtvit_jax.training.setup import abstract_state, make_augmentation, make_task
+from dtvit_jax.training.setup import abstract_state, make_augmentation, make_setup
 from dtvit_jax.weights import hub
 from tests.helpers import ROOT, tiny
 from tests.helpers.run_folder import save_run
@@ -100,8 +100,8 @@ def test_every_recipe_is_whole_and_its_model_takes_every_option(name, reads):
     assert own <= set(fields(recipe("vit_l")))
     check_config(config)
     make_augmentation(config)
-    task = make_task(config, steps=10)
-    abstract = abstract_state(task)
+    setup = make_setup(config, steps=10)
+    abstract = abstract_state(setup)
     assert abstract.params
     assert set(fields(config.model, "model.")) - reads == set()
 
@@ -126,6 +126,6 @@ def test_the_papers_recipe_is_the_papers():
     assert (config.batch_size, config.num_epochs) == (32, 10)
     assert (config.loss.hemorrhage, config.loss.location) == (0.5, 0.5)
     assert (config.augment.rotation, config.augment.sharpness) == (15, 2)
-    abstract = abstract_state(make_task(config, steps=1))
+    abstract = abstract_state(make_setup(config, steps=1))
     encoder = sum(x.size for x in jax.tree.leaves(abstract.params["encoder"]))
     assert encoder == 303_301_632

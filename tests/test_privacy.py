@@ -7,8 +7,13 @@ searched; the sources and the key's folder are not.
 
 import csv
 import gzip
+import hashlib
 import io
+import json
 import re
+import shutil
+import subprocess
+import sys
 import zlib
 
 import numpy as np
@@ -22,10 +27,12 @@ from pydicom.uid import generate_uid
 
 from data_builder.__main__ import main as builder
 from data_builder.errors import InputError
-from dtvit_jax import evaluate
+from dtvit_jax import evaluate, export
 from dtvit_jax.train import train
-from tests.helpers import tiny
+from dtvit_jax.weights.save import save
+from tests.helpers import ROOT, tiny
 from tests.helpers.dicom_files import ct, encoded, enhanced, head_hu
+from tests.helpers.run_folder import save_run
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # of what is planted
 
@@ -219,7 +226,7 @@ def test_no_name_is_in_any_output_of_the_whole_chain(source, tmp_path, capfd, mo
     split = ("--split", "slice", "--size", "36")
     run("build", cleaned, "--data_dir", data, "--size", "36", status=0)
     run("build", cleaned, "--data_dir", data, *split, status=0)
-    run("build", source, "--data_dir", shared / "direct", *split, status=0)
+    run("build", source, "--data_dir", shared / "direct", *split, status=1)
     run("build", cleaned, "--data_dir", data, "--folds", "3", "--fold", "7", status=2)
     run("build", source / "nowhere" / NAME, "--data_dir", data, status=2)
     named = source.parent / f"{WORDS[1]} named"
@@ -246,3 +253,58 @@ def test_no_name_is_in_any_output_of_the_whole_chain(source, tmp_path, capfd, mo
     assert files > 150 and printed.count("error:") >= 9
     assert "2 of its lines" not in printed and "labels.csv line 22" in printed
     assert search(tmp_path / "site")[0]  # the lookup table is here, and here alone
+
+
+def test_no_path_of_its_command_is_in_what_a_run_writes(published, tmp_path, monkeypatch):
+    """The config, the source, the key, the data, the weights and the run are in a person's folder.
+
+    Each value is given in both spellings: the second command continues the run of the first.
+    """
+    place = tmp_path / f"{WORDS[0]} {NUMBER}"
+    model = tiny.get_config().model.to_dict()
+    place.mkdir()
+    save(place / "first.safetensors", model, *save_run(tmp_path / "first", model))
+    shutil.copytree(published, place / "source")
+    shutil.copy(ROOT / "tests/helpers/tiny.py", place / f"{WORDS[1]}.py")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "site"))
+    given = {
+        "config": place / f"{WORDS[1]}.py",
+        "config.data.source": place / "source",
+        "config.data.dir": place / "data",
+        "config.data.key": place / "key",
+        "config.init_from": place / "first.safetensors",
+        "config.eval_every_epochs": 1.0,
+        "workdir": place / "run",
+    }
+
+    def run(*words):
+        command = [sys.executable, "-m", "dtvit_jax.main", *words]
+        done = subprocess.run(command, capture_output=True, text=True, env=None)
+        assert done.returncode == 0, done.stderr
+
+    run(
+        *(word for k, v in given.items() for word in (f"--{k}", str(v))), "--config.num_epochs", "1"
+    )
+    record = json.loads((place / "run/run.json").read_text())
+    command = record["command"]
+    assert command == (
+        "python -m dtvit_jax.main --config=PATH --config.data.source=PATH --config.data.dir=PATH "
+        "--config.data.key=PATH --config.init_from=PATH --config.eval_every_epochs=1.0 "
+        "--config.num_epochs=1 --workdir=PATH"
+    )
+    assert not search(place / "run")[0]
+    (place / "run/run.json").unlink()
+    run(*(f"-{k}={v}" for k, v in given.items()), "-config.num_epochs=1", "--noconfig.profile")
+    again = json.loads((place / "run/run.json").read_text())["command"]
+    assert again == command.replace(" --workdir", " --config.profile=False --workdir")
+
+    assert evaluate.main(["--workdir", str(place / "run")]) == 0
+    assert export.main(["--workdir", str(place / "run"), "--out", str(place / "exported")]) == 0
+    (place / "shared").mkdir()
+    for name in ("run", "exported", "data"):
+        (place / name).rename(place / "shared" / name)
+    leaks, files = search(place / "shared")
+    assert not leaks and files > 60, sorted(set(leaks))[:20]
+    digest = hashlib.sha256((place / "first.safetensors").read_bytes()).hexdigest()
+    card = (place / "shared/run/test/model_card.md").read_text()
+    assert f"Initial weights: sha256:{digest}" in card

@@ -1,7 +1,9 @@
 """Cleans every image of one DICOM file and writes it to disk."""
 
+import hashlib
 import math
 import re
+import stat
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,6 +12,7 @@ import cv2
 from data_builder.cleaning import clean
 from data_builder.cleaning.results import CleanedSlice, FileResult, refused
 from data_builder.dicom.header import Header
+from data_builder.dicom.identity import read_identity
 from data_builder.dicom.read import CtSlice, read_slices
 from data_builder.dicom.refusal import Reason, Refusal
 from data_builder.files import write_whole
@@ -53,6 +56,12 @@ class CleanedFile(NamedTuple):
     images: list[clean.Gray]
 
 
+def shows_a_person(task: Task) -> bool:
+    """Whether the file is DICOM without the mark of a phantom. Raises nothing."""
+    identity = read_identity(Path(task.source) / task.path)
+    return identity is not None and not identity.no_person
+
+
 def clean_file(task: Task) -> FileResult:
     """Reads, cleans and writes every image of one file. Raises nothing."""
     return clean_file_with_images(task).result
@@ -62,42 +71,60 @@ def clean_file_with_images(task: Task) -> CleanedFile:
     """Does the work of `clean_file` and returns the pixels too. Raises nothing."""
     cv2.setNumThreads(1)
     path = Path(task.source) / task.path
-    size = -1
+    size, content = -1, ""
     images: list[clean.Gray] = []
+    pseudonyms = Pseudonyms(task.key)
     try:
-        if not path.is_file():  # reading a pipe or a device would not end
-            raise Refusal(Reason.UNREADABLE, "it is not a plain file")
-        size = path.stat().st_size
+        size = _plain_size(path)
+        # Before the slices: a file that changes in between is then cleaned again by the next run.
+        content = pseudonyms.content(path)
         slices = read_slices(path)
-        result = FileResult(task.file, size)
-        pseudonyms = Pseudonyms(task.key)
+        result = FileResult(task.file, size, content)
         for ct in slices:
-            row, gray = _clean_slice(ct, task, pseudonyms)
+            row, gray, sha256 = _clean_slice(ct, task, pseudonyms)
             result.rows.append(row)
+            result.images[row.image] = sha256
             result.meanings += _meanings(ct.header, path, pseudonyms)
             images.append(gray)
     except Refusal as refusal:
-        result = refused(task.file, size, refusal)
+        # Without a size it is read again in the next run: the disk may give it then.
+        known = -1 if refusal.reason is Reason.UNREADABLE else size
+        result = refused(task.file, known, refusal, content)
     except OSError as error:
         result = FileResult(task.file, size, failure=error.strerror or type(error).__name__)
     except Exception as error:
         detail = f"cleaning failed ({type(error).__name__})"
-        result = refused(task.file, size, Refusal(Reason.DECODER_FAILED, detail))
+        result = refused(task.file, size, Refusal(Reason.DECODER_FAILED, detail), content)
     result.meanings.append((task.file, str(path)))
     return CleanedFile(result, images if result.rows else [])
 
 
+def _plain_size(path: Path) -> int:
+    """The size in bytes. Raises Refusal unless it is a plain file that can be reached."""
+    try:
+        status = path.stat()
+    except OSError as error:
+        detail = f"the system does not give it ({error.strerror})"
+        raise Refusal(Reason.UNREADABLE, detail) from None
+    if stat.S_ISDIR(status.st_mode):
+        raise Refusal(Reason.UNREADABLE, "it is a link to a folder, or one that can't be listed")
+    if not stat.S_ISREG(status.st_mode):  # reading a pipe or a device would not end
+        raise Refusal(Reason.UNREADABLE, "it is not a plain file")
+    return status.st_size
+
+
 def _clean_slice(
     ct: CtSlice, task: Task, pseudonyms: Pseudonyms
-) -> tuple[CleanedSlice, clean.Gray]:
-    """Cleans one image and writes it."""
+) -> tuple[CleanedSlice, clean.Gray, str]:
+    """Cleans one image and writes it; third, the SHA-256 of the written file."""
     header = ct.header
     gray = clean.clean_slice(ct.hu, task.mode, (header.row_mm, header.column_mm))
     key, study = pseudonyms.slice(header.slice_identity), pseudonyms.study(header.study_uid)
     image = f"images/{study}/{key}.{task.image_format}"
     path = Path(task.out) / image
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, _encode(gray, task.image_format))
+    encoded = _encode(gray, task.image_format)
+    write_whole(path, encoded)
     cleaned = CleanedSlice(
         key=key,
         file=task.file,
@@ -117,8 +144,9 @@ def _clean_slice(
         patient=pseudonyms.subject(header.patient_id),
         instance=header.instance,
         instance_uid=pseudonyms.slice(header.sop_uid),
+        phantom=int(header.phantom),
     )
-    return cleaned, gray
+    return cleaned, gray, hashlib.sha256(encoded).hexdigest()
 
 
 def _three_digits(mm: float) -> str:

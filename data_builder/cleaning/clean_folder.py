@@ -5,26 +5,38 @@ import contextlib
 import dataclasses
 import os
 import sys
-from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 from data_builder.cleaning import clean
-from data_builder.cleaning.clean_file import Task, clean_file
+from data_builder.cleaning.clean_file import Task, clean_file, shows_a_person
 from data_builder.cleaning.journal import Journal
-from data_builder.cleaning.labels import NAME as LABELS
+from data_builder.cleaning.label_rows import NAME as LABELS
 from data_builder.cleaning.labels import read_labels
 from data_builder.cleaning.results import FileResult, refused
+from data_builder.cleaning.subjects import STATE_SUBJECTS, count_subjects
 from data_builder.cleaning.tables import Tables, assemble, remove_strays, write_tables
+from data_builder.cleaning.unmatched import NAME as UNMATCHED
 from data_builder.dicom.refusal import Reason, Refusal
 from data_builder.errors import InputError
+from data_builder.files import is_folder, sha256_of, size_of, walk
 from data_builder.parallel import processes
+from data_builder.parallel.threads import in_order
 from data_builder.progress import track
-from data_builder.pseudonyms import Lookup, Pseudonyms, load_key, lookup_path
+from data_builder.pseudonyms import (
+    PUBLIC_KEY,
+    Lookup,
+    Pseudonyms,
+    check_key_place,
+    load_key,
+    lookup_path,
+    public_key_refused,
+)
 
 PHANTOM = "phantom.json"
 FORMATS = ("png", "jpg")
 
-_WARNINGS_SHOWN = 5
+_SECONDS_TO_IDENTIFY = 60.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,8 +45,8 @@ class CleanSummary:
 
     `used`, `refused` and `skipped` count files: those with slices in the manifest; those of
     refused.csv but labels.csv and phantom.json; those that an earlier run had finished. `reasons`
-    counts the refused by reason, `notes` the rows of notes.csv. `unmatched_labels` are the lines
-    of labels.csv that match no slice.
+    counts the refused by reason, `notes` the rows of notes.csv. `unmatched_labels` are the places
+    of the rows in unmatched_labels.csv. `unchanged`: the run changed nothing in the folder.
     """
 
     slices: int
@@ -46,6 +58,7 @@ class CleanSummary:
     notes: int
     skipped: int
     unmatched_labels: tuple[str, ...]
+    unchanged: bool
 
     def __str__(self) -> str:
         text = f"{self.slices} slices of {self.studies} studies, out of {self.used} files"
@@ -56,7 +69,7 @@ class CleanSummary:
         if self.refused:
             listed = ", ".join(f"{count} {reason}" for reason, count in self.reasons.items())
             text += f"; {self.refused} files refused (refused.csv): {listed}"
-        if self.skipped == self.used + self.refused:
+        if self.unchanged:
             return text + "; nothing to do: all was done before"
         return text + (f"; {self.skipped} files were done before" if self.skipped else "")
 
@@ -74,16 +87,19 @@ def clean_folder(
     """Cleans every CT slice under `src` into `out`; a run that was stopped is continued.
 
     Writes images/<study>/<key>.<format>, manifest.csv, refused.csv, notes.csv (gaps and doubles
-    in series), cleaning.json, and `.journal.jsonl`, from which the next run continues. `key` names
-    the site's key (`pseudonyms.load_key`), whose lookup gets the meanings; `jobs` is None for one
-    process per core. A file may take `seconds_a_file`, plus one second for each megabyte.
+    in series), unmatched_labels.csv (rows of labels.csv that match no slice), cleaning.json, and
+    `.journal.jsonl`, from which the next run continues: it reads all files and images, and cleans a
+    file again where its bytes or those of its images are other ones. `key` names the site's key
+    (`pseudonyms.load_key`), whose lookup gets the meanings; `jobs` is None for one process per
+    core. A file may take `seconds_a_file`, plus one second for each megabyte.
 
     Raises InputError; a file that cannot be used is listed with its reason and raises nothing.
     """
     if mode not in clean.MODES or image_format not in FORMATS or (jobs is not None and jobs < 1):
         raise InputError(f"mode is of {clean.MODES}, format of {FORMATS}, and jobs at least 1")
+    _check_folders(src, out)
+    check_key_place(key, {"SRC": src, "--out": out})
     key_bytes, lookup_file = load_key(key), lookup_path(key)
-    _check_folders(src, out, lookup_file)
     pseudonyms = Pseudonyms(key_bytes)
     files = {pseudonyms.file(str(path)): path for path in walk(src)}
     if not files:
@@ -96,19 +112,21 @@ def clean_folder(
         "window_hu": list(clean.WINDOW),
         "format": image_format,
         "source": pseudonyms.file(str(src.resolve())),
-        "phantom": (src / PHANTOM).is_file(),
+        "phantom": size_of(src / PHANTOM) >= 0,
     }
     tasks = {
         name: Task(str(src), str(path), name, str(out), mode, image_format, key_bytes)
         for name, path in files.items()
         if name not in metadata
     }
+    if key_bytes == PUBLIC_KEY:
+        _check_phantoms(list(tasks.values()), jobs)
     lookup = Lookup(lookup_file) if lookup_file else None
     with (
         contextlib.closing(lookup) if lookup else contextlib.nullcontext(),
         Journal(out, settings, lookup) as journal,
     ):
-        results = journal.load(src, files)
+        results = journal.load(src, files, pseudonyms)
         new = [task for name, task in tasks.items() if name not in results]
         if new:
             for result in track(_run(new, jobs, seconds_a_file), len(new), "cleaning"):
@@ -120,54 +138,64 @@ def clean_folder(
         if lookup:
             lookup.add(tables.meanings)
             lookup.add((name, str(src / files[name])) for name in metadata)
-        if new or not journal.finished:
-            torn = [tasks[name] for name in tables.torn]
-            collections.deque(_run(torn, jobs, seconds_a_file), maxlen=0)
+        damaged = [tasks[name] for name in _with_other_images(out, tables, results)]
+        for result in _run(damaged, jobs, seconds_a_file):
+            results[result.file] = result
         remove_strays(out, tables)
-        write_tables(out, tables, settings)
+        written = write_tables(out, tables, settings)
         journal.finish(results.values())
-    unmatched = labels.unmatched()
-    _warn(unmatched)
+    for warning in _warnings(tables):
+        print(f"warning: {warning}", file=sys.stderr)
     if not tables.manifest:
         raise InputError(
             "the source SRC holds no CT slice that can be used: refused.csv has the reason for "
             f"each of {len(files)} files"
         )
-    return _summary(tables, metadata, len(tasks) - len(new), unmatched)
+    cleaned = {task.file for task in new + damaged}
+    return _summary(tables, metadata, len(tasks) - len(cleaned), not (cleaned or written))
 
 
-def _warn(unmatched: list[str]) -> None:
-    for where in unmatched[:_WARNINGS_SHOWN]:
-        print(f"warning: {where} matches no slice that was used", file=sys.stderr)
-    if len(unmatched) > _WARNINGS_SHOWN:
-        print(f"warning: and {len(unmatched) - _WARNINGS_SHOWN} more lines", file=sys.stderr)
+def _warnings(tables: Tables) -> Iterator[str]:
+    subjects = count_subjects(tables.manifest)
+    if subjects["without_id"]:
+        yield (
+            f"{len(subjects['without_id'])} subject(s) are studies without a Patient ID: if a "
+            f"person has several, {STATE_SUBJECTS}"
+        )
+    if subjects["issuer_in_part"]:
+        yield (
+            f"{subjects['issuer_in_part']} Patient ID(s) stand with and without an issuer, as two "
+            f"subjects each: if that is one person, {STATE_SUBJECTS}"
+        )
+    if tables.of_several_folders:
+        yield (
+            f"{len(tables.of_several_folders)} row(s) of labels.csv, the first is "
+            f"{tables.of_several_folders[0]}, speak for several folders of one name: where one is "
+            "meant, give its path inside SRC"
+        )
+    if tables.unmatched:
+        yield (
+            f"{len(tables.unmatched)} row(s) of labels.csv match no slice that was used, the first "
+            f"is {tables.unmatched[0].where}: {UNMATCHED} has each with its likely cause"
+        )
 
 
-def _check_folders(src: Path, out: Path, lookup: Path | None) -> None:
-    if not src.is_dir():
+def _check_phantoms(tasks: list[Task], jobs: int | None) -> None:
+    """Raises InputError where a DICOM file is not marked as a phantom's."""
+    jobs = jobs or len(os.sched_getaffinity(0))
+    checked = processes.as_completed(tasks, shows_a_person, jobs, lambda _: _SECONDS_TO_IDENTIFY)
+    with contextlib.closing(checked):
+        if any(answer is True for _, answer in checked):
+            raise public_key_refused("a file of the source SRC")
+
+
+def _check_folders(src: Path, out: Path) -> None:
+    if not is_folder(src):
         raise InputError("the source SRC is not a folder: give one that exists")
     if out.resolve().is_relative_to(src.resolve()):
         raise InputError("--out is inside the source: give a folder outside of it")
-    if out.exists() and not out.is_dir():
+    if size_of(out) >= 0:
         raise InputError("--out is a file: give a folder")
-    if lookup and lookup.resolve().is_relative_to(out.resolve()):
-        raise InputError("the key is inside --out, which is to be shared: keep it elsewhere")
-
-
-def walk(source: Path) -> Iterator[PurePosixPath]:
-    """Yields every file under `source` as a path inside it, sorted.
-
-    Links to folders and folders that cannot be listed are yielded too, so that they are listed.
-    """
-    paths: list[Path] = []
-
-    def add_unlistable(error: OSError) -> None:
-        paths.append(Path(error.filename))
-
-    for folder, subfolders, names in os.walk(source, onerror=add_unlistable):
-        links = [path for name in subfolders if (path := Path(folder, name)).is_symlink()]
-        paths += [Path(folder, name) for name in names] + links
-    yield from sorted(PurePosixPath(path.relative_to(source)) for path in paths)
 
 
 def _run(tasks: list[Task], jobs: int | None, seconds: float) -> Iterator[FileResult]:
@@ -179,14 +207,15 @@ def _run(tasks: list[Task], jobs: int | None, seconds: float) -> Iterator[FileRe
 
     def limit(task: Task) -> float:
         path = Path(task.source) / task.path
-        return seconds + (path.stat().st_size / 1e6 if path.exists() else 0)
+        return seconds + max(size_of(path), 0) / 1e6
 
     for task, result in processes.as_completed(tasks, clean_file, jobs, limit):
         if isinstance(result, processes.Lost):
             path = Path(task.source) / task.path
-            size = path.stat().st_size if path.exists() else -1
             detail = f"its decoder {result.cause} and was stopped"
-            lost = refused(task.file, size, Refusal(Reason.DECODER_FAILED, detail))
+            content = Pseudonyms(task.key).content(path)
+            refusal = Refusal(Reason.DECODER_FAILED, detail)
+            lost = refused(task.file, size_of(path), refusal, content)
             lost.meanings.append((task.file, str(path)))
             yield lost
         elif result.failure:
@@ -198,14 +227,29 @@ def _run(tasks: list[Task], jobs: int | None, seconds: float) -> Iterator[FileRe
             yield result
 
 
+def _with_other_images(out: Path, tables: Tables, results: Mapping[str, FileResult]) -> list[str]:
+    """The files in the manifest of which an image is not as it was written.
+
+    It is missing or changed, or a duplicate with other pixels has overwritten it.
+    """
+    files = list(dict.fromkeys(row.file for row in tables.manifest))
+
+    def differs(file: str) -> bool:
+        return any(
+            not (path := out / image).is_file() or sha256_of(path) != sha256
+            for image, sha256 in results[file].images.items()
+        )
+
+    checked = in_order(differs, files, "checking images")
+    return [file for file, other in zip(files, checked, strict=True) if other]
+
+
 def _refused_metadata(file: str) -> FileResult:
     detail = "no scan: labels.csv and phantom.json are metadata of the source"
     return refused(file, -1, Refusal(Reason.NOT_DICOM, detail))
 
 
-def _summary(
-    tables: Tables, metadata: set[str], skipped: int, unmatched: list[str]
-) -> CleanSummary:
+def _summary(tables: Tables, metadata: set[str], skipped: int, unchanged: bool) -> CleanSummary:
     failed = [row for row in tables.refused if row["file"] not in metadata]
     return CleanSummary(
         slices=len(tables.manifest),
@@ -216,5 +260,6 @@ def _summary(
         reasons=dict(sorted(collections.Counter(row["reason"] for row in failed).items())),
         notes=len(tables.notes),
         skipped=skipped,
-        unmatched_labels=tuple(unmatched),
+        unmatched_labels=tuple(row.where for row in tables.unmatched),
+        unchanged=unchanged,
     )

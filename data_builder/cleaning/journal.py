@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
@@ -11,18 +10,18 @@ from typing import Any
 from data_builder.cleaning.results import CleanedSlice, FileResult
 from data_builder.errors import InputError
 from data_builder.files import DRAFT, draft_of, lock
-from data_builder.pseudonyms import Lookup
+from data_builder.parallel.threads import in_order
+from data_builder.pseudonyms import Lookup, Pseudonyms
 
 NAME = ".journal.jsonl"
 _SECONDS_BETWEEN_FLUSHES = 1.0
-_END = '"the end"'
 
 
 class Journal:
     """`out/.journal.jsonl`: the settings, then a line for each finished file; pseudonyms only.
 
     Holds a lock on the folder while it is open. A file counts as finished while it has the same
-    size, was not changed after the journal was last written, and has its images.
+    bytes, whatever its times.
     """
 
     def __init__(self, out: Path, settings: Mapping[str, Any], lookup: Lookup | None) -> None:
@@ -31,8 +30,6 @@ class Journal:
         self._path = out / NAME
         self._waiting: list[FileResult] = []
         self._flushed = time.monotonic()
-        self._started = time.time()
-        self.finished = False  # whether the last run came to its end
         try:
             out.mkdir(parents=True, exist_ok=True)
             self._file = self._path.open("a+", encoding="utf-8")
@@ -54,13 +51,15 @@ class Journal:
             self.flush()
         self._file.close()
 
-    def load(self, source: Path, files: Mapping[str, PurePosixPath]) -> dict[str, FileResult]:
+    def load(
+        self, source: Path, files: Mapping[str, PurePosixPath], pseudonyms: Pseudonyms
+    ) -> dict[str, FileResult]:
         """The results of earlier runs that still hold, by file.
 
-        Raises InputError where the earlier runs had other settings.
+        Reads every file that has the size that it had. Raises InputError where the earlier runs
+        had other settings.
         """
         self._file.seek(0)
-        written = os.fstat(self._file.fileno()).st_mtime
         head, *lines = self._file.read().split("\n")
         if not lines:  # new, or cut short in its first line
             self._file.truncate(0)
@@ -68,19 +67,21 @@ class Journal:
             self._file.flush()
             return {}
         self._check(json.loads(head))
-        self.finished = lines[-2:] == [_END, ""]
         if lines[-1]:  # ends a line that a kill cut short
             self._file.write("\n")
         results = {}
         for line in lines:
-            with contextlib.suppress(ValueError, TypeError):  # a line cut short, or the end
+            # A line cut short, or the mark that earlier versions wrote at the end.
+            with contextlib.suppress(ValueError, TypeError):
                 result = _result(json.loads(line))
                 results[result.file] = result
-        return {
-            name: result
-            for name, result in results.items()
-            if name in files and self._holds(result, source / files[name], written)
-        }
+        present = [result for name, result in results.items() if name in files]
+
+        def holds(result: FileResult) -> bool:
+            return _holds(result, source / files[result.file], pseudonyms)
+
+        checked = in_order(holds, present, "comparing") if present else ()
+        return {result.file: result for result, same in zip(present, checked, strict=True) if same}
 
     def _check(self, earlier: Mapping[str, Any]) -> None:
         changed = [name for name, value in self._settings.items() if earlier.get(name) != value]
@@ -89,14 +90,6 @@ class Journal:
                 f"--out holds slices with another {', '.join(changed)}: give a new folder, "
                 "or the same SRC, --key and options as before"
             )
-
-    def _holds(self, result: FileResult, path: Path, written: float) -> bool:
-        try:
-            state = path.stat()
-        except OSError:
-            return False
-        same = state.st_size == result.size and state.st_mtime <= written
-        return same and all((self._out / row.image).is_file() for row in result.rows)
 
     def add(self, result: FileResult) -> None:
         """Adds a finished file; it is on disk within about a second, its meanings first."""
@@ -117,11 +110,18 @@ class Journal:
         """Rewrites the journal in the order of files: the same files give the same bytes."""
         lines = [json.dumps(self._settings, sort_keys=True) + "\n"]
         lines += [_line(result) for result in sorted(results, key=lambda result: result.file)]
-        lines.append(_END + "\n")
         with draft_of(self._path) as draft:
             draft.write_text("".join(lines), encoding="utf-8")
-            # Files that were changed since the start of this run count as new in the next.
-            os.utime(draft, (self._started, self._started))
+
+
+def _holds(result: FileResult, path: Path, pseudonyms: Pseudonyms) -> bool:
+    """Whether the file has the bytes that the result is of."""
+    try:
+        if path.stat().st_size != result.size:
+            return False
+    except OSError:
+        return False
+    return bool(result.content) and pseudonyms.content(path) == result.content
 
 
 def _line(result: FileResult) -> str:

@@ -1,44 +1,21 @@
-"""Reads `labels.csv`: what a person states about slices, studies or subjects.
+"""Joins the rows of `labels.csv` with slices: what a person states about slices, studies, subjects.
 
-Columns: study (folder name or Study Instance UID), subject (optional), slice (SOP Instance UID, its
-pseudonym, or instance number, or the frame's number in a file of several; empty: the whole study),
-keep (1, 0 or empty), hemorrhage (1, 0 or empty), location (of a hemorrhage). A row without study
-and slice is about its subject. A row about a slice comes before one about its study, and that
-before one about its subject.
+A row without study and slice is about its subject. A row about a slice comes before one about its
+study, and that before one about its subject.
 """
 
-import csv
 import dataclasses
+import unicodedata
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+from data_builder.cleaning.label_rows import Label, read_rows
+from data_builder.cleaning.unmatched import UnmatchedRow, folder_names, known_names, likely_cause
 from data_builder.errors import InputError
 from data_builder.pseudonyms import Pseudonyms
-from data_builder.records import LOCATIONS
 
-NAME = "labels.csv"
 LEVELS = ("slice", "study", "subject")
-_REQUIRED = ("study", "hemorrhage", "location")
-_COLUMNS = ("study", "subject", "slice", "keep", "hemorrhage", "location")
-
-
-@dataclasses.dataclass(frozen=True)
-class Label:
-    """One row. `folder` is that of its file in the source; `where` names the line, safe to print.
-
-    `study`, `subject` and `slice` are the cells as written: private.
-    """
-
-    folder: PurePosixPath
-    where: str
-    level: str
-    study: str
-    subject: str
-    slice: str
-    keep: str
-    hemorrhage: str
-    location: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,52 +62,13 @@ def read_labels(source: Path, paths: Iterable[PurePosixPath], pseudonyms: Pseudo
     Raises InputError with the line and column of a bad cell.
     """
     return Labels(
-        [label for path in paths for label in _rows(source, path, pseudonyms)], pseudonyms
+        [label for path in paths for label in read_rows(source, path, pseudonyms)], pseudonyms
     )
 
 
-def _rows(source: Path, path: PurePosixPath, pseudonyms: Pseudonyms) -> Iterator[Label]:
-    name = NAME if len(path.parts) == 1 else f"{NAME} ({pseudonyms.file(str(path))})"
-    try:
-        with (source / path).open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, strict=True)
-            reader.fieldnames = [cell.strip().lower() for cell in reader.fieldnames or ()]
-            missing = [column for column in _REQUIRED if column not in reader.fieldnames]
-            if missing:
-                raise InputError(
-                    f"{name} line 1: the column {missing[0]} is missing: its columns are "
-                    + ",".join(_COLUMNS)
-                )
-            for row in reader:
-                cells = {column: (row.get(column) or "").strip() for column in _COLUMNS}
-                if row.get(None):
-                    raise InputError(f"{name} line {reader.line_num}: more cells than columns")
-                if any(cells.values()):
-                    yield _label(cells, path.parent, f"{name} line {reader.line_num}")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{name} is not UTF-8 text: save it as CSV in UTF-8") from error
-    except (OSError, csv.Error) as error:
-        raise InputError(f"{name} can't be read as CSV: save it as CSV in UTF-8") from error
-
-
-def _label(cells: dict[str, str], folder: PurePosixPath, where: str) -> Label:
-    def require(valid: bool, column: str, rule: str) -> None:
-        if not valid:
-            raise InputError(f"{where}, column {column}: {rule}")
-
-    hemorrhage, location = cells["hemorrhage"], cells["location"].lower()
-    require(cells["keep"] in ("", "0", "1"), "keep", "must be 1, 0 or empty")
-    require(hemorrhage in ("", "0", "1"), "hemorrhage", "must be 1, 0 or empty")
-    if hemorrhage == "1":
-        rule = f"must be one of {', '.join(LOCATIONS)} where hemorrhage is 1"
-        require(location in LOCATIONS, "location", rule)
-    else:
-        require(location == "", "location", "must be empty where hemorrhage is not 1")
-    require(bool(cells["study"] or cells["slice"] or cells["subject"]), "study", "is empty")
-    numbered = cells["slice"].isdigit()
-    require(bool(cells["study"]) or not numbered, "study", "is needed with an instance number")
-    level = "slice" if cells["slice"] else "study" if cells["study"] else "subject"
-    return Label(folder=folder, where=where, level=level, **(cells | {"location": location}))
+def subject_keys(subject: str, pseudonyms: Pseudonyms) -> list[str]:
+    """The pseudonyms of a Patient ID in the forms of Unicode that a header may have it in."""
+    return [pseudonyms.subject(unicodedata.normalize(form, subject)) for form in ("NFC", "NFD")]
 
 
 class Labels:
@@ -138,7 +76,8 @@ class Labels:
 
     def __init__(self, rows: list[Label], pseudonyms: Pseudonyms) -> None:
         self._rows, self._pseudonyms = rows, pseudonyms
-        self._matched: set[str] = set()
+        self._matched: dict[Label, set[PurePosixPath]] = {}  # the folders of its name
+        self._seen: list[SliceNames] = []
         self._by_name: dict[tuple[str, str], list[Label]] = {}
         for label in rows:
             for name in self._label_names(label):
@@ -147,13 +86,12 @@ class Labels:
     def _label_names(self, label: Label) -> list[str]:
         """The texts of `_names_at` by which a slice matches this row."""
         if label.level == "subject":
-            return [self._pseudonyms.subject(label.subject)]
-        folder, study = label.study.strip("/"), self._pseudonyms.study(label.study)
+            return subject_keys(label.subject, self._pseudonyms)
+        studies = [*label.folders, self._pseudonyms.study(label.study)]
         if label.level == "study":
-            return [folder, study]
-        if label.slice.isdigit():
-            number = int(label.slice)
-            return [f"{folder} {number}", f"{study} {number}"]
+            return studies
+        if label.number is not None:
+            return [f"{study} {label.number}" for study in studies]
         return [self._pseudonyms.slice(label.slice), label.slice]
 
     def of(self, names: SliceNames) -> Verdict:
@@ -161,10 +99,12 @@ class Labels:
 
         Raises InputError where two rows of one level disagree, or two name different subjects.
         """
+        self._seen.append(names)
         decided: dict[str, _Statement] = {}
         for level in LEVELS:
             for label in self._about(names, level):
-                self._matched.add(label.where)
+                folders = self._matched.setdefault(label, set())
+                folders.update(_folders_named(label, names.path))
                 if label.keep:
                     _decide(decided, "keep", _Statement((label.keep,), level, label.where))
                 if label.hemorrhage:
@@ -183,10 +123,10 @@ class Labels:
         )
 
     def _about(self, names: SliceNames, level: str) -> Iterator[Label]:
-        for name in self._names_at(level, names):
+        for name in dict.fromkeys(self._names_at(level, names)):
             for label in self._by_name.get((level, name), ()):
                 if names.path.is_relative_to(label.folder):
-                    same = label.level != "slice" or label.slice.isdigit() or not label.study
+                    same = label.level != "slice" or label.number is not None or not label.study
                     if same or self._in_study(label, names):
                         yield label
 
@@ -199,17 +139,45 @@ class Labels:
         """The texts by which a row of this level may name the slice."""
         if level == "subject":
             return list(dict.fromkeys(names.subjects))
-        folder = names.path.parent
-        paths = [str(parent) for parent in (folder, *folder.parents)]
-        studies = list(dict.fromkeys([names.study, *folder.parts, *paths]))
+        studies = list(dict.fromkeys([names.study, *folder_names(names.path)]))
         if level == "study":
             return studies
         numbered = [f"{study} {names.number}" for study in studies if names.number is not None]
         return [names.instance_uid, *numbered]
 
-    def unmatched(self) -> list[str]:
-        """The lines of the rows that `of` has matched to no slice, without their content."""
-        return [label.where for label in self._rows if label.where not in self._matched]
+    def of_several_folders(self) -> list[str]:
+        """The places of the rows that have matched slices in several folders of one name."""
+        return [label.where for label, folders in self._matched.items() if len(folders) > 1]
+
+    def unmatched(self, files: Iterable[PurePosixPath]) -> list[UnmatchedRow]:
+        """The rows that `of` has matched to no slice, with their likely causes.
+
+        `files` are the paths of all files of the source, used or not.
+        """
+        rows = [label for label in self._rows if label not in self._matched]
+        files = list(files) if rows else []
+        unmatched = []
+        known = {}
+        for label in rows:
+            if label.folder not in known:
+                seen = [one for one in self._seen if one.path.is_relative_to(label.folder)]
+                known[label.folder] = known_names(
+                    [one.path for one in seen],
+                    [path for path in files if path.is_relative_to(label.folder)],
+                    {one.study for one in seen},
+                    {subject for one in seen for subject in one.subjects},
+                )
+            cause = likely_cause(label, known[label.folder], self._pseudonyms)
+            unmatched.append(UnmatchedRow(label.file, label.line, cause))
+        return unmatched
+
+
+def _folders_named(label: Label, path: PurePosixPath) -> list[PurePosixPath]:
+    """The outermost folder above `path` that the cell `study` names; empty where it names none."""
+    for folder in reversed(path.parents):
+        if label.study and not {*folder_names(folder / "file")}.isdisjoint(label.folders):
+            return [folder]
+    return []
 
 
 def _decide(decided: dict[str, _Statement], column: str, statement: _Statement) -> None:

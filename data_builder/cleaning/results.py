@@ -6,6 +6,9 @@ from typing import Literal, TypedDict
 
 from data_builder.dicom.refusal import Refusal
 
+Origin = Literal["labels.csv", "Patient ID", "study"]
+"""What a slice's subject was read from."""
+
 
 @dataclasses.dataclass(frozen=True)
 class CleanedSlice:
@@ -14,7 +17,8 @@ class CleanedSlice:
     `key`, `file`, `subject`, `study`, `series`, `patient` (the Patient ID without its issuer) and
     `instance_uid` are pseudonyms. `frame` counts from 1 and is '' for the only image of a file;
     lengths are texts of three digits, '' where unknown. `image` is the path inside the folder of
-    the output, `head` is 0 where the slice shows no head, `digest` is that of `pixel_digest`.
+    the output, `head` is 0 where the slice shows no head, `digest` is that of `pixel_digest`,
+    `phantom` is 1 where the source is marked as a synthetic phantom.
     """
 
     key: str
@@ -35,6 +39,7 @@ class CleanedSlice:
     patient: str
     instance: int | None
     instance_uid: str
+    phantom: int
 
     @property
     def position(self) -> float:
@@ -44,12 +49,16 @@ class CleanedSlice:
 
 @dataclasses.dataclass(frozen=True)
 class LabelledSlice(CleanedSlice):
-    """A row of manifest.csv: a cleaned slice and what labels.csv says of it, as `Verdict`."""
+    """A row of manifest.csv: a cleaned slice and what labels.csv says of it, as `Verdict`.
+
+    The manifest leaves `subject_from` out.
+    """
 
     keep: str
     hemorrhage: str
     location: str
     label_level: str
+    subject_from: Origin
 
 
 class RefusedRow(TypedDict):
@@ -65,20 +74,25 @@ class RefusedRow(TypedDict):
 class FileResult:
     """The cleaned slices of a file, or its row of refused.csv.
 
-    `size` is in bytes, -1 where it is unknown. `meanings` are pairs of a pseudonym and its
-    meaning, for the lookup. `failure` says why the output could not be written, which is no fault
-    of the file.
+    `size` is in bytes, -1 where it is unknown. `content` is `Pseudonyms.content` of the file, empty
+    where it could not be read. `meanings` are pairs of a pseudonym and its meaning, for the lookup.
+    `images` has the SHA-256 of each image that was written, by its path inside the output.
+    `failure` says why the output could not be written, which is no fault of the file.
+
+    A journal of an earlier version has neither `content` nor `images`.
     """
 
     file: str
     size: int = -1
+    content: str = ""
     rows: list[CleanedSlice] = dataclasses.field(default_factory=list)
     refused: RefusedRow | None = None
     meanings: list[tuple[str, str]] = dataclasses.field(default_factory=list)
+    images: dict[str, str] = dataclasses.field(default_factory=dict)
     failure: str = ""
 
 
-def refused(file: str, size: int, refusal: Refusal) -> FileResult:
+def refused(file: str, size: int, refusal: Refusal, content: str = "") -> FileResult:
     """The result of a file that cannot be used."""
     row = RefusedRow(
         file=file,
@@ -86,4 +100,4 @@ def refused(file: str, size: int, refusal: Refusal) -> FileResult:
         reason=str(refusal.reason),
         detail=refusal.detail,
     )
-    return FileResult(file, size, refused=row)
+    return FileResult(file, size, content, refused=row)

@@ -22,6 +22,7 @@ class Header:
     Position (0020,0032) along the normal of Image Orientation (0020,0037), rising to the head;
     `row_mm` and `column_mm` are the distances of rows and of columns (0028,0030). Lengths are nan
     where unknown. `identity` is the Patient ID (0010,0020) with its issuer, or the study's UID.
+    `phantom` is whether it is a synthetic one of `data_builder.phantom`.
     """
 
     sop_uid: str
@@ -40,6 +41,7 @@ class Header:
     year: str
     manufacturer: str
     model: str
+    phantom: bool
 
     @property
     def slice_identity(self) -> str:
@@ -52,6 +54,17 @@ CT_CLASSES = {
     "1.2.840.10008.5.1.4.1.1.2.1",  # enhanced
     "1.2.840.10008.5.1.4.1.1.2.2",  # legacy converted enhanced
 }
+PHANTOM_MARKS = {
+    "QualityControlSubject": "YES",
+    "Manufacturer": "DTViT-JAX",
+    "SoftwareVersions": "phantom",
+}
+"""The values of attributes by which a synthetic phantom is known.
+
+Quality Control Subject (0010,0200) alone is the mark of any phantom, a scanned one too; with this
+Manufacturer (0008,0070) and Software Versions (0018,1020) no scanner wrote the file. One that was
+anonymised may have lost them, and then counts as a scan.
+"""
 _SINGLE_FRAME_CT = "1.2.840.10008.5.1.4.1.1.2"
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 _LOCALIZERS = {"LOCALIZER", "LOCALISER", "SCOUT", "TOPOGRAM", "SURVIEW"}
@@ -147,6 +160,7 @@ def _frame_header(tags: Tags, frame: int) -> Header:
         year=_year(tags),
         manufacturer=tags.text("Manufacturer"),
         model=tags.text("ManufacturerModelName"),
+        phantom=all(tags.text(keyword) == value for keyword, value in PHANTOM_MARKS.items()),
     )
 
 

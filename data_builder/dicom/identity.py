@@ -17,15 +17,20 @@ _TAGS = (
     "StudyInstanceUID",
     "SeriesInstanceUID",
     "SOPInstanceUID",
+    "QualityControlSubject",
 )
 
 
 class Identity(NamedTuple):
-    """A file's own texts, as in `header.Header`: private, for pseudonyms and never written."""
+    """A file's own texts, as in `header.Header`: private, for pseudonyms and never written.
+
+    `no_person`: whether Quality Control Subject (0010,0200) is YES, as for any phantom.
+    """
 
     study: str
     person: str
     instance: str
+    no_person: bool
 
 
 def read_identity(path: Path) -> Identity | None:
@@ -41,8 +46,9 @@ def read_identity(path: Path) -> Identity | None:
         tags = Tags(
             pydicom.dcmread(path, stop_before_pixels=True, force=True, specific_tags=list(_TAGS))
         )
-        patient, issuer, study, series, instance = map(tags.text, _TAGS)
+        patient, issuer, study, series, instance, quality_control = map(tags.text, _TAGS)
         instance = instance or hashlib.sha256(path.read_bytes()).hexdigest()
         study = study or series or instance
-        return Identity(study, identity_of(patient, issuer) or study, instance)
+        person = identity_of(patient, issuer) or study
+        return Identity(study, person, instance, quality_control.upper() == "YES")
     return None

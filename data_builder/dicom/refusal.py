@@ -20,6 +20,7 @@ class Reason(StrEnum):
     NOT_HEAD = "not the head"
     NOT_AXIAL = "not axial"
     DUPLICATE = "duplicate"
+    MIXED_PATIENTS = "mixed patients"
     UNREADABLE = "unreadable"
 
 

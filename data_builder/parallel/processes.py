@@ -124,19 +124,13 @@ class InOrder(Generic[Item, Result]):
         self._early: dict[Item, Any] = {}
         self._waiting: queue.Queue[Any] = queue.Queue(_MOST_WAITING)
         self._stop = threading.Event()
-        arguments = (items, work, jobs, seconds)
-        self._thread = threading.Thread(target=self._pump, args=arguments, daemon=True)
+        results = as_completed(items, work, jobs, seconds)  # runs in the thread
+        self._thread = threading.Thread(target=self._pump, args=(results,), daemon=True)
         self._thread.start()
 
-    def _pump(
-        self,
-        items: Sequence[Item],
-        work: Callable[[Item], Result],
-        jobs: int,
-        seconds: Callable[[Item], float],
-    ) -> None:
+    def _pump(self, results: Generator[tuple[Item, Result | Lost], None, None]) -> None:
         try:
-            with contextlib.closing(as_completed(items, work, jobs, seconds)) as results:
+            with contextlib.closing(results):
                 for pair in results:
                     if not self._put(pair):
                         return

@@ -61,8 +61,7 @@ def petrous_line(p: Points) -> Float32[np.ndarray, "*points"]:
 
 def petrous(p: Points) -> Float32[np.ndarray, "*points"]:
     """Field of the two petrous pyramids, the densest bone of the head."""
-    q = Points(np.abs(p.x), p.y, p.z)
-    return rod(q, (15.0, 4.0, -33.0), (60.0, 26.0, -34.0), (5.0, 10.0))
+    return rod(p.folded(), (15.0, 4.0, -33.0), (60.0, 26.0, -34.0), (5.0, 10.0))
 
 
 def base(p: Points) -> Float32[np.ndarray, "*points"]:
@@ -105,8 +104,7 @@ def infratentorial(p: Points) -> Float32[np.ndarray, "*points"]:
 
 def ventricles(p: Points, size: float) -> Float32[np.ndarray, "*points"]:
     """Field of both lateral ventricles with their horns, the third and the fourth."""
-    q = Points(np.abs(p.x), p.y, p.z)
-    s = size
+    q, s = p.folded(), size
     third = ellipsoid(p, (0.0, 6.0, 2.0), (1.6 + 1.6 * s, 13.0, 9.0))
     fourth = ellipsoid(p, (0.0, 31.0, -35.0), (4 + 2.5 * s, 4.5, 10.0))
     parts = [
@@ -116,10 +114,7 @@ def ventricles(p: Points, size: float) -> Float32[np.ndarray, "*points"]:
         rod(q, (27.0, 38.0, 8.0), (22.0, 60.0, 4.0), (4.5 * s, 1.5 * s)),
         rod(q, (29.0, 36.0, 4.0), (31.0, -4.0, -20.0), (2.6 * s, 1.6 * s)),
     ]
-    field = np.minimum(third, fourth)
-    for part in parts:
-        field = np.minimum(field, part)
-    return field
+    return np.minimum.reduce([third, fourth, *parts])
 
 
 def brainstem(p: Points) -> Float32[np.ndarray, "*points"]:

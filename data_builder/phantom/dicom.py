@@ -1,7 +1,7 @@
 """Encodes a synthetic study as CT Image Storage objects (DICOM PS3.3 A.3), one for each slice.
 
 Names, numbers and dates are synthetic and look it; Quality Control Subject (0010,0200) is YES, the
-standard's mark of a phantom.
+standard's mark of a phantom, and with `dicom.header.PHANTOM_MARKS` a reader knows it for synthetic.
 """
 
 import datetime
@@ -69,7 +69,7 @@ def to_dicom(study: PhantomStudy, seed: int, subject: int, visit: int) -> list[D
         image.SOPInstanceUID = uid
         image.InstanceNumber = index + 1 if upward else slices - index
         image.ImagePositionPatient = _ds(study.geometry.origins[index])
-        image.SliceLocation = _ds(study.positions[index])[0]
+        image.SliceLocation = _ds(study.geometry.positions[index])[0]
         image.PixelData = stored[index].tobytes()
         objects.append(image)
     return objects

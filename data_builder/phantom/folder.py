@@ -1,8 +1,6 @@
 """Writes a folder of synthetic studies as DICOM, with labels.csv; a stopped run is continued."""
 
-import csv
 import dataclasses
-import io
 import json
 import multiprocessing
 import os
@@ -18,7 +16,7 @@ import cv2
 import numpy as np
 
 from data_builder.errors import InputError
-from data_builder.files import DRAFT, write_json, write_whole
+from data_builder.files import DRAFT, csv_text, write_json, write_whole
 from data_builder.phantom.dicom import NOTICE, patient_id, slice_uid, to_dicom
 from data_builder.phantom.head import DIFFICULTY
 from data_builder.phantom.scan import make_study
@@ -118,7 +116,8 @@ def write_studies(out: Path, subjects: int, seed: int, jobs: int | None = None) 
             record["studies"][visit.folder] = marks
             _write_record(out, record)
         if not (out / "labels.csv").is_file():
-            write_whole(out / "labels.csv", _labels(visits, seed, record["studies"]))
+            rows = _labels(visits, seed, record["studies"])
+            write_whole(out / "labels.csv", csv_text(LABEL_COLUMNS, rows))
     except OSError as error:
         raise InputError(
             f"phantom: cannot write to {out} ({error.strerror}): choose another --out"
@@ -217,17 +216,15 @@ def _write_study(out: Path, visit: Visit, seed: int) -> str:
     return "".join("1" if mark else "0" for mark in study.hemorrhage)
 
 
-def _labels(visits: list[Visit], seed: int, studies: dict[str, str]) -> str:
-    """The text of labels.csv: a row for each slice, from the skull base to the crown."""
-    text = io.StringIO()
-    rows = csv.writer(text, lineterminator="\n")
-    rows.writerow(LABEL_COLUMNS)
+def _labels(
+    visits: list[Visit], seed: int, studies: dict[str, str]
+) -> Iterator[tuple[object, ...]]:
+    """Rows of labels.csv: one for each slice, from the skull base to the crown."""
     for visit in visits:
         for index, mark in enumerate(studies[visit.folder]):
             uid = slice_uid(seed, visit.subject, visit.visit, index)
             location = visit.location if mark == "1" else ""
-            rows.writerow((visit.folder, patient_id(visit.subject), uid, 1, mark, location))
-    return text.getvalue()
+            yield visit.folder, patient_id(visit.subject), uid, 1, mark, location
 
 
 def _write_record(out: Path, record: _Record) -> None:

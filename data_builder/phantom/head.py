@@ -81,6 +81,10 @@ class Points(NamedTuple):
     y: Float32[np.ndarray, "*points"]
     z: Float32[np.ndarray, "*points"]
 
+    def folded(self) -> "Points":
+        """The points with both sides folded onto the left, for structures that come in pairs."""
+        return self._replace(x=np.abs(self.x))
+
 
 @dataclasses.dataclass(frozen=True)
 class Waves:
@@ -130,7 +134,7 @@ class Head:
     calcification_hu: float
     falx_patches: tuple[tuple[float, float, float, float], ...]  # y, z, and half lengths in mm
     frontal_sinus: float
-    warp: tuple[Waves, Waves, Waves]
+    warp: tuple[Waves, ...]  # along x, y and z
     folds: Waves
     folia: Waves
     cells: Waves
@@ -168,11 +172,7 @@ def sample_head(rng: np.random.Generator) -> Head:
         calcification_hu=rng.uniform(*d.calcification_hu),
         falx_patches=tuple(patches),
         frontal_sinus=rng.uniform(0.4, 1.2),
-        warp=(
-            sample_waves(rng, 4, 130.0),
-            sample_waves(rng, 4, 130.0),
-            sample_waves(rng, 4, 130.0),
-        ),
+        warp=tuple(sample_waves(rng, 4, 130.0) for _ in range(3)),
         folds=sample_waves(rng, 24, 19.0, 1.5),
         folia=sample_waves(rng, 12, 9.0),
         cells=sample_waves(rng, 14, 8.0),

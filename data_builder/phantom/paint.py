@@ -39,7 +39,7 @@ class Slab:
     Attributes:
       at: head coordinates of the coarse grid at both Gauss points, each [2, rows, columns].
       inner: the same points before the bleed displaced them; brain is defined there.
-      side: `inner` with both sides folded onto the left, for structures that come in pairs.
+      side: `inner`, folded.
       dome, base, bowl, under, folds: `vault`, `base`, `cavity` and `infratentorial` there, and
         the folding of the cortex at the slab's middle [rows, columns].
     """
@@ -47,7 +47,7 @@ class Slab:
     def __init__(self, at: Points, head: Head, bleed: Bleed | None) -> None:
         self.at = at
         self.inner = push(at, bleed) if bleed else at
-        self.side = Points(np.abs(self.inner.x), self.inner.y, self.inner.z)
+        self.side = self.inner.folded()
         self.dome = vault(at)
         self.base = base(at)
         self.bowl = enclose(at, self.dome, self.base)
@@ -67,8 +67,7 @@ def middle(p: Points) -> Points:
 
 def paint_soft_tissue(canvas: Canvas, slab: Slab, head: Head) -> None:
     """Paints the head's outline with face and ears: muscle under skin and fat."""
-    p = slab.at
-    q = Points(np.abs(p.x), p.y, p.z)
+    p, q = slab.at, slab.at.folded()
     temple = 8 * np.exp(-(((p.y + 40) / 20) ** 2) - ((p.z + 14) / 24) ** 2)
     skin = slab.dome - (head.skull_mm + head.scalp_mm + temple)
     if slab.near(-120.0, 15.0):
@@ -93,8 +92,7 @@ def paint_soft_tissue(canvas: Canvas, slab: Slab, head: Head) -> None:
 
 def paint_bone(canvas: Canvas, slab: Slab, head: Head) -> None:
     """Paints the face, the skull with its marrow, and the base with its air cells."""
-    p = slab.at
-    q = Points(np.abs(p.x), p.y, p.z)
+    p, q = slab.at, slab.at.folded()
     texture = head.cells(middle(p))
     dense = head.bone_hu + 60 * texture
     if slab.near(-90.0, -14.0):

@@ -29,9 +29,11 @@ INTERCEPT = -1024
 PADDING_STORED = -2000
 """Stored value outside the circular field of view; in HU, `PADDING_STORED + INTERCEPT`."""
 
-_GAUSS = 0.5 / np.sqrt(
-    3
-)  # the distance of a slab's two Gauss points from its middle, in thicknesses
+_GAUSS = 0.5 / np.sqrt(3)
+"""Distance of a slab's two Gauss points from its middle, in thicknesses."""
+
+_ROW = np.array((1.0, 0.0, 0.0))
+"""Direction along a row, in the patient's coordinates."""
 
 
 class Geometry(NamedTuple):
@@ -45,7 +47,7 @@ class Geometry(NamedTuple):
     @property
     def positions(self) -> Float64[np.ndarray, " slices"]:
         """Position of each slice along the normal of the planes in mm, rising to the crown."""
-        return self.origins @ np.cross((1.0, 0.0, 0.0), self.column)
+        return self.origins @ np.cross(_ROW, self.column)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,11 +74,6 @@ class PhantomStudy:
         """Slice distance, row distance and column distance in mm."""
         return (THICKNESS_MM, self.geometry.pixel_mm, self.geometry.pixel_mm)
 
-    @property
-    def positions(self) -> Float64[np.ndarray, " slices"]:
-        """Position of each slice along the normal, in mm."""
-        return self.geometry.positions
-
 
 @dataclasses.dataclass(frozen=True)
 class _Pose:
@@ -102,7 +99,7 @@ def _sample_pose(rng: np.random.Generator, head: Head) -> _Pose:
         fov = 222.0
     tilt = np.deg2rad(gantry)
     column = (0.0, float(np.cos(tilt)), float(-np.sin(tilt)))
-    normal = np.cross((1.0, 0.0, 0.0), column)
+    normal = np.cross(_ROW, column)
     low = -60 + rng.uniform(0, 10)
     high = 90 * head.scale[2] + rng.uniform(-6, 3)
     slices = int(np.clip(np.ceil((high - low) / THICKNESS_MM), 24, 32))
@@ -112,7 +109,7 @@ def _sample_pose(rng: np.random.Generator, head: Head) -> _Pose:
     # The table moves along z alone: with a tilted gantry its steps are longer than the spacing.
     z = low + THICKNESS_MM * (0.5 + np.arange(slices)) / normal[2]
     centres = np.stack([np.zeros(slices), np.zeros(slices), z + table], 1)
-    origins = centres - half * np.array((1.0, 0.0, 0.0)) - half * np.array(column)
+    origins = centres - half * _ROW - half * np.array(column)
     return _Pose(
         matrix=matrix,
         centre=np.array((off[0], off[1] + 4, table)),
@@ -124,12 +121,11 @@ def _sample_pose(rng: np.random.Generator, head: Head) -> _Pose:
 def _slab_points(pose: _Pose, index: int) -> Points:
     """Head coordinates on the coarse grid at both Gauss points: each [2, 128, 128]."""
     g = pose.geometry
-    row = np.array((1.0, 0.0, 0.0))
     column = np.array(g.column)
-    normal = np.cross(row, column)
+    normal = np.cross(_ROW, column)
     at = (STEP * (np.arange(SIZE // STEP) + 0.5) - 0.5) * g.pixel_mm
     start = (g.origins[index] - pose.centre) @ pose.matrix
-    across, down = (row @ pose.matrix), (column @ pose.matrix)
+    across, down = (_ROW @ pose.matrix), (column @ pose.matrix)
     through = (normal @ pose.matrix) * THICKNESS_MM * _GAUSS
     axes = []
     for k in range(3):

@@ -108,18 +108,14 @@ class ReviewApi:
 
     def decide(self, body: Body, settles: bool) -> dict[str, Any]:
         """Stores the changes of one action; they are on disk when this returns."""
-        reader, action = _reader(body), _action(body)
-        if settles:
-            self._require_unblinded(reader)
+        reader, action = self._request(body, settles)
         changes = self._changes(body.get("changes"))
         saved = self.store.append(reader, action, changes, settles)
         return {"saved": [_row(decision) for decision in saved]}
 
     def undo(self, body: Body, settles: bool) -> dict[str, Any]:
         """Undoes the reader's last action, in whichever study it was."""
-        reader, action = _reader(body), _action(body)
-        if settles:
-            self._require_unblinded(reader)
+        reader, action = self._request(body, settles)
         saved = self.store.undo(reader, action, settles)
         studies = dict.fromkeys(self.folder.study_of(decision.target) for decision in saved)
         return {
@@ -129,8 +125,7 @@ class ReviewApi:
 
     def unblind(self, body: Body) -> dict[str, Any]:
         """Records that the reader sees the decisions of others from now on."""
-        reader = _reader(body)
-        self.store.note_event(reader, "unblinded", "1", _action(body))
+        self.store.note_event(_reader(body), "unblinded", "1", _action(body))
         return {"unblinded": True}
 
     def probabilities(self, body: Body) -> dict[str, float]:
@@ -176,7 +171,7 @@ class ReviewApi:
                 if reading.own or reading.unsure:
                     note = state.get(key, {}).get("note") or state.get(study, {}).get("note", "")
                     readings[key].append(
-                        {"reader": name, "outcome": reading.outcome, "unsure": reading.unsure}
+                        _reading(name, reading.outcome, reading.unsure)
                         | ({"note": note} if note else {})
                     )
         return {"readings": readings, "state": self.store.state("", True, targets=targets)}
@@ -192,10 +187,7 @@ class ReviewApi:
                     "study": dispute.study,
                     "first": keys.index(dispute.keys[0]),
                     "last": keys.index(dispute.keys[-1]),
-                    "readings": [
-                        {"reader": name, "outcome": outcome, "unsure": unsure}
-                        for name, outcome, unsure in dispute.readings
-                    ],
+                    "readings": [_reading(*reading) for reading in dispute.readings],
                 }
             )
         return rows
@@ -209,6 +201,13 @@ class ReviewApi:
         """Exports into the folder `reviewed/` inside the reviewed one; returns counts."""
         counts = export(self.folder, self.store, self.folder.path / EXPORTED)
         return {**counts, "folder": EXPORTED, "inside": self.folder.path.name}
+
+    def _request(self, body: Body, settles: bool) -> tuple[str, str]:
+        """Reader and action of a write; settling is for unblinded readers."""
+        reader, action = _reader(body), _action(body)
+        if settles:
+            self._require_unblinded(reader)
+        return reader, action
 
     def _require_unblinded(self, reader: str) -> None:
         if reader not in self.store.events("unblinded"):
@@ -255,6 +254,10 @@ def _action(body: Body) -> str:
     if not isinstance(action, str) or not _ACTION.fullmatch(action):
         raise InputError("action: give 16 to 40 hex digits, new for each action")
     return action
+
+
+def _reading(reader: str, outcome: str, unsure: bool) -> dict[str, Any]:
+    return {"reader": reader, "outcome": outcome, "unsure": unsure}
 
 
 def _row(decision: Decision) -> DecisionRow:

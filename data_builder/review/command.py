@@ -7,12 +7,16 @@ import threading
 import time
 import uuid
 from pathlib import Path
+from typing import NamedTuple
 
 import uvicorn
 
+from data_builder.cleaning.unmatched import NAME as UNMATCHED
+from data_builder.cleaning.unmatched import unmatched_table
 from data_builder.errors import InputError
+from data_builder.files import size_of, write_whole
 from data_builder.progress import track
-from data_builder.pseudonyms import Pseudonyms, load_key
+from data_builder.pseudonyms import Pseudonyms, check_key_place, load_key
 from data_builder.review.api import ReviewApi
 from data_builder.review.export import export
 from data_builder.review.folder import Folder
@@ -30,6 +34,7 @@ def open_review(
     path: Path, dicom: Path | None, predictions: Path | None, key: str | None
 ) -> ReviewApi:
     """Opens a folder with its store, scans and predictions. Raises InputError."""
+    check_key_place(key, {"DIR": path, "--dicom": dicom})
     folder = Folder(path)
     scans = Scans(folder, dicom, Pseudonyms(load_key(key))) if dicom else None
     if scans and scans.missing:
@@ -43,23 +48,37 @@ def open_review(
     return ReviewApi(folder, store, Sheets(folder), scans, probabilities)
 
 
-def take_labels(review: ReviewApi, path: Path, reader: str, key: str | None) -> str:
-    """Stores a labels.csv as one action of `reader`; returns a summary. Raises InputError."""
-    if not path.is_file():
+class Imported(NamedTuple):
+    """The outcome of `take_labels`: a line to print, and how many rows match no slice."""
+
+    summary: str
+    unmatched: int
+
+
+def take_labels(review: ReviewApi, path: Path, reader: str, key: str | None) -> Imported:
+    """Stores a labels.csv as one action of `reader`.
+
+    Writes `DIR/review/unmatched_labels.csv`. Raises InputError, also where no row matches a slice.
+    """
+    if size_of(path) < 0:
         raise InputError("--labels names no file: give a labels.csv")
     paths = review.scans.paths if review.scans else {}
     changes, unmatched = label_changes(path, review.folder, Pseudonyms(load_key(key)), paths)
+    write_whole(review.folder.own / UNMATCHED, unmatched_table(unmatched))
     if not changes:
         raise InputError(
             "the labels are of no slice of this folder: give the --key that clean was given, and "
-            "--dicom where studies are named by folder"
+            f"--dicom where studies are named by folder; review/{UNMATCHED} has each row with its "
+            "likely cause"
         )
     saved = review.store.append(reader_name(reader), uuid.uuid4().hex, changes)
-    for where in unmatched[:5]:
-        print(f"warning: {where} matches no slice", file=sys.stderr)
-    if len(unmatched) > 5:
-        print(f"warning: and {len(unmatched) - 5} more lines", file=sys.stderr)
-    return f"{len(saved)} decisions stored, {len(changes) - len(saved)} were stored before"
+    summary = f"{len(saved)} decisions stored, {len(changes) - len(saved)} were stored before"
+    if unmatched:
+        summary += (
+            f"; {len(unmatched)} row(s) match no slice, the first is {unmatched[0].where}: "
+            f"review/{UNMATCHED} has each with its likely cause"
+        )
+    return Imported(summary, len(unmatched))
 
 
 def write_export(review: ReviewApi, out: Path) -> str:

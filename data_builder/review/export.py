@@ -1,26 +1,19 @@
 """Exports a review as a folder that `build` takes: manifest.csv, images, decisions and counts."""
 
-import csv
-import io
 import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TypedDict
 
 from data_builder.errors import InputError
-from data_builder.files import draft_of, write_whole
+from data_builder.files import csv_text, draft_of, write_whole
 from data_builder.records import LOCATIONS, MANIFEST_COLUMNS
 from data_builder.review.folder import Folder, Row
 from data_builder.review.outcome import AgreementReport, agreement, finals
 from data_builder.review.readings import Final
-from data_builder.review.store import Store
-
-DECISION_COLUMNS = (
-    "id", "action", "at", "reader", "settles", "target", "field", "value", "before", "undoes"
-)  # fmt: skip
+from data_builder.review.store import Decision, Store
 
 
 class ExportCounts(TypedDict):
@@ -66,8 +59,10 @@ def export(folder: Folder, store: Store, out: Path) -> ExportCounts:
             _link(folder, row, out)
         write_whole(out / "cleaning.json", json.dumps(cleaning, indent=2, sort_keys=True) + "\n")
         write_whole(out / "review.json", json.dumps({**counts, **report}, indent=2) + "\n")
-        write_whole(out / "decisions.csv", _csv(DECISION_COLUMNS, decisions))
-        write_whole(out / "manifest.csv", _csv(MANIFEST_COLUMNS, cells))  # last: now it is complete
+        write_whole(out / "decisions.csv", csv_text(Decision._fields, decisions))
+        write_whole(
+            out / "manifest.csv", csv_text(MANIFEST_COLUMNS, cells)
+        )  # last: now it is complete
     except OSError as error:
         raise InputError(
             f"the folder to export to, {out.name!r}, can't be written ({error.strerror}): give "
@@ -143,11 +138,3 @@ def _link(folder: Folder, row: Row, out: Path) -> None:
             os.link(image, draft)
         except OSError:  # another disk, or one without links
             shutil.copyfile(image, draft)
-
-
-def _csv(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(rows)
-    return text.getvalue()

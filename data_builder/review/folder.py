@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from data_builder.errors import InputError
+from data_builder.files import size_of
 from data_builder.shards.sources import manifest_rows
 
 Row = dict[str, str]
@@ -21,9 +22,9 @@ class Folder:
     def __init__(self, path: Path) -> None:
         """Reads the tables. Raises InputError where `path` is not a folder that `clean` made."""
         self.path, self.own = path, path / "review"
-        if not (path / "manifest.csv").is_file():
+        if size_of(path / "manifest.csv") < 0:
             raise InputError(
-                f"{path.name!r} holds no manifest.csv: give a folder that clean made "
+                "the folder DIR holds no manifest.csv: give a folder that clean made "
                 "(python -m data_builder clean SRC --out DIR)"
             )
         try:

@@ -2,8 +2,10 @@
 
 import json
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from data_builder.cleaning.labels import SliceNames, Verdict, read_labels
+from data_builder.cleaning.unmatched import UnmatchedRow
 from data_builder.pseudonyms import Pseudonyms
 from data_builder.review.folder import Folder
 from data_builder.review.store import Change
@@ -11,32 +13,33 @@ from data_builder.review.store import Change
 
 def label_changes(
     path: Path, folder: Folder, pseudonyms: Pseudonyms, paths: dict[str, PurePosixPath]
-) -> tuple[list[Change], list[str]]:
-    """Returns the changes for this folder's slices, and the lines that match none of them.
+) -> tuple[list[Change], list[UnmatchedRow]]:
+    """Returns the changes for this folder's slices, and the rows that match none of them.
 
     Studies and slices are named by UID, by the pseudonyms that the page shows or, with `paths`
     (pseudonym of a file -> its path in the DICOM folder), by folder and number. A label of a whole
     study becomes a decision on the study. Raises InputError with line and column.
     """
     labels = read_labels(path.parent, [PurePosixPath(path.name)], pseudonyms)
-    numbers = _numbers(folder)
+    journal = _journal_rows(folder)
     changes: list[Change] = []
     for study, keys in folder.studies.items():
         verdicts = {}
         for key in keys:
             row = folder.rows[key]
-            number, instance = numbers.get(key, (None, key))
+            unknown = {"subject": row["subject"], "patient": row["subject"]}
+            cleaned = journal.get((row["file"], key), unknown)
             verdicts[key] = labels.of(
                 SliceNames(
                     paths.get(row["file"], PurePosixPath("unknown")),
                     study,
-                    (row["subject"],),
-                    instance,
-                    int(row["frame"]) if row["frame"] else number,
+                    (cleaned["subject"], cleaned["patient"]),
+                    cleaned.get("instance_uid", key),
+                    int(row["frame"]) if row["frame"] else cleaned.get("instance"),
                 )
             )
         changes += _changes(study, verdicts)
-    return changes, labels.unmatched()
+    return changes, labels.unmatched(paths.values())
 
 
 def _changes(study: str, verdicts: dict[str, Verdict]) -> list[Change]:
@@ -65,14 +68,14 @@ def _label(verdict: Verdict) -> str:
     return verdict.location if verdict.hemorrhage == "1" else "normal"
 
 
-def _numbers(folder: Folder) -> dict[str, tuple[int | None, str]]:
-    """Slice key -> its instance number and its instance's pseudonym, from clean's journal."""
-    numbers: dict[str, tuple[int | None, str]] = {}
+def _journal_rows(folder: Folder) -> dict[tuple[str, str], dict[str, Any]]:
+    """File and slice key -> what clean's journal knows of the slice; empty without a journal."""
+    rows: dict[tuple[str, str], dict[str, Any]] = {}
     journal = folder.path / ".journal.jsonl"
     if not journal.is_file():
-        return numbers
+        return rows
     for line in journal.read_text(encoding="utf-8").splitlines():
         entry = json.loads(line) if line.endswith("}") else {}  # a kill may cut the last line
         for row in entry.get("rows", ()):
-            numbers[row["key"]] = (row["instance"], row["instance_uid"])
-    return numbers
+            rows[row["file"], row["key"]] = row
+    return rows

@@ -84,19 +84,16 @@ class Progress:
         """Study -> the reader's progress in it, up to the last decision in the store."""
         since, counted = self._counted.get(reader, (0, {}))
         latest, targets = self._store.changed(reader, since)
-        if counted:
-            changed = {self._folder.study_of(target) for target in targets}
-            studies = [study for study in changed if study in self._folder.studies]
-            state = None
-        else:
-            studies, state = list(self._folder.studies), self._store.state(reader)
+        whole = None if counted else self._store.state(reader)
+        changed = {self._folder.study_of(target) for target in targets}
         progress = dict(counted)
-        for study in studies:
-            keys = self._folder.studies[study]
-            of_study = state
-            if of_study is None:
-                of_study = self._store.state(reader, targets=[study, *keys])
-            slices = [read(of_study, key, study, self._folder.dropped(key)) for key in keys]
+        for study, keys in self._folder.studies.items():
+            if counted and study not in changed:
+                continue
+            state = whole
+            if state is None:
+                state = self._store.state(reader, targets=[study, *keys])
+            slices = [read(state, key, study, self._folder.dropped(key)) for key in keys]
             progress[study] = StudyProgress(
                 done=sum(reading.outcome in FINISHED for reading in slices),
                 unsure=sum(reading.unsure for reading in slices),
@@ -143,8 +140,7 @@ def agreement(folder: Folder, store: Store) -> AgreementReport:
     Of each reader the decisions before unblinding count.
     """
     names = store.readers()
-    unblinded = store.events("unblinded")
-    probabilities, ordered = store.events("probabilities"), store.events("order")
+    unblinded, probabilities, ordered = map(store.events, ("unblinded", "probabilities", "order"))
     blinded = {
         name: readings(
             folder, store.state(name, until=unblinded[name].id if name in unblinded else None)

@@ -1,5 +1,7 @@
 """Makes the pictures of the page: contact sheets of studies, and slices in HU from their scans."""
 
+import contextlib
+import hashlib
 import sqlite3
 import threading
 from functools import lru_cache
@@ -9,11 +11,10 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from data_builder.cleaning.clean_folder import walk
 from data_builder.dicom.read import CtSlice, read_slices
 from data_builder.dicom.refusal import Refusal
 from data_builder.errors import InputError
-from data_builder.files import write_whole
+from data_builder.files import is_folder, walk, write_whole
 from data_builder.pseudonyms import Pseudonyms
 from data_builder.review.folder import Folder
 from data_builder.review.suggestions import Features, StackSlice, features, suggest
@@ -38,7 +39,7 @@ class Sheets:
         self._folder, self._cache = folder, folder.own / "cache"
         self._cache.mkdir(parents=True, exist_ok=True)
         self._locks = [threading.Lock() for _ in range(16)]
-        with self._database() as database:
+        with contextlib.closing(self._database()) as database:
             database.execute("PRAGMA journal_mode=WAL")
             database.execute(
                 "CREATE TABLE IF NOT EXISTS features (key TEXT PRIMARY KEY, digest TEXT, "
@@ -49,12 +50,18 @@ class Sheets:
         return sqlite3.connect(self._cache / "features.sqlite", timeout=60)
 
     def of(self, study: str) -> Sheet:
-        """Returns the study's sheet, made now unless it exists; safe for many threads."""
+        """Returns the study's sheet, made now unless it exists; safe for many threads.
+
+        Its name follows from its slices, in their order, and their pixels.
+        """
         keys = self._folder.studies[study]
-        path = self._cache / f"{study}.jpg"
+        shown = repr([(key, self._folder.rows[key]["digest"]) for key in keys])
+        path = self._cache / f"{study}-{hashlib.sha256(shown.encode()).hexdigest()[:16]}.jpg"
         with self._locks[hash(study) % len(self._locks)]:
             stored = self._stored(keys)
             if len(stored) < len(keys) or not path.is_file():
+                for earlier in self._cache.glob(f"{study}[-.]*jpg"):
+                    earlier.unlink()
                 stored = self._make(keys, path)
         rows = [self._folder.rows[key] for key in keys]
         stack = [StackSlice(row["digest"], _position(row), stored[row["key"]]) for row in rows]
@@ -63,8 +70,7 @@ class Sheets:
     def _stored(self, keys: list[str]) -> dict[str, Features]:
         """Stored features of those slices whose pixels have not changed since."""
         stored = {}
-        database = self._database()
-        try:
+        with contextlib.closing(self._database()) as database:
             for key in keys:
                 row = database.execute(
                     "SELECT head, brain, copy FROM features WHERE key = ? AND digest = ? AND "
@@ -73,8 +79,6 @@ class Sheets:
                 ).fetchone()
                 if row:
                     stored[key] = Features(*row)
-        finally:
-            database.close()
         return stored
 
     def _make(self, keys: list[str], path: Path) -> dict[str, Features]:
@@ -89,8 +93,7 @@ class Sheets:
             sheet[top : top + THUMBNAIL, left : left + THUMBNAIL] = _fitted(gray)
         _, data = cv2.imencode(".jpg", sheet, [cv2.IMWRITE_JPEG_QUALITY, 85])
         write_whole(path, data.tobytes())
-        database = self._database()
-        with database:
+        with contextlib.closing(self._database()) as database, database:
             database.executemany(
                 "INSERT OR REPLACE INTO features VALUES (?, ?, ?, ?, ?, ?)",
                 [
@@ -98,7 +101,6 @@ class Sheets:
                     for key, one in measured.items()
                 ],
             )
-        database.close()
         return measured
 
 
@@ -129,8 +131,8 @@ class Scans:
 
     def __init__(self, folder: Folder, source: Path, pseudonyms: Pseudonyms) -> None:
         """Lists the files. Raises InputError where `source` has none that the manifest names."""
-        if not source.is_dir():
-            raise InputError(f"--dicom {source.name!r} is not a folder: give the SRC of clean")
+        if not is_folder(source):
+            raise InputError("--dicom is not a folder: give the SRC of clean")
         self._folder, self._source = folder, source
         wanted = {row["file"] for row in folder.rows.values()}
         names = ((pseudonyms.file(str(path)), path) for path in walk(source))

@@ -9,7 +9,7 @@ import datetime
 import re
 import sqlite3
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,7 +36,6 @@ CREATE TRIGGER IF NOT EXISTS no_change BEFORE UPDATE ON decisions
 CREATE TRIGGER IF NOT EXISTS no_removal BEFORE DELETE ON decisions
   BEGIN SELECT RAISE(ABORT, 'decisions are only appended'); END;
 """
-_COLUMNS = "id, action, at, reader, settles, target, field, value, before, undoes"
 _LOCK_SECONDS = 60
 _READER = re.compile(r"[^\W_][\w .'-]{0,39}")
 
@@ -62,6 +61,9 @@ class Decision(NamedTuple):
     value: str
     before: str
     undoes: str | None
+
+
+_COLUMNS = ", ".join(Decision._fields)
 
 
 def reader_name(text: str) -> str:
@@ -108,11 +110,10 @@ class Store:
 
         Returns the decisions. An action that is stored already is not stored twice.
         """
-        with _Transaction(self._database()) as database:
-            if self._has(action):
-                return self._decisions(reader, action)
-            for change in dict.fromkeys(changes):
-                self._insert(database, reader, action, change, settles, None)
+        with self._transaction():
+            if not self._has(action):
+                for change in dict.fromkeys(changes):
+                    self._insert(reader, action, change, settles, None)
             return self._decisions(reader, action)
 
     def undo(self, reader: str, action: str, settles: bool = False) -> list[Decision]:
@@ -121,7 +122,7 @@ class Store:
         A field that another reader has settled since keeps its value. Returns the decisions; empty
         where there is nothing to undo.
         """
-        with _Transaction(self._database()) as database:
+        with self._transaction() as database:
             if self._has(action):
                 return self._decisions(reader, action)
             last = database.execute(
@@ -133,56 +134,50 @@ class Store:
             if last is None:
                 return []
             for row in self._decisions(reader, last[0]):
-                if self._current(database, reader, row, settles) == row.value:
+                if self._current(reader, row, settles) == row.value:
                     change = Change(row.target, row.field, row.before)
-                    self._insert(database, reader, action, change, settles, last[0])
+                    self._insert(reader, action, change, settles, last[0])
             decisions = self._decisions(reader, action)
             if not decisions:  # no field still had its value: an event records the undo
-                event = Change("", "undo", "1")
-                self._insert(database, reader, action, event, settles, last[0])
+                self._insert(reader, action, Change("", "undo", "1"), settles, last[0])
             return decisions
 
+    def _transaction(self) -> sqlite3.Connection:
+        """Begins a transaction for a `with` block: all or nothing; it waits for other writers."""
+        database = self._database()
+        database.execute("BEGIN IMMEDIATE")
+        return database
+
     def _insert(
-        self,
-        database: sqlite3.Connection,
-        reader: str,
-        action: str,
-        change: Change,
-        settles: bool,
-        undoes: str | None,
+        self, reader: str, action: str, change: Change, settles: bool, undoes: str | None
     ) -> None:
-        before = self._current(database, reader, change, settles)
+        before = self._current(reader, change, settles)
         if before != change.value or not change.target:
             at = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
-            row = (action, at, reader, int(settles), *change, before, undoes)
-            database.execute(
-                f"INSERT INTO decisions ({_COLUMNS.removeprefix('id, ')}) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                row,
-            )
+            row = (None, action, at, reader, int(settles), *change, before, undoes)
+            self._database().execute("INSERT INTO decisions VALUES (?,?,?,?,?,?,?,?,?,?)", row)
 
-    @staticmethod
-    def _current(
-        database: sqlite3.Connection, reader: str, change: Change | Decision, settles: bool
-    ) -> str:
+    def _current(self, reader: str, change: Change | Decision, settles: bool) -> str:
         """The value in force: the reader's own, or the one that any reader has settled."""
-        whose = "" if settles else "AND reader = ? "
-        row = database.execute(
-            f"SELECT value FROM decisions WHERE settles = ? {whose}AND target = ? AND field = ? "
+        where, values = _whose(reader, settles)
+        rows = self._database().execute(
+            f"SELECT value FROM decisions WHERE {where} AND target = ? AND field = ? "
             "ORDER BY id DESC LIMIT 1",
-            (int(settles), *([] if settles else [reader]), change.target, change.field),
-        ).fetchone()
-        return row[0] if row else ""
+            (*values, change.target, change.field),
+        )
+        return next((value for (value,) in rows), "")
 
     def _has(self, action: str) -> bool:
         rows = self._database().execute("SELECT 1 FROM decisions WHERE action = ?", (action,))
         return rows.fetchone() is not None
 
     def _decisions(self, reader: str, action: str) -> list[Decision]:
+        return self._select("action = ? AND reader = ? AND target != ''", action, reader)
+
+    def _select(self, condition: str, *values: str) -> list[Decision]:
+        """The decisions that meet an SQL condition, oldest first."""
         rows = self._database().execute(
-            f"SELECT {_COLUMNS} FROM decisions WHERE action = ? AND reader = ? AND target != '' "
-            "ORDER BY id",
-            (action, reader),
+            f"SELECT {_COLUMNS} FROM decisions WHERE {condition} ORDER BY id", values
         )
         return [Decision(*row) for row in rows]
 
@@ -198,20 +193,17 @@ class Store:
         With `settles` it is what any reader has settled. `until`: the state before the decision
         with that id.
         """
-        where, bound = ["settles = ?"], list[object]([int(settles)])
-        if not settles:
-            where.append("reader = ?")
-            bound.append(reader)
+        where, values = _whose(reader, settles)
         if until is not None:
-            where.append("id < ?")
-            bound.append(until)
+            where += " AND id < ?"
+            values.append(until)
         if targets is not None:
-            where.append(f"target IN ({', '.join('?' * len(targets))})")
-            bound += targets
+            where += f" AND {_among(targets)}"
+            values += targets
         rows = self._database().execute(
             "SELECT target, field, value, MAX(id) FROM decisions "
-            f"WHERE {' AND '.join(where)} AND target != '' GROUP BY target, field",
-            bound,
+            f"WHERE {where} AND target != '' GROUP BY target, field",
+            values,
         )
         state: dict[str, dict[str, str]] = {}
         for target, field, value, _ in rows:
@@ -241,43 +233,24 @@ class Store:
 
     def note_event(self, reader: str, field: str, value: str, action: str) -> None:
         """Records what the reader is shown; each event and value once."""
-        rows = self._database().execute(
-            "SELECT 1 FROM decisions WHERE target = '' AND reader = ? AND field = ? AND value = ?",
-            (reader, field, value),
-        )
-        if rows.fetchone() is None:
+        event = "target = '' AND reader = ? AND field = ? AND value = ?"
+        if not self._select(event, reader, field, value):
             self.append(reader, action, [Change("", field, value)])
 
     def events(self, field: str) -> dict[str, Decision]:
         """The first event of this kind for each reader."""
-        rows = self._database().execute(
-            f"SELECT {_COLUMNS} FROM decisions WHERE target = '' AND field = ? ORDER BY id DESC",
-            (field,),
-        )
-        return {decision.reader: decision for decision in (Decision(*row) for row in rows)}
+        events = self._select("target = '' AND field = ?", field)
+        return {event.reader: event for event in reversed(events)}
 
-    def history(self, targets: Iterable[str] | None = None) -> list[Decision]:
+    def history(self, targets: Sequence[str] | None = None) -> list[Decision]:
         """All decisions on `targets`, oldest first; None: on everything, with events."""
-        if targets is None:
-            rows = self._database().execute(f"SELECT {_COLUMNS} FROM decisions ORDER BY id")
-            return [Decision(*row) for row in rows]
-        wanted = list(targets)
-        marks = ", ".join("?" * len(wanted))
-        rows = self._database().execute(
-            f"SELECT {_COLUMNS} FROM decisions WHERE target IN ({marks}) ORDER BY id", wanted
-        )
-        return [Decision(*row) for row in rows]
+        return self._select("TRUE") if targets is None else self._select(_among(targets), *targets)
 
 
-class _Transaction:
-    """A transaction: all or nothing; it waits while another process is writing."""
+def _whose(reader: str, settles: bool) -> tuple[str, list[object]]:
+    """The SQL condition, and its values, for a reader's own decisions or for what is settled."""
+    return ("settles = 1", []) if settles else ("settles = 0 AND reader = ?", [reader])
 
-    def __init__(self, database: sqlite3.Connection) -> None:
-        self._database = database
 
-    def __enter__(self) -> sqlite3.Connection:
-        self._database.execute("BEGIN IMMEDIATE")
-        return self._database
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        self._database.execute("ROLLBACK" if kind else "COMMIT")
+def _among(targets: Sequence[str]) -> str:
+    return f"target IN ({', '.join('?' * len(targets))})"

@@ -12,7 +12,7 @@ from jaxtyping import UInt8
 
 from data_builder.errors import InputError
 from data_builder.parallel.threads import in_order
-from data_builder.pseudonyms import Pseudonyms, load_key
+from data_builder.pseudonyms import Pseudonyms, check_key_place
 from data_builder.records import CLASSES, FACTS, LOCATIONS, Record
 from data_builder.shards.audit import (
     ClassCounts,
@@ -27,7 +27,7 @@ from data_builder.shards.audit import (
 from data_builder.shards.files import damaged_shards, data_sets, is_data_set, open_data_set
 from data_builder.shards.groups import by_subject, shown_contents
 from data_builder.shards.growth import ASIDE
-from data_builder.shards.metadata import subjects_aside
+from data_builder.shards.metadata import read_metadata, subjects_aside
 from data_builder.shards.near_duplicates import (
     NEAR,
     Contents,
@@ -36,16 +36,17 @@ from data_builder.shards.near_duplicates import (
     contents_of,
     read_near_duplicates,
 )
-from data_builder.shards.sources import open_source
+from data_builder.shards.sources import load_source_key, open_source
 from data_builder.shards.split_file import read_splits
 from data_builder.shards.splits import SPLITS, SplitPlan, divide
+from data_builder.shards.subjects import SubjectsRead, doubts_of_records, subjects_read
 
 _MOST_VALUES = 15  # rows of a fact's table; the rarer values share one more row
 
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """Text to print, and the exit status: 1 where there is a leak or a damaged shard."""
+    """Text to print, and the exit status: 1 for a leak, subjects in doubt or a damaged shard."""
 
     text: str
     status: int
@@ -62,15 +63,31 @@ def audit_path(path: Path, plan: SplitPlan, key: str | None, splits: Path | None
         reports = [_data_set_report(folder) for folder in folders]
         text = "\n\n".join(report.text for report in reports)
         return Report(text, max(report.status for report in reports))
-    source = open_source(path, Pseudonyms(load_key(key)))
+    check_key_place(key, {"SRC": path})
+    source = open_source(path, Pseudonyms(load_source_key(key, path)))
+    subjects = subjects_read(source)
     duplicates = read_near_duplicates(source.records)
     if splits is None:
-        side_of = divide(source.records, plan, shown_contents(source.records, duplicates)).side_of
+        side_of = _divided(source.records, plan, duplicates, subjects["doubts"])
         title = f"{source.kind} folder, as it would be split ({plan.name})"
     else:
         side_of = _read_sides(splits, source.records)
         title = f"{source.kind} folder, as {splits.name} splits it"
-    return _report(title, source.records, side_of, duplicates)
+    if source.companions:
+        title += f", {source.companions} companions of macOS (._*) passed over"
+    return _report(title, source.records, side_of, duplicates, subjects)
+
+
+def _divided(
+    records: Sequence[Record], plan: SplitPlan, duplicates: NearDuplicates, doubts: Sequence[str]
+) -> dict[str, str]:
+    """Slice key -> the side that `build` would give it; InputError has the doubts, if there are."""
+    try:
+        return divide(records, plan, shown_contents(records, duplicates)).side_of
+    except InputError as error:
+        if not doubts:
+            raise
+        raise InputError(f"{error}; the subjects are in doubt: {'; '.join(doubts)}") from error
 
 
 def _read_sides(path: Path, records: Sequence[Record]) -> dict[str, str]:
@@ -104,7 +121,15 @@ def _data_set_report(folder: Path) -> Report:
         records += stored
         side_of |= {record.key: side for record in stored}
         contents.append(contents_of_side)
-    return _report(str(folder), records, side_of, compare(_joined(contents), records))
+    metadata = read_metadata(folder)
+    published = metadata["source_kind"] == "published"
+    subjects = metadata.get("subjects") or SubjectsRead(
+        read_from="a source that an earlier version built",
+        doubts=doubts_of_records(records, published),
+        unknown=["what the subjects were read from: audit the source to see it"],
+        way_out="",
+    )
+    return _report(str(folder), records, side_of, compare(_joined(contents), records), subjects)
 
 
 def _read_side(
@@ -146,13 +171,18 @@ def _joined(contents: Sequence[Contents]) -> Contents:
 
 
 def _report(
-    title: str, records: Sequence[Record], side_of: dict[str, str], duplicates: NearDuplicates
+    title: str,
+    records: Sequence[Record],
+    side_of: dict[str, str],
+    duplicates: NearDuplicates,
+    subjects: SubjectsRead,
 ) -> Report:
     findings = audit(records, side_of, duplicates)
     test = leak(records, side_of)
     lines = [
         title,
-        f"{len(records)} slices of {len({r.subject for r in records})} subjects",
+        f"{len(records)} slices of {len({r.subject for r in records})} subjects, read from "
+        f"{subjects['read_from']}",
         "",
         *table_1(records),
         "",
@@ -169,10 +199,14 @@ def _report(
         f"{test['test_slices']}",
         *[f"set aside, would join two sides: {s}" for s in subjects_aside(records, side_of)],
         *[f"leak: {message}" for message in findings.leaks],
+        *[f"subjects in doubt: {message}" for message in subjects["doubts"]],
+        *[f"not known: {message}" for message in subjects["unknown"]],
     ]
-    if not findings.leaks:
-        lines.append("no leak: the sides share no subject and no slice")
-    return Report("\n".join(lines), 1 if findings.leaks else 0)
+    if subjects["doubts"] and not findings.leaks:
+        lines.append("whether subjects leak can't be said: they are in doubt")
+    elif not findings.leaks:
+        lines.append("no leak between the subjects as read: the sides share no subject, no slice")
+    return Report("\n".join(lines), 1 if findings.leaks or subjects["doubts"] else 0)
 
 
 def table_1(records: Sequence[Record]) -> list[str]:

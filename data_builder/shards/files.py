@@ -9,7 +9,7 @@ from typing import TypedDict
 import tensorflow_datasets as tfds
 
 from data_builder.errors import InputError
-from data_builder.files import sha256_of, write_json
+from data_builder.files import is_folder, sha256_of, size_of, write_json
 from data_builder.records import Record
 from data_builder.shards.growth import ASIDE, EarlierDivision
 from data_builder.shards.metadata import read_metadata
@@ -106,13 +106,15 @@ def data_sets(data_dir: Path, name: str = "*") -> list[Path]:
 
     The remains of a killed build are not complete.
     """
+    if not is_folder(data_dir):
+        return []
     folders = (path.parent for path in data_dir.glob(f"ich_ct/{name}/*/{_INFO}"))
     return sorted(folder for folder in folders if not folder.name.startswith(UNFINISHED))
 
 
 def is_data_set(folder: Path) -> bool:
     """Whether `folder` itself is a built data set."""
-    return (folder / _INFO).is_file()
+    return size_of(folder / _INFO) >= 0
 
 
 def earlier_division(

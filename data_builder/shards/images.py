@@ -1,11 +1,14 @@
 """Reads slice images in gray, pads them to squares and resizes them."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, UnidentifiedImageError
 
 from data_builder.errors import InputError
-from data_builder.records import Record
+from data_builder.parallel.threads import in_order
+from data_builder.records import Record, pixel_digest
 
 
 def open_gray(record: Record) -> Image.Image:
@@ -23,6 +26,17 @@ def open_gray(record: Record) -> Image.Image:
 def read_gray(record: Record) -> UInt8[np.ndarray, "rows columns"]:
     """Reads a slice as an array of 8-bit gray levels. Raises InputError as `open_gray`."""
     return np.asarray(open_gray(record))
+
+
+def with_other_pixels(records: Sequence[Record]) -> list[Record]:
+    """The records whose image has not the pixels of their digest (`records.pixel_digest`).
+
+    Raises InputError as `open_gray`.
+    """
+    if not records:
+        return []
+    digests = in_order(lambda record: pixel_digest(read_gray(record)), records, "checking images")
+    return [r for r, digest in zip(records, digests, strict=True) if digest != r.digest]
 
 
 def to_square(image: UInt8[np.ndarray, "rows columns"]) -> UInt8[np.ndarray, "side side"]:

@@ -20,6 +20,7 @@ from data_builder.shards.growth import ASIDE
 from data_builder.shards.near_duplicates import NearDuplicates
 from data_builder.shards.sources import Source
 from data_builder.shards.splits import Division, SplitPlan
+from data_builder.shards.subjects import SubjectsRead, subjects_read
 
 NAMES = {
     "phantom": "synthetic heads",
@@ -30,7 +31,10 @@ NAMES = {
 
 
 class Metadata(TypedDict):
-    """metadata.json of a data set. `digest` is the source's fingerprint."""
+    """metadata.json of a data set. `digest` is the source's fingerprint.
+
+    Data sets of earlier versions lack `subjects`.
+    """
 
     name: str
     source_kind: str
@@ -47,6 +51,7 @@ class Metadata(TypedDict):
     leak: Leak
     audit: AuditSummary
     confounds: list[str]
+    subjects: SubjectsRead
 
 
 def describe(
@@ -80,6 +85,7 @@ def describe(
         "leak": leak(records, side_of),
         "audit": findings.summary(),
         "confounds": confounds(records),
+        "subjects": subjects_read(source),
     }
 
 

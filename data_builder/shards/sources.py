@@ -6,32 +6,34 @@ import hashlib
 import itertools
 import json
 import math
-import re
-import unicodedata
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from data_builder.cleaning.clean_folder import PHANTOM
 from data_builder.errors import InputError
-from data_builder.pseudonyms import Pseudonyms
+from data_builder.files import is_folder, size_of
+from data_builder.pseudonyms import Pseudonyms, key_path, load_key, public_key_refused
 from data_builder.records import FACTS, LOCATIONS, MANIFEST_COLUMNS, Record
-
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
-_YEAR = re.compile(r"^\d+-(\d{4})[_\s-]")
-_ADMISSION = re.compile(r"[-,\uff0c\s](\d{3,})\s*$")
+from data_builder.shards.published import images_of, published_identity, published_records
 
 
 @dataclasses.dataclass(frozen=True)
 class Source:
     """The labelled slices of one folder, sorted by key.
 
-    `kind` is 'cleaned' or 'published'; `cleaning` is cleaning.json of a cleaned folder.
+    `kind` is 'cleaned' or 'published'; `cleaning` is cleaning.json of a cleaned folder, in which
+    `subjects.without_id` is the number of the subjects in `without_id`: those that are studies,
+    because their Patient ID is empty. `companions` counts the files beside images that macOS
+    writes (._*), which are passed over.
     """
 
     kind: str
     records: tuple[Record, ...]
     phantom: bool = False
     cleaning: dict[str, Any] = dataclasses.field(default_factory=dict)
+    without_id: frozenset[str] = frozenset()
+    companions: int = 0
 
     @property
     def fingerprint(self) -> str:
@@ -48,14 +50,29 @@ def kind_of(folder: Path) -> str:
 
     Raises InputError where the folder is missing or empty.
     """
-    if not folder.is_dir():
+    if not is_folder(folder):
         raise InputError("the source SRC is not a folder: give one that exists")
-    if (folder / "manifest.csv").is_file():
+    if size_of(folder / "manifest.csv") >= 0:
         return "cleaned"
-    names = {child.name.lower() for child in folder.iterdir()}
+    try:
+        names = {child.name.lower() for child in folder.iterdir()}
+    except OSError as error:
+        raise InputError(f"the source SRC can't be listed ({error.strerror}): mend it") from error
     if not names:
         raise InputError("the source SRC is empty: give a folder with slices or DICOM")
     return "published" if {"yes", "no"} & names else "dicom"
+
+
+def load_source_key(key: str | None, folder: Path) -> bytes:
+    """Reads the key for a source, as `load_key` does.
+
+    Raises InputError also for the public key where `folder` has the published layout and no
+    phantom.json. A cleaned folder has its pseudonyms; `clean_folder` checks DICOM.
+    """
+    public = key_path(key) is None
+    if public and kind_of(folder) == "published" and not (folder / PHANTOM).is_file():
+        raise public_key_refused("the source SRC")
+    return load_key(key)
 
 
 def open_source(folder: Path, pseudonyms: Pseudonyms) -> Source:
@@ -70,7 +87,9 @@ def open_source(folder: Path, pseudonyms: Pseudonyms) -> Source:
             "clean it first (python -m data_builder clean SRC --out DIR)"
         )
     if kind == "published":
-        return Source(kind, _sorted(_published(folder, pseudonyms)))
+        images, companions = images_of(folder, pseudonyms)
+        records = _sorted(published_records(folder, images, pseudonyms))
+        return Source(kind, records, companions=companions)
     try:
         cleaning = json.loads((folder / "cleaning.json").read_text())
     except (OSError, ValueError) as error:
@@ -79,7 +98,11 @@ def open_source(folder: Path, pseudonyms: Pseudonyms) -> Source:
             "folder"
         ) from error
     records = _sorted(_manifest(folder))
-    return Source(kind, records, bool(cleaning.get("phantom")), cleaning)
+    subjects = dict(cleaning.get("subjects") or {})  # absent in folders of an earlier version
+    without_id = frozenset(subjects.get("without_id", ()))
+    if subjects:
+        cleaning["subjects"] = subjects | {"without_id": len(without_id)}
+    return Source(kind, records, bool(cleaning.get("phantom")), cleaning, without_id)
 
 
 def _sorted(records: Iterable[Record]) -> tuple[Record, ...]:
@@ -90,45 +113,6 @@ def _sorted(records: Iterable[Record]) -> tuple[Record, ...]:
         if one.key == other.key:
             raise InputError(f"two slices have the key {one.key}: give each slice its own key")
     return ordered
-
-
-def _published(folder: Path, pseudonyms: Pseudonyms) -> Iterable[Record]:
-    """Reads the paper's published layout: no/*, yes/Deep/*, yes/Lobar/*, yes/Subtentorial/*."""
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() not in IMAGE_SUFFIXES or not path.is_file():
-            continue
-        parts = [part.lower() for part in path.relative_to(folder).parts[:-1]]
-        location = parts[1] if len(parts) == 2 and parts[0] == "yes" else ""
-        if parts != ["no"] and location not in LOCATIONS:
-            raise InputError(
-                "an image is outside no/, yes/Deep/, yes/Lobar/ and yes/Subtentorial/ "
-                f"(slice {pseudonyms.file(str(path.relative_to(folder)))}): move it into its class"
-            )
-        subject = pseudonyms.subject(published_identity(path.stem, bool(location)))
-        year = _YEAR.match(path.stem) if location else None
-        yield Record(
-            key=pseudonyms.slice(str(path.relative_to(folder))),
-            image=str(path),
-            hemorrhage=int(bool(location)),
-            location=location,
-            subject=subject,
-            study=pseudonyms.study(subject),
-            position_mm=math.nan,
-            digest=hashlib.sha256(path.read_bytes()).hexdigest()[:32],
-            facts=(("year", year.group(1)),) if year else (),
-        )
-
-
-def published_identity(stem: str, hemorrhage: bool) -> str:
-    """The identity of the subject in a published file name (without its suffix).
-
-    ICH: the admission number at the end. Normal, or an ICH name without such a number: all after
-    the first '-'. Letters are folded (NFKC, case, spaces), so that spellings of a name are equal.
-    """
-    if hemorrhage and (number := _ADMISSION.search(stem)):
-        return number.group(1)
-    name = stem.split("-", 1)[-1]
-    return "".join(unicodedata.normalize("NFKC", name).casefold().split())
 
 
 def published_meanings(source: Source) -> Iterable[tuple[str, str]]:
@@ -144,15 +128,23 @@ def manifest_rows(folder: Path) -> Iterator[tuple[int, dict[str, str]]]:
 
     Raises InputError where a column is missing.
     """
-    with (folder / "manifest.csv").open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        missing = set(MANIFEST_COLUMNS) - set(reader.fieldnames or ())
-        if missing:
-            raise InputError(
-                f"manifest.csv lacks the columns {', '.join(sorted(missing))}: run clean again"
-            )
-        for row in reader:
-            yield reader.line_num, row
+    try:
+        with (folder / "manifest.csv").open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            missing = set(MANIFEST_COLUMNS) - set(reader.fieldnames or ())
+            if missing:
+                raise InputError(
+                    f"manifest.csv lacks the columns {', '.join(sorted(missing))}: run clean again"
+                )
+            for row in reader:
+                if None in row or None in row.values():
+                    raise InputError(
+                        f"manifest.csv line {reader.line_num}: it has other columns than line 1: "
+                        "run clean again"
+                    )
+                yield reader.line_num, row
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError("manifest.csv can't be read as CSV: run clean again") from error
 
 
 def _manifest(folder: Path) -> Iterable[Record]:
@@ -170,8 +162,12 @@ def _manifest_record(folder: Path, row: dict[str, str], line: int) -> Record:
     if hemorrhage and row["location"] not in LOCATIONS:
         raise InputError(f"{where}: location of an ICH slice must be one of {', '.join(LOCATIONS)}")
     image = (folder / row["image"]).resolve()
-    if not image.is_relative_to(folder.resolve()) or not image.is_file():
+    if not image.is_relative_to(folder.resolve()) or size_of(image) < 0:
         raise InputError(f"{where}: its image is not in the folder: run clean again")
+    try:
+        position_mm = float(row["position_mm"] or math.nan)
+    except ValueError as error:
+        raise InputError(f"{where}: position_mm must be a number or empty") from error
     return Record(
         key=row["key"],
         image=str(image),
@@ -179,7 +175,7 @@ def _manifest_record(folder: Path, row: dict[str, str], line: int) -> Record:
         location=row["location"] if hemorrhage else "",
         subject=row["subject"],
         study=row["study"],
-        position_mm=float(row["position_mm"]) if row["position_mm"] else math.nan,
+        position_mm=position_mm,
         digest=row["digest"],
         facts=tuple((name, row[name]) for name in FACTS if row[name]),
     )

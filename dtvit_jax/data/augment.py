@@ -92,7 +92,7 @@ def column(parameters: Float[Array, "batch parameters"], name: str) -> Float[Arr
     return parameters[:, PARAMETERS.index(name)]
 
 
-def rotate(
+def warp(
     images: Shaped[Array, "batch height width"], parameters: Float[Array, "batch parameters"]
 ) -> Float[Array, "batch height width"]:
     """Rotates, magnifies, shifts and flips each image about its centre.
@@ -116,8 +116,7 @@ def rotate(
     dx, dy = x - per_image(shift_x * width), y - per_image(shift_y * height)
     source_x = per_image(mirror) * (per_image(cosine) * dx - per_image(sine) * dy) + (width - 1) / 2
     source_y = per_image(sine) * dx + per_image(cosine) * dy + (height - 1) / 2
-    column_index = jnp.round(source_x).astype(jnp.int32)
-    row_index = jnp.round(source_y).astype(jnp.int32)
+    column_index, row_index = (jnp.round(v).astype(jnp.int32) for v in (source_x, source_y))
     inside = (column_index >= 0) & (column_index < width) & (row_index >= 0) & (row_index < height)
     # An array of its own: XLA:CPU vectorises the indices' computation only outside the gather.
     index = _materialised(jnp.where(inside, row_index * width + column_index, -1))
@@ -132,7 +131,7 @@ def rotate(
 def _materialised(values: Shaped[Array, "batch height width"]) -> Array:
     """Returns `values`; on a CPU, XLA computes them once and writes them to memory.
 
-    XLA:CPU would otherwise fuse the rotation into its readers and compute each rotated pixel again
+    XLA:CPU would otherwise fuse `warp` into its readers and compute each of its pixels again
     for each of its 9 neighbours in the sharpening, in each of 3 channels (11 times the time;
     benchmarks/input_pipeline.py). It removes an optimization_barrier here, unlike in the model
     (`models.layers_cpu.settle`), but not a maximum over each pixel and a gap next to it.
@@ -211,24 +210,24 @@ def transform(
     mean: tuple[float, ...],
     std: tuple[float, ...],
     noise: bool = False,
-    head: float | None = None,
+    head_threshold: float | None = None,
 ) -> Float[Array, "batch image_size image_size channels"]:
     """Returns the model's input for stored slices.
 
     Args:
       parameters: rows of PARAMETERS, in training; None, in evaluation: crop and normalisation only.
-      image_size, head: as in `Crop`.
+      image_size, head_threshold: as in `Crop`.
       channels, windows, mean, std: as in `normalise`.
       noise: whether config.augment.noise is above 0; otherwise no noise is computed.
 
     Raises:
       ValueError: when traced, if the rows of `parameters` have another length.
     """
-    x = Crop(image_size, head)(images).astype(jnp.uint8)
+    x = Crop(image_size, head_threshold)(images).astype(jnp.uint8)
     if parameters is None:
         x = x.astype(jnp.float32)
     else:
-        x = sharpen(rotate(x, parameters), column(parameters, "sharpness"))
+        x = sharpen(warp(x, parameters), column(parameters, "sharpness"))
         x = x * column(parameters, "gain")[:, None, None]
         x = jnp.clip(add_noise(x, parameters) if noise else x, 0, 255)
     return normalise(x, windows, mean, std, channels)

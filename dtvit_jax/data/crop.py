@@ -27,21 +27,22 @@ class Crop:
 
     Attributes:
       image_size: pixels a side of the result.
-      head: gray value above which a pixel belongs to the head, whose box is cropped; None: the
-        centre is cropped. Raises InputError for a value outside 0 to 254 (`check_threshold`).
+      head_threshold: gray value above which a pixel belongs to the head, whose box is cropped;
+        None: the centre is cropped. Raises InputError for a value outside 0 to 254
+        (`check_threshold`).
     """
 
     image_size: int
-    head: float | None = None
+    head_threshold: float | None = None
 
     def __post_init__(self) -> None:
-        if self.head is not None:
-            check_threshold(self.head)
+        if self.head_threshold is not None:
+            check_threshold(self.head_threshold)
 
     def place(self, images: Any, xp: Any = jnp) -> Int[Array | np.ndarray, "batch 3"]:
         """Returns top, left and side of the crop, in pixels of the stored slices.
 
-        The head's box is the smallest square around all pixels above `head`, at least
+        The head's box is the smallest square around all pixels above the threshold, at least
         image_size / MAGNIFIED a side, moved into the slice. A slice without such a pixel is
         cropped to its centre.
 
@@ -50,11 +51,11 @@ class Crop:
           xp: the array library, jax.numpy or numpy.
         """
         size = images.shape[1]
-        if self.head is None:
+        if self.head_threshold is None:
             start = round((size - self.image_size) / 2)  # as torchvision's center_crop
             return xp.tile(xp.asarray([start, start, self.image_size]), (len(images), 1))
         index = xp.arange(size)
-        in_head = xp.asarray(images, "int32") > self.head
+        in_head = xp.asarray(images, "int32") > self.head_threshold
         ends = []
         for axis in (2, 1):
             occupied = in_head.max(axis)
@@ -71,7 +72,7 @@ class Crop:
         self, images: UInt8[Array, "batch size size"]
     ) -> Int[Array, "batch image_size image_size"] | UInt8[Array, "batch image_size image_size"]:
         """Crops slices on the device; the head's box is resized by bilinear interpolation."""
-        if self.head is None:
+        if self.head_threshold is None:
             return centre_crop(images, self.image_size)
         size, place = images.shape[1], self.place(images)
 
@@ -96,7 +97,7 @@ class Crop:
         """Crops one slice with NumPy, to the same gray values as on the device."""
         size = len(image)
         top, left, side = self.place(image[None], np)[0]
-        if self.head is None:
+        if self.head_threshold is None:
             return image[top : top + side, left : left + side]
         x = image.astype(np.int32)
         for start in (top, left):

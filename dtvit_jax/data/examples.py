@@ -104,8 +104,8 @@ class TrainingExamples:
         epoch, position = divmod(int(i), len(self._slice_of_replica))
         order, parameters = self._order_and_parameters(epoch)
         replica = order[position]
-        row = self._source[int(self._slice_of_replica[replica])]
-        row["augmentation"] = parameters[replica]
+        example = self._source[int(self._slice_of_replica[replica])]
+        example["augmentation"] = parameters[replica]
         if self._weights is not None:
-            row["class_weight"] = self._weights[row["location"] + 1]
-        return row
+            example["class_weight"] = self._weights[example["location"] + 1]
+        return example

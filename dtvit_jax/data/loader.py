@@ -92,10 +92,7 @@ class _TrainingBatches:
 
     def __getitem__(self, n: int) -> Batch:
         start = int(n) * self._batch_size
-        batch = stacked([self._examples[start + int(row)] for row in self._rows])
-        if self._packer is None:
-            return batch
-        return self._packer(batch, self._rows, lambda row: self._examples[start + row])
+        return _batch(lambda row: self._examples[start + row], self._rows, self._packer)
 
 
 def evaluation_batches(
@@ -111,25 +108,28 @@ def evaluation_batches(
       packer: adds `packing`.
     """
     rows = np.arange(batch_size) if rows is None else rows
+
+    def example(start: int, row: int) -> dict[str, Any]:
+        return source[min(start + row, len(source) - 1)]
+
     for start in range(0, len(source), batch_size):
-        index = np.minimum(start + np.arange(batch_size), len(source) - 1).tolist()
-        batch = stacked([source[index[row]] for row in rows])
-        batch["mask"] = start + rows < len(source)
-        if packer is not None:
-            batch = packer(batch, rows, functools.partial(_row_of, source, index))
-        yield batch
+        batch = _batch(functools.partial(example, start), rows, packer)
+        yield {**batch, "mask": start + rows < len(source)}
 
 
-def _row_of(source: SliceSource, index: Sequence[int], row: int) -> dict[str, Any]:
-    return source[index[row]]
+def _batch(
+    example: Callable[[int], dict[str, Any]], rows: Int[np.ndarray, " rows"], packer: Packer | None
+) -> Batch:
+    """The batch of `rows`; `example` returns any row of the batch of all processes."""
+    batch = stacked([example(int(row)) for row in rows])
+    return packer(batch, rows, example) if packer else batch
 
 
 def stacked(examples: Sequence[Mapping[str, Any]]) -> Batch:
     """Stacks examples into a batch; images are aligned, so that JAX on a CPU need not copy them."""
     first = examples[0]
-    batch = {name: np.array([row[name] for row in examples]) for name in first if name != "image"}
-    images = aligned((len(examples), *first["image"].shape))
-    return {**batch, "image": np.stack([row["image"] for row in examples], out=images)}
+    out = {"image": aligned((len(examples), *first["image"].shape))}
+    return {name: np.stack([e[name] for e in examples], out=out.get(name)) for name in first}
 
 
 @runtime_checkable

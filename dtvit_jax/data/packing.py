@@ -182,17 +182,14 @@ class Packer:
             all choose the same level without communication.
         """
         index_of = {int(row): index for index, row in enumerate(rows)}
-        fields = [name for name in ("image", "augmentation") if name in batch]
-        kept = np.stack(
-            [
-                self._kept(
-                    {name: batch[name][index_of[row]] for name in fields}
-                    if row in index_of
-                    else example(row)
-                )
-                for row in range(self._batch_size)
-            ]
-        )
+
+        def example_of(row: int) -> dict[str, Any]:
+            if row not in index_of:
+                return example(row)
+            return {name: column[index_of[row]] for name, column in batch.items()}
+
+        examples = map(example_of, range(self._batch_size))
+        kept = np.stack([self._tissue.kept(e["image"], e.get("augmentation")) for e in examples])
         parts = self._accumulation
         if self._mixes:  # the pairs of augment.partner, in each part of the batch
             for part in range(parts):
@@ -201,9 +198,6 @@ class Packer:
         level = next(level for level in self.levels if level.fits(counts))
         groups = self._groups * len(rows) // self._batch_size
         return {**batch, "packing": pack(kept[rows], level, groups, parts)}
-
-    def _kept(self, row: dict[str, Any]) -> Bool[np.ndarray, " patches"]:
-        return self._tissue.kept(row["image"], row.get("augmentation"))
 
 
 def for_training(
@@ -216,8 +210,8 @@ def for_training(
     if tissue is None:
         return None
     sample = range(min(examples.epoch_length, SAMPLED_SLICES))
-    rows = (examples[i] for i in sample)
-    kept = np.stack([tissue.kept(row["image"], row["augmentation"]) for row in rows])
+    drawn = (examples[i] for i in sample)
+    kept = np.stack([tissue.kept(each["image"], each["augmentation"]) for each in drawn])
     mixes = config.augment.mixup > 0
     if mixes:
         kept |= np.roll(kept, 1, axis=0)

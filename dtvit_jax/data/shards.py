@@ -173,7 +173,7 @@ def find_shards(data: Any, digest: str = "*") -> Shards:
                 f"config.data.size is {data.size}: make them the same"
             )
         return shards
-    name = f"size{data.size}_{_split_plan(data).name}_{digest}"
+    name = name_of(data, digest)
     matches = data_sets(folder, name)
     # Data sets of earlier versions may be in the same folders.
     matches = [path for path in matches if path.name == VERSION] or matches
@@ -187,8 +187,14 @@ def find_shards(data: Any, digest: str = "*") -> Shards:
     existing = ", ".join(sorted(path.name for path in folder.glob("ich_ct/*"))) or "none"
     raise InputError(
         f"no shards in {folder} match {name} (existing: {existing}): give "
-        "--config.data.source=SRC to build them, or the folder that holds them"
+        "--config.data.source=SRC to build them, or the folder that holds them as the data folder "
+        "(--config.data.dir, or --data_dir in evaluate)"
     )
+
+
+def name_of(data: Any, digest: str) -> str:
+    """The name of the data set with config.data's size and split, and the digest of its source."""
+    return f"size{data.size}_{_split_plan(data).name}_{digest}"
 
 
 def _split_plan(data: Any) -> SplitPlan:

@@ -29,7 +29,7 @@ class Tissue:
     patch: int  # pixels a side
     threshold: float  # gray value, config.tissue.threshold
     margin: int  # pixels, config.tissue.margin
-    head: bool = False  # config.crop='head': the crop is the head's box, by the same threshold
+    head_crop: bool = False  # config.crop='head': the head's box, by the same threshold
 
     def __post_init__(self) -> None:
         check_threshold(self.threshold)
@@ -51,7 +51,7 @@ class Tissue:
         that its sharpening could raise above the threshold.
         """
         size, threshold = self.image_size, self.threshold
-        gray = Crop(size, threshold if self.head else None).on_host(image)
+        gray = Crop(size, threshold if self.head_crop else None).on_host(image)
         if parameters is not None:
             value_of = dict(zip(PARAMETERS, map(float, parameters), strict=True))
             gray = _warp(gray, value_of)
@@ -67,16 +67,15 @@ class Tissue:
         largest = np.maximum.reduceat(rows, np.arange(0, size, self.patch), axis=1)
         return (largest > threshold).reshape(-1)
 
-    def level(
+    def of_input(
         self, windows: Sequence[Any], mean: Sequence[float], std: Sequence[float]
     ) -> tuple[int, float, int]:
         """Returns the rule for the model's input, `ViT`'s option tissue: channel, value, margin.
 
         Raises InputError if the threshold is in no channel's window.
         """
-        gray = (
-            math.floor(self.threshold) + 0.5
-        )  # between two stored gray values, which are integers
+        # between two stored gray values, which are integers
+        gray = math.floor(self.threshold) + 0.5
         for channel, (low, high) in enumerate(windows):
             if low < gray < high:
                 value = ((gray - low) / (high - low) - mean[channel]) / std[channel]
@@ -97,7 +96,7 @@ def _dilate(
 def _warp(
     gray: UInt8[np.ndarray, "size size"], value_of: dict[str, float]
 ) -> UInt8[np.ndarray, "size size"]:
-    """Returns for each pixel the largest value that `augment.rotate` could give.
+    """Returns for each pixel the largest value that `augment.warp` could give.
 
     OpenCV rounds coordinates to 1/1024 of a pixel and the device computes them in float32. The
     nearest pixel is therefore taken four times, with coordinates moved by SLACK in each diagonal.

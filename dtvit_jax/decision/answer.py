@@ -2,6 +2,9 @@
 
 import dataclasses
 
+ICH, NO_ICH, UNCERTAIN = "ich", "no ich", "uncertain"
+"""The decisions."""
+
 
 @dataclasses.dataclass(frozen=True)
 class SliceAnswer:
@@ -15,7 +18,8 @@ class SliceAnswer:
       p_hemorrhage: calibrated, 0 to 1.
       p_location: calibrated, given ICH, in the order of records.LOCATIONS; they sum to 1.
       decision: 'ich', 'no ich' or 'uncertain', at the operating point for slices.
-      outlier: distance from the training slices (`outlier`); above 1 the answer is 'uncertain'.
+      outlier: distance from the training slices (`outlier`); above 1 the answer is 'uncertain',
+        and the study's answer does not count the slice.
     """
 
     key: str
@@ -35,23 +39,25 @@ class StudyAnswer:
     Attributes:
       key, subject: pseudonyms.
       slices: in order of position.
-      p_hemorrhage, p_location: as in SliceAnswer, of the study.
+      p_hemorrhage, p_location: as in SliceAnswer, of the study; None where no slice counts.
       decision: 'ich', 'no ich' or 'uncertain'.
       location: one of records.LOCATIONS where the decision is 'ich', else empty.
       point, threshold: the operating point's name and its threshold on p_hemorrhage.
       reasons: why the answer is uncertain, in words; empty otherwise.
+      remarks: what the answer leaves out, in words, whatever the decision.
     """
 
     key: str
     subject: str
     slices: tuple[SliceAnswer, ...]
-    p_hemorrhage: float
-    p_location: tuple[float, float, float]
+    p_hemorrhage: float | None
+    p_location: tuple[float, float, float] | None
     decision: str
     location: str
     point: str
     threshold: float
     reasons: tuple[str, ...]
+    remarks: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

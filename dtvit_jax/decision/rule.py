@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Float
 
 from data_builder.errors import InputError
+from data_builder.records import LOCATIONS
 from dtvit_jax.decision.aggregation import LEVELS, Aggregation, Level
 from dtvit_jax.decision.calibration import Calibration
 from dtvit_jax.decision.predictions import Predictions
@@ -62,12 +63,14 @@ class OperatingPoint(TypedDict):
 class RuleFile(TypedDict):
     """The content of decision_rule.json.
 
-    calibration: "method", and by level and task a `Calibration` as JSON.
+    calibration: "method", and by level and task a `Calibration` as JSON with "in_force", what is
+    applied and why; files of earlier versions lack the latter.
     """
 
     version: int
     fitted_on: FittedOn
     checkpoint_step: NotRequired[int]
+    checkpoint: NotRequired[str]
     dataset_digest: NotRequired[str]
     aggregation: FittedAggregation
     calibration: dict[str, Any]
@@ -105,6 +108,14 @@ class DecisionRule:
         p = fitted["hemorrhage"].apply(both(predictions.p_hemorrhage), method)[:, 1]
         p_location = fitted["location"].apply(predictions.p_location, method)
         return dataclasses.replace(predictions, p_hemorrhage=p, p_location=p_location)
+
+    def in_force(self) -> dict[str, dict[str, str]]:
+        """By level and task, the calibration that is applied and why, as `Calibration.words`."""
+        classes = {"hemorrhage": 2, "location": len(LOCATIONS)}
+        return {
+            level: {task: fitted[task].words(self.method, classes[task]) for task in TASKS}
+            for level, fitted in self.calibrations.items()
+        }
 
 
 def both(p: Float[np.ndarray, " n"]) -> Float[np.ndarray, "n 2"]:

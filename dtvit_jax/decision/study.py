@@ -1,9 +1,18 @@
 """From the probabilities of a study's slices to its answer, in pure functions.
 
-An answer is 'uncertain' where the score is within the 95% interval of its operating point's
-threshold, so that another validation sample could have decided otherwise; where the study has
-fewer slices than the aggregation takes; or where slices unlike the training slices (`outlier`)
-decide it.
+Slices unlike the training slices (`outlier`) are 'uncertain', and the study's probabilities,
+decision and location are those of its other slices, the usual ones. A study is 'uncertain', with a
+reason for each that holds, where
+- a model that was trained on synthetic phantoms reads a slice that is not marked as one; then every
+  slice is 'uncertain' too, and the study has no probability;
+- more than half of its slices are unlike the training slices; where all are, it has no probability;
+- it has fewer usual slices than the aggregation takes;
+- the score is within the 95% interval of its operating point's threshold, so that another
+  validation sample could have decided otherwise;
+- its usual slices alone show no hemorrhage, but with the others the decision would not be 'no ich':
+  what was left out may be a hemorrhage.
+Whatever the decision, a remark says how many slices were left out, and whether the decision or the
+location would be another with them.
 """
 
 import dataclasses
@@ -11,20 +20,17 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 
 from data_builder.errors import InputError
 from data_builder.records import LOCATIONS
 from dtvit_jax.decision.aggregation import Level, by_subject
-from dtvit_jax.decision.answer import SliceAnswer, StudyAnswer
+from dtvit_jax.decision.answer import ICH, NO_ICH, UNCERTAIN, SliceAnswer, StudyAnswer
 from dtvit_jax.decision.predictions import UNKNOWN, Predictions
+from dtvit_jax.decision.reasons import Verdict, reasons_of, remarks_of
 from dtvit_jax.decision.rule import DecisionRule
 
 DEFAULT_POINT = "sensitivity_0.95"
-MOST_OUTLIERS = 0.5
-"""A study is uncertain where more than this share of its slices are outliers."""
-
-ICH, NO_ICH, UNCERTAIN = "ich", "no ich", "uncertain"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,12 +62,16 @@ class Points:
 
 @dataclasses.dataclass(frozen=True)
 class SliceFacts:
-    """A slice before the model sees it; the fields are those of SliceAnswer."""
+    """A slice before the model sees it; the other fields are those of SliceAnswer.
+
+    phantom: whether the source marks it as a synthetic phantom of data_builder.
+    """
 
     key: str
     file: int
     frame: int | None
     position_mm: float | None
+    phantom: bool
 
 
 def points_of(rule: DecisionRule, name: str) -> Points:
@@ -114,16 +124,18 @@ def answer_study(
     outliers: Float[np.ndarray, " n"],
     rule: DecisionRule,
     points: Points,
+    *,
+    trained_on_phantoms: bool,
 ) -> StudyAnswer:
     """Answers a study of one slice or more; its slices are returned in order of position.
 
     p_hemorrhage, p_location: the model's own, not calibrated. outliers: `TrainingSlices.scores`.
+    trained_on_phantoms: whether any training slice of the model was synthetic.
     """
     table = _table(key, slices, p_hemorrhage, p_location)
-    study, _ = by_subject(table, rule.aggregation)
-    calibrated = rule.calibrated(table, "slice")
-    calibrated_study = rule.calibrated(study, "subject")
-    usual = outliers <= 1
+    calibrated, usual = rule.calibrated(table, "slice"), outliers <= 1
+    real = sum(not facts.phantom for facts in slices) if trained_on_phantoms else 0
+    judged = usual & (real == 0)
     answers = [
         SliceAnswer(
             key=facts.key,
@@ -132,27 +144,39 @@ def answer_study(
             position_mm=facts.position_mm,
             p_hemorrhage=float(calibrated.p_hemorrhage[i]),
             p_location=_three(calibrated.p_location[i]),
-            decision=points.slice.decide(float(p_hemorrhage[i])) if usual[i] else UNCERTAIN,
+            decision=points.slice.decide(float(p_hemorrhage[i])) if judged[i] else UNCERTAIN,
             outlier=float(outliers[i]),
         )
         for i, facts in enumerate(slices)
     ]
-    decision = points.subject.decide(float(study.p_hemorrhage[0]))
-    reasons = _reasons(decision, table, usual, rule, points)
-    if reasons:
-        decision = UNCERTAIN
-    p_study_location = _three(calibrated_study.p_location[0])
+    every = _verdict(table, rule, points)
+    counted = _verdict(table.select(usual), rule, points) if usual.any() and not real else None
+    reasons = reasons_of(counted, every, usual, real, rule.aggregation.k)
+    decision = UNCERTAIN if reasons or counted is None else counted.decision
     return StudyAnswer(
         key=key,
         subject=subject,
         slices=tuple(sorted(answers, key=_position)),
-        p_hemorrhage=float(calibrated_study.p_hemorrhage[0]),
-        p_location=p_study_location,
+        p_hemorrhage=counted.p_hemorrhage if counted else None,
+        p_location=counted.p_location if counted else None,
         decision=decision,
-        location=LOCATIONS[int(np.argmax(p_study_location))] if decision == ICH else "",
+        location=counted.location if counted and decision == ICH else "",
         point=points.name,
         threshold=_calibrated_score(rule, points.subject.threshold),
-        reasons=tuple(reasons),
+        reasons=reasons,
+        remarks=remarks_of(counted, every, usual, decision),
+    )
+
+
+def _verdict(table: Predictions, rule: DecisionRule, points: Points) -> Verdict:
+    study, _ = by_subject(table, rule.aggregation)
+    calibrated = rule.calibrated(study, "subject")
+    p_location = _three(calibrated.p_location[0])
+    return Verdict(
+        p_hemorrhage=float(calibrated.p_hemorrhage[0]),
+        p_location=p_location,
+        decision=points.subject.decide(float(study.p_hemorrhage[0])),
+        location=LOCATIONS[int(np.argmax(p_location))],
     )
 
 
@@ -162,7 +186,7 @@ def own_scale(
     rule: DecisionRule,
     points: Points,
 ) -> dict[str, float]:
-    """A study's aggregated score before calibration, with the operating point's Point by field.
+    """The aggregated score of slices before calibration, with the operating point's Point by field.
 
     Where a model made almost no error on validation, calibration moves scores and threshold near
     0 or 1, and they differ visibly on this scale only.
@@ -170,39 +194,6 @@ def own_scale(
     table = _table("", slices, p_hemorrhage, np.full((len(slices), len(LOCATIONS)), 1 / 3))
     study, _ = by_subject(table, rule.aggregation)
     return {"score": float(study.p_hemorrhage[0]), **dataclasses.asdict(points.subject)}
-
-
-def _reasons(
-    decision: str,
-    table: Predictions,
-    usual: Bool[np.ndarray, " n"],
-    rule: DecisionRule,
-    points: Points,
-) -> list[str]:
-    """Why the answer is uncertain, in words; empty where it is not."""
-    reasons, n, k = [], len(table), rule.aggregation.k
-    if n < k:
-        reasons.append(f"{_slices(n)} only: the model's rule takes the {k} highest of a study")
-    if decision == UNCERTAIN:
-        reasons.append(
-            "the probability lies within the 95% interval of the operating point's threshold"
-        )
-    outliers = n - int(usual.sum())
-    if outliers > MOST_OUTLIERS * n:
-        reasons.append(f"{outliers} of {_slices(n)} are unlike the training slices")
-    elif outliers:
-        rest, _ = by_subject(table.select(usual), rule.aggregation)
-        decision_of_rest = points.subject.decide(float(rest.p_hemorrhage[0]))
-        if decision_of_rest != decision:
-            reasons.append(
-                f"without the {_slices(outliers)} unlike the training slices the answer would be "
-                f"'{decision_of_rest}'"
-            )
-    return reasons
-
-
-def _slices(n: int) -> str:
-    return f"{n} slice{'' if n == 1 else 's'}"
 
 
 def _table(

@@ -2,6 +2,8 @@
 
 import dataclasses
 import datetime
+import hashlib
+import textwrap
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,6 +16,7 @@ from pydicom.uid import ExplicitVRLittleEndian, MultiFrameTrueColorSecondaryCapt
 from data_builder.errors import InputError
 from data_builder.records import LOCATIONS
 from dtvit_jax.decision.answer import ModelIdentity, StudyAnswer
+from dtvit_jax.decision.probability_text import probability_text, threshold_text
 from dtvit_jax.dicom import codes
 from dtvit_jax.dicom.source_study import (
     SourceStudy,
@@ -26,6 +29,7 @@ from dtvit_jax.dicom.structured_report import MANUFACTURER
 _SERIES_NUMBER = 9002
 _SMALLEST_SIDE = 512
 _LINE_HEIGHT = 26  # pixels of a line of text, on a picture of 512
+_LONGEST_LINE = 66  # characters
 _DECISIONS = {"ich": "hemorrhage", "no ich": "no hemorrhage", "uncertain": "uncertain"}
 
 
@@ -143,18 +147,23 @@ def _put_pixels(ds: Dataset, frames: UInt8[np.ndarray, "frames rows columns 3"])
 def _instance_uid(
     study: SourceStudy, model: ModelIdentity, answer: StudyAnswer, overlays: Sequence[Overlay]
 ) -> str:
-    shown = " ".join(f"{overlay.slice} {overlay.caption}" for overlay in overlays)
+    shown = " ".join(
+        f"{overlay.slice} {overlay.caption} {hashlib.sha256(overlay.image.tobytes()).hexdigest()}"
+        for overlay in overlays
+    )
     return instance_uid(study, model, f"capture {shown}", answer)
 
 
 def _frame(
     answer: StudyAnswer, overlay: Overlay, model: ModelIdentity, remarks: Sequence[str]
 ) -> UInt8[np.ndarray, "rows columns 3"]:
-    """Draws the overlay with the notice above it, and the numbers and remarks below."""
+    """Draws the overlay with the notice above it; numbers, reasons and remarks below."""
     image = overlay.image
     factor = max(1, -(-_SMALLEST_SIDE // max(image.shape[:2])))
     image = image.repeat(factor, axis=0).repeat(factor, axis=1)
-    below = [*_lines(answer, overlay, model), *remarks]
+    texts = (text[0].upper() + text[1:] for text in (*answer.reasons, *answer.remarks, *remarks))
+    wrapped = (line for text in texts for line in textwrap.wrap(text, _LONGEST_LINE))
+    below = [*_lines(answer, overlay, model), *wrapped]
     width = max(image.shape[1], _SMALLEST_SIDE)
     band = _LINE_HEIGHT * width // _SMALLEST_SIDE
     canvas = Image.new("RGB", (width, image.shape[0] + band * (1 + len(below))))
@@ -170,16 +179,21 @@ def _frame(
 
 
 def _lines(answer: StudyAnswer, overlay: Overlay, model: ModelIdentity) -> list[str]:
+    """The numbers of the slice and the study; none of a study that has no probability."""
     shown = answer.slices[overlay.slice]
-    locations = "  ".join(
-        f"{name} {p:.2f}" for name, p in zip(LOCATIONS, shown.p_location, strict=True)
-    )
-    number = f"Slice {overlay.slice + 1} of {len(answer.slices)}"
+    number = f"Slice {overlay.slice + 1} of {len(answer.slices)}: {_DECISIONS[shown.decision]}"
+    study = f"Study: {_DECISIONS[answer.decision]}{answer.location and ', ' + answer.location}"
+    lines = [number, study]
+    if answer.p_hemorrhage is not None:
+        places = zip(LOCATIONS, shown.p_location, strict=True)
+        study_p, threshold = probability_text(answer.p_hemorrhage), threshold_text(answer.threshold)
+        lines = [
+            f"{number}, probability {probability_text(shown.p_hemorrhage)}",
+            f"Given hemorrhage: {'  '.join(f'{name} {probability_text(p)}' for name, p in places)}",
+            f"{study}, probability {study_p}, threshold {threshold}",
+        ]
     return [
-        f"{number}: {_DECISIONS[shown.decision]}, probability {shown.p_hemorrhage:.3f}",
-        f"Given hemorrhage: {locations}",
-        f"Study: {_DECISIONS[answer.decision]}{answer.location and ', ' + answer.location}, "
-        f"probability {answer.p_hemorrhage:.3f}, threshold {answer.threshold:.3f}",
+        *lines,
         f"Map: {overlay.caption}",
         f"Model: {model.name}, version {model.version}, weights {model.weights_sha256[:12]}",
     ]

@@ -119,8 +119,10 @@ def instance_uid(study: SourceStudy, model: ModelIdentity, kind: str, answer: St
     Another answer (a late slice, another operating point) gets another UID, because an archive that
     holds the first object would not accept a second one under its UID.
     """
-    numbers = [answer.p_hemorrhage, *answer.p_location, answer.threshold]
-    texts = [answer.decision, answer.location, answer.point, *answer.reasons]
+    numbers = [answer.threshold]
+    if answer.p_hemorrhage is not None and answer.p_location is not None:
+        numbers = [answer.p_hemorrhage, *answer.p_location, answer.threshold]
+    texts = [answer.decision, answer.location, answer.point, *answer.reasons, *answer.remarks]
     for one in answer.slices:
         numbers += [one.p_hemorrhage, *one.p_location]
         texts += [one.decision, str(study.references.get(one.file)), str(one.frame)]

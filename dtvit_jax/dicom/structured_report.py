@@ -51,6 +51,8 @@ def structured_report(
 ) -> Comprehensive3DSR:
     """Makes the report: a measurement group for the study and for each of the likeliest slices.
 
+    A study that has no probability has no group of a slice either.
+
     Args:
       answer: the study's answer.
       sources: the DICOM objects that the slices' `file` counts through; their pixels are not read.
@@ -64,7 +66,8 @@ def structured_report(
     study = read_source_study(sources)
     made = made or datetime.datetime.now()
     groups = [_study_group(answer, study, model, remarks)]
-    groups += [_slice_group(answer, index, study, model) for index in likeliest(answer)]
+    if answer.p_hemorrhage is not None:
+        groups += [_slice_group(answer, index, study, model) for index in likeliest(answer)]
     content = MeasurementReport(
         observation_context=ObservationContext(observer_device_context=_observer(model)),
         procedure_reported=dicom_codes.PROCEDURE,
@@ -166,6 +169,9 @@ def _slice_group(
 
 
 def _probabilities(answer: StudyAnswer | SliceAnswer) -> Iterator[Measurement]:
+    """None of a study in which no slice counts."""
+    if answer.p_hemorrhage is None or answer.p_location is None:
+        return
     yield Measurement(dicom_codes.PROBABILITY, answer.p_hemorrhage, dicom_codes.NO_UNITS)
     for location, probability in zip(LOCATIONS, answer.p_location, strict=True):
         yield Measurement(
@@ -198,7 +204,7 @@ def _texts(answer: StudyAnswer, remarks: Sequence[str]) -> list[TextContentItem]
 
     return [
         item(dicom_codes.COMMENT, f"{dicom_codes.NOTICE}."),
-        *(item(dicom_codes.COMMENT, remark) for remark in remarks),
+        *(item(dicom_codes.COMMENT, remark) for remark in (*remarks, *answer.remarks)),
         item(dicom_codes.OPERATING_POINT, answer.point),
         *(item(dicom_codes.REASON, reason) for reason in answer.reasons),
     ]

@@ -23,7 +23,7 @@ from dtvit_jax.dicom.secondary_capture import Overlay, secondary_capture
 from dtvit_jax.dicom.source_study import read_source_study
 from dtvit_jax.dicom.structured_report import structured_report
 
-PHANTOM = "The model was trained on synthetic phantoms: this says nothing of a patient"
+PHANTOM = "The model was trained on synthetic phantoms: this says nothing about a patient"
 _REPORT, _CAPTURE = "sr.dcm", "capture.dcm"
 
 

@@ -10,16 +10,19 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy import special
 
+from dtvit_jax.evaluation.ranking import Values, Weights
+
 METHOD = (
     "bootstrap over subjects, stratified by class: hull of the BCa and the percentile interval, "
     "both Student-stretched"
 )
 RESAMPLES = 10_000
 LEVEL = 0.95
+SEED = 0
 _EQUAL = 1e-12  # differences below it are rounding
 _CHUNK_CELLS = 1 << 19  # weights in memory at once, 4 MB: they stay in the processor's cache
 
-Statistic = Callable[[Float[np.ndarray, "r n"]], dict[str, Float[np.ndarray, " r"]]]
+Statistic = Callable[[Weights], dict[str, Values]]
 """Computes metrics of n rows under r weightings of them, as the functions of `metrics` do."""
 
 
@@ -69,7 +72,7 @@ def bootstrap(
     subject: Int[np.ndarray, " n"],
     strata: Int[np.ndarray, " subjects"],
     resamples: int = RESAMPLES,
-    seed: int = 0,
+    seed: int = SEED,
     *,
     difference: bool = False,
 ) -> dict[str, Interval]:

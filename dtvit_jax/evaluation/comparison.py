@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool
 
 from data_builder.errors import InputError
 from dtvit_jax.decision.aggregation import DEFAULT, Aggregation, by_subject
@@ -13,12 +12,7 @@ from dtvit_jax.decision.predictions import UNKNOWN, Predictions
 from dtvit_jax.evaluation import bootstrap
 from dtvit_jax.evaluation.differences import on_the_same_slices, paired_difference
 from dtvit_jax.evaluation.paired_tests import delong, holm, mcnemar
-from dtvit_jax.evaluation.schema import (
-    Comparison,
-    Differences,
-    McNemarJson,
-    PairTests,
-)
+from dtvit_jax.evaluation.schema import Comparison, Differences, PairTests
 from dtvit_jax.evaluation.summary import evaluate_predictions, has_location
 
 ALPHA = 0.05
@@ -104,32 +98,15 @@ def _tests(a: Predictions, b: Predictions, threshold: float) -> PairTests:
     scores = np.stack([t.p_hemorrhage[known].astype(np.float64) for t in (a, b)])
     tests: PairTests = {"mcnemar": {"hemorrhage": None, "location": None}, "delong": None}
     if len(truth):
-        correct = (scores >= threshold) == truth
-        tests["mcnemar"]["hemorrhage"] = _counts(correct)
+        tests["mcnemar"]["hemorrhage"] = mcnemar(*((scores >= threshold) == truth))
     located = has_location(a) & has_location(b)
     if located.any():
         location = a.location[located]
-        correct = np.stack([t.p_location[located].argmax(axis=1) == location for t in (a, b)])
-        tests["mcnemar"]["location"] = _counts(correct)
+        correct = [t.p_location[located].argmax(axis=1) == location for t in (a, b)]
+        tests["mcnemar"]["location"] = mcnemar(*correct)
     if min(truth.sum(), (~truth).sum()) >= 2:
-        areas = delong(truth, scores)
-        area_a, area_b = map(float, areas.areas)
-        difference = areas.difference(0, 1)
-        tests["delong"] = {
-            "a": area_a,
-            "b": area_b,
-            "value": difference.value,
-            "low": difference.low,
-            "high": difference.high,
-            "se": difference.se,
-            "p": difference.p,
-        }
+        tests["delong"] = delong(truth, scores).difference(0, 1)
     return tests
-
-
-def _counts(correct: Bool[np.ndarray, "2 n"]) -> McNemarJson:
-    test = mcnemar(*correct)
-    return {"only_a": test.only_a, "only_b": test.only_b, "p": test.p}
 
 
 def _adjust_differences(pairs: Sequence[dict[str, Differences]]) -> list[dict[str, Differences]]:

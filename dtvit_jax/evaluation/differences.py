@@ -3,14 +3,14 @@
 from functools import partial
 
 import numpy as np
-from jaxtyping import Float
 
 from data_builder.errors import InputError
-from dtvit_jax.decision.aggregation import DEFAULT, LEVELS, Aggregation, Level, by_subject
+from dtvit_jax.decision.aggregation import DEFAULT, Aggregation, by_subject
 from dtvit_jax.decision.predictions import Predictions
 from dtvit_jax.evaluation import bootstrap, cohort
-from dtvit_jax.evaluation.intervals import estimate
-from dtvit_jax.evaluation.schema import Difference, Differences, PairedDifferences
+from dtvit_jax.evaluation.intervals import estimate, finite
+from dtvit_jax.evaluation.ranking import Values, Weights
+from dtvit_jax.evaluation.schema import ByLevel, Difference, Differences, PairedDifferences
 from dtvit_jax.evaluation.summary import Part, parts, statistic_of
 
 
@@ -22,7 +22,6 @@ def paired_difference(
     aggregation_b: Aggregation | None = None,
     threshold: float = 0.5,
     resamples: int = bootstrap.RESAMPLES,
-    seed: int = 0,
 ) -> PairedDifferences:
     """Computes a - b for every metric; each resample draws the same subjects for both.
 
@@ -33,31 +32,29 @@ def paired_difference(
     a, b = on_the_same_slices(a, b)
     subjects_a, tied = by_subject(a, aggregation)
     subjects_b, _ = by_subject(b, aggregation_b or aggregation)
-    differences: dict[Level, dict[str, Differences]] = {level: {} for level in LEVELS}
+    differences: ByLevel[Differences] = {"slice": {}, "subject": {}}
     for part_a, part_b in zip(parts(a, subjects_a), parts(b, subjects_b), strict=True):
         same_rows = len(part_a.table) and len(part_a.table) == len(part_b.table)
         differences[part_a.level][part_a.task] = (
-            _differences(part_a, part_b, threshold, resamples, seed) if same_rows else {}
+            _differences(part_a, part_b, threshold, resamples) if same_rows else {}
         )
-    return {
-        "n": cohort.counts(a, subjects_a, tied),
-        "slice": differences["slice"],
-        "subject": differences["subject"],
-    }
+    return {"n": cohort.counts(a, subjects_a, tied), **differences}
 
 
-def _differences(a: Part, b: Part, threshold: float, resamples: int, seed: int) -> Differences:
+def _differences(a: Part, b: Part, threshold: float, resamples: int) -> Differences:
     statistics = tuple(statistic_of(part.table, part.task, threshold) for part in (a, b))
     paired = partial(_difference, statistics)
-    intervals = bootstrap.bootstrap(paired, a.subject, a.strata, resamples, seed, difference=True)
-    values = [statistic(np.ones((1, len(a.table)))) for statistic in statistics]
-    entries: Differences = {}
-    for name, interval in intervals.items():
-        value_a, value_b = (_number(float(value[name][0])) for value in values)
-        entries[name] = Difference(
-            **estimate(name, interval).as_json(), p=_number(interval.p), a=value_a, b=value_b
+    intervals = bootstrap.bootstrap(paired, a.subject, a.strata, resamples, difference=True)
+    of_a, of_b = (statistic(np.ones((1, len(a.table)))) for statistic in statistics)
+    return {
+        name: Difference(
+            **estimate(name, interval),
+            p=finite(interval.p),
+            a=finite(float(of_a[name][0])),
+            b=finite(float(of_b[name][0])),
         )
-    return entries
+        for name, interval in intervals.items()
+    }
 
 
 def on_the_same_slices(a: Predictions, b: Predictions) -> tuple[Predictions, Predictions]:
@@ -71,12 +68,6 @@ def on_the_same_slices(a: Predictions, b: Predictions) -> tuple[Predictions, Pre
     return a, b
 
 
-def _difference(
-    statistics: tuple[bootstrap.Statistic, ...], weights: Float[np.ndarray, "r n"]
-) -> dict[str, Float[np.ndarray, " r"]]:
+def _difference(statistics: tuple[bootstrap.Statistic, ...], weights: Weights) -> dict[str, Values]:
     a, b = (statistic(weights) for statistic in statistics)
     return {name: a[name] - b[name] for name in a}
-
-
-def _number(value: float) -> float | None:
-    return value if np.isfinite(value) else None

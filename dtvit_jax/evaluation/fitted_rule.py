@@ -23,8 +23,8 @@ from dtvit_jax.decision.predictions import UNKNOWN, Predictions
 from dtvit_jax.decision.rule import FILE, VERSION, DecisionRule, OperatingPoint, both, parse, read
 from dtvit_jax.evaluation import bootstrap, operating_points, ranking
 from dtvit_jax.evaluation.intervals import estimate
-from dtvit_jax.evaluation.metrics import expected_calibration_error, log_loss
-from dtvit_jax.evaluation.ranking import ratio
+from dtvit_jax.evaluation.metrics import log_loss, probability_scores
+from dtvit_jax.evaluation.ranking import Values, Weights
 from dtvit_jax.evaluation.schema import (
     CalibrationJson,
     CalibrationQuality,
@@ -89,8 +89,8 @@ def fit(
         },
         "calibration": {
             "method": method,
-            "slice": _fit_calibrations(validation),
-            "subject": _fit_calibrations(subjects),
+            "slice": _fit_calibrations(validation, method),
+            "subject": _fit_calibrations(subjects, method),
         },
         "operating_points": _fit_points(validation, subjects, chosen, resamples),
     }
@@ -117,17 +117,21 @@ def _choose_aggregation(validation: Predictions) -> tuple[Aggregation, list[dict
     return CANDIDATES[best], candidates
 
 
-def _fit_calibrations(table: Predictions) -> dict[str, Any]:
-    """The calibration of both tasks as JSON, on the rows that count for each."""
-    known, located = table.hemorrhage != UNKNOWN, has_location(table)
-    return {
-        "hemorrhage": calibration.fit(
-            both(table.p_hemorrhage[known]), table.hemorrhage[known].astype(int)
-        ).as_json(),
-        "location": calibration.fit(
-            table.p_location[located].astype(np.float64), table.location[located].astype(int)
-        ).as_json(),
+def _fit_calibrations(table: Predictions, method: str) -> dict[str, Any]:
+    """The calibration of both tasks as JSON, on the rows that count for each.
+
+    "in_force" says what `method` does with it, and why.
+    """
+    known, located = table.select(table.hemorrhage != UNKNOWN), table.select(has_location(table))
+    tasks = {
+        "hemorrhage": (both(known.p_hemorrhage), known.hemorrhage, known.subject),
+        "location": (located.p_location.astype(np.float64), located.location, located.subject),
     }
+    fitted = {}
+    for task, (p, truth, subject) in tasks.items():
+        one = calibration.fit(p, truth.astype(int), subject)
+        fitted[task] = one.as_json() | {"in_force": one.words(method, p.shape[1])}
+    return fitted
 
 
 def _fit_points(
@@ -178,7 +182,8 @@ def write(folder: Path, rule: DecisionRule) -> Path:
 def find(folder: Path, provenance: Mapping[str, Any], choices: Choices) -> DecisionRule | None:
     """Reads the rule in `folder` if it was fitted with this provenance and these choices.
 
-    A rule of an earlier version, with a threshold that did not reach its aim, is not taken.
+    A rule of an earlier version, with a threshold that did not reach its aim or a temperature that
+    was not shrunk, is not taken.
     """
     try:
         rule = read(folder)
@@ -190,6 +195,7 @@ def find(folder: Path, provenance: Mapping[str, Any], choices: Choices) -> Decis
         and (auto or choices.aggregation == rule.aggregation)
         and rule.raw["aggregation"]["chosen_on_validation"] == auto
         and rule.method == choices.calibration
+        and all(fit.subjects for tasks in rule.calibrations.values() for fit in tasks.values())
     )
     return rule if same and all(map(_reaches_its_aim, rule.raw["operating_points"])) else None
 
@@ -236,6 +242,7 @@ def apply_rule(
             "version": rule.raw["version"],
             "fitted_on": rule.raw["fitted_on"],
             "aggregation": rule.raw["aggregation"],
+            "calibration": rule.in_force(),
         },
         "calibration": quality,
         "operating_points": points,
@@ -253,7 +260,7 @@ def _quality(fitted: Calibration, part: Part, resamples: int) -> CalibrationQual
     def after(method: str) -> Estimates:
         statistic = partial(_scores, fitted.apply(p, method), truth)
         intervals = bootstrap.bootstrap(statistic, part.subject, part.strata, resamples)
-        return {name: estimate(name, interval).as_json() for name, interval in intervals.items()}
+        return {name: estimate(name, interval) for name, interval in intervals.items()}
 
     quality: CalibrationQuality = {"fitted_temperature": fitted.as_json()["temperature"]}
     if np.isfinite(fitted.temperature):
@@ -265,19 +272,7 @@ def _quality(fitted: Calibration, part: Part, resamples: int) -> CalibrationQual
 
 
 def _scores(
-    p: Float[np.ndarray, "n classes"],
-    truth: Int[np.ndarray, " n"],
-    weights: Float[np.ndarray, "r n"],
-) -> dict[str, Float[np.ndarray, " r"]]:
-    """Brier score (of ICH; the sum over locations), log loss and ECE."""
-    if p.shape[1] == 2:
-        errors = (p[:, 1] - truth) ** 2
-        gap = expected_calibration_error(truth == 1, p[:, 1], weights)
-    else:
-        errors = ((p - np.eye(p.shape[1])[truth]) ** 2).sum(axis=1)
-        gap = expected_calibration_error(p.argmax(axis=1) == truth, p.max(axis=1), weights)
-    return {
-        "brier": ratio(weights @ errors, weights.sum(axis=1)),
-        "log_loss": log_loss(truth, p, weights),
-        "ece": gap,
-    }
+    p: Float[np.ndarray, "n classes"], truth: Int[np.ndarray, " n"], weights: Weights
+) -> dict[str, Values]:
+    scores = probability_scores(truth, p, weights)
+    return {name: scores[name] for name in ("brier", "log_loss", "ece")}

@@ -14,7 +14,7 @@ from scipy import stats as distributions
 
 from data_builder.records import LOCATIONS
 from dtvit_jax.evaluation.bootstrap import LEVEL, Interval
-from dtvit_jax.evaluation.schema import Bounds, EstimateJson, Task
+from dtvit_jax.evaluation.schema import Bounds, Estimate, Task
 
 NO_VARIATION = "no interval: all resamples have the same value"
 NO_ECE_INTERVAL = (
@@ -42,51 +42,6 @@ class ClosedForm:
     of: int | None = None
 
 
-@dataclasses.dataclass(frozen=True)
-class Estimate:
-    """A metric's value and its 95% interval over subjects.
-
-    Attributes:
-      value: None where the sample leaves it undefined.
-      low, high: None where there is no interval.
-      reason: why the value or the interval is missing; else empty.
-      undefined_resamples: the share of resamples that leave the value undefined, 0 to 1; None
-        where all of them define it.
-      count, of: numerator and denominator of a proportion.
-      exact, score: the closed-form interval, of a proportion and of an AUROC, where each row is an
-        independent subject.
-      method: the closed form that `low` and `high` are from; empty where they are the bootstrap's.
-    """
-
-    value: float | None
-    low: float | None
-    high: float | None
-    reason: str = ""
-    undefined_resamples: float | None = None
-    count: int | None = None
-    of: int | None = None
-    exact: Bounds | None = None
-    score: Bounds | None = None
-    method: str = ""
-
-    def as_json(self) -> EstimateJson:
-        """The metric as metrics.json holds it: without the fields that do not apply."""
-        entry: EstimateJson = {"value": self.value, "low": self.low, "high": self.high}
-        if self.reason:
-            entry["reason"] = self.reason
-        if self.undefined_resamples is not None:
-            entry["undefined_resamples"] = self.undefined_resamples
-        if self.count is not None and self.of is not None:
-            entry |= {"count": self.count, "of": self.of}
-        if self.exact:
-            entry["exact"] = self.exact
-        if self.score:
-            entry["score"] = self.score
-        if self.method:
-            entry["method"] = self.method
-        return entry
-
-
 def estimate(
     name: str,
     interval: Interval,
@@ -107,31 +62,30 @@ def estimate(
       no_rows: the reason to give where the sample has no row for the task; some metrics have a
         value even then (F1: 0).
     """
-    value, low, high = map(_finite, (interval.value, interval.low, interval.high))
+    value, low, high = map(finite, (interval.value, interval.low, interval.high))
+    entry: Estimate = {"value": value, "low": low, "high": high}
     if value is None:
-        return Estimate(None, None, None, undefined)
-    share = round(interval.undefined, 4) if interval.undefined > 0 else None
+        return entry | {"reason": undefined} if undefined else entry
     if name == "ece":
-        return Estimate(value, None, None, NO_ECE_INTERVAL, share)
+        entry |= {"low": None, "high": None, "reason": NO_ECE_INTERVAL}
+    elif closed is None and low is None:
+        entry["reason"] = no_rows or NO_VARIATION
+    if interval.undefined > 0:
+        entry["undefined_resamples"] = round(interval.undefined, 4)
     if closed is None:
-        reason = no_rows or NO_VARIATION
-        return Estimate(value, low, high, reason if low is None else "", share)
-    bounds: Bounds = {"low": closed.low, "high": closed.high}
-    proportion = closed.of is not None
-    return Estimate(
-        value,
-        closed.low if low is None else low,
-        closed.high if low is None else high,
-        undefined_resamples=share,
-        count=closed.count,
-        of=closed.of,
-        exact=bounds if independent and proportion else None,
-        score=bounds if independent and not proportion else None,
-        method=closed.method if low is None else "",
-    )
+        return entry
+    if closed.count is not None and closed.of is not None:
+        entry |= {"count": closed.count, "of": closed.of}
+    if independent:
+        bounds: Bounds = {"low": closed.low, "high": closed.high}
+        entry |= {"score": bounds} if closed.of is None else {"exact": bounds}
+    if low is None:
+        entry |= {"low": closed.low, "high": closed.high, "method": closed.method}
+    return entry
 
 
-def _finite(value: float) -> float | None:
+def finite(value: float) -> float | None:
+    """The value; None where it is nan or infinite, which JSON can't hold."""
     return value if np.isfinite(value) else None
 
 

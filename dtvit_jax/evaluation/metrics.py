@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from data_builder.records import LOCATIONS
+from dtvit_jax.decision.rule import both
 from dtvit_jax.evaluation.ranking import Values, Weights, auroc, average_precision, ratio
 
 ECE_BINS = 10
@@ -25,13 +26,12 @@ def hemorrhage_metrics(
 
     truth: 1 ICH, 0 normal. ICH is predicted at p >= threshold.
     """
-    return hemorrhage_rates(truth == 1, probability >= threshold, weights) | {
+    areas = {
         "auroc": auroc(truth == 1, probability, weights),
         "average_precision": average_precision(truth == 1, probability, weights),
-        "brier": _mean((probability - truth) ** 2, weights),
-        "ece": expected_calibration_error(truth == 1, probability, weights),
-        "log_loss": log_loss(truth, np.stack([1 - probability, probability], axis=1), weights),
     }
+    rates = hemorrhage_rates(truth == 1, probability >= threshold, weights)
+    return rates | areas | probability_scores(truth, both(probability), weights)
 
 
 def hemorrhage_rates(
@@ -58,26 +58,18 @@ def location_metrics(
 ) -> dict[str, Values]:
     """Computes all metrics of the location task over ICH rows; the likeliest class is predicted.
 
-    truth: index into LOCATIONS. `brier`: the sum over classes; `ece`: of the predicted class's
-    probability. `location_rates` describes the averages.
+    truth: index into LOCATIONS. `location_rates` describes the averages.
     """
     predicted = probabilities.argmax(axis=1)
     classes = range(len(LOCATIONS))
     present = np.stack([weights @ (truth == c).astype(np.float64) for c in classes])
     areas = [auroc(truth == c, probabilities[:, c], weights) for c in classes]
     precision = [average_precision(truth == c, probabilities[:, c], weights) for c in classes]
-    errors = ((probabilities - np.eye(len(LOCATIONS))[truth]) ** 2).sum(axis=1)
     return (
         location_rates(truth, predicted, weights)
         | _averages("auroc", np.stack(areas), present)
         | _averages("average_precision", np.stack(precision), present)
-        | {
-            "brier": _mean(errors, weights),
-            "ece": expected_calibration_error(
-                predicted == truth, probabilities.max(axis=1, initial=0), weights
-            ),
-            "log_loss": log_loss(truth, probabilities, weights),
-        }
+        | probability_scores(truth, probabilities, weights)
     )
 
 
@@ -138,8 +130,7 @@ def combined_metrics(
     correct = (
         first["accuracy"] * decisions + np.where(locations > 0, second["accuracy"], 0) * locations
     )
-    both = np.stack([1 - probability, probability], axis=1)
-    losses = log_loss(truth, both, weights) + log_loss(
+    losses = log_loss(truth, both(probability), weights) + log_loss(
         location[ich], p_location[ich], weights[:, ich]
     )
     means = {
@@ -170,6 +161,23 @@ def confusion_cells(
     )
     tp, fn, fp, tn = (weights @ cells.astype(np.float64)).T
     return tp, fn, fp, tn
+
+
+def probability_scores(
+    truth: Int[np.ndarray, " n"], p: Float[np.ndarray, "n classes"], weights: Weights
+) -> dict[str, Values]:
+    """Computes Brier score, ECE and log loss of two classes (normal, ICH), or of several.
+
+    Of several classes the Brier score is the sum over them, and the ECE is that of the predicted
+    class's probability.
+    """
+    if p.shape[1] == 2:
+        errors = (p[:, 1] - truth) ** 2
+        ece = expected_calibration_error(truth == 1, p[:, 1], weights)
+    else:
+        errors = ((p - np.eye(p.shape[1])[truth]) ** 2).sum(axis=1)
+        ece = expected_calibration_error(p.argmax(axis=1) == truth, p.max(axis=1), weights)
+    return {"brier": _mean(errors, weights), "ece": ece, "log_loss": log_loss(truth, p, weights)}
 
 
 def expected_calibration_error(

@@ -74,7 +74,6 @@ def choose(
     subject: Int[np.ndarray, " n"],
     strata: Int[np.ndarray, " subjects"],
     resamples: int = RESAMPLES,
-    seed: int = 0,
 ) -> Choice:
     """Chooses the threshold that reaches `aim` on these rows, with its 95% interval over subjects.
 
@@ -104,7 +103,7 @@ def choose(
     drawn = np.concatenate(
         [
             _reach(aim, score, truth, cuts, counts[:, subject].astype(np.float64))
-            for counts in bootstrap.subject_counts(strata, resamples, seed, chunk=200)
+            for counts in bootstrap.subject_counts(strata, resamples, bootstrap.SEED, 200)
         ]
     )
     # 'nearest': between two resampled cuts there is no cut.

@@ -8,15 +8,7 @@ from jaxtyping import Bool, Float
 from scipy import stats as distributions
 
 from dtvit_jax.evaluation.bootstrap import LEVEL
-
-
-@dataclasses.dataclass(frozen=True)
-class McNemar:
-    """Rows on which only a or only b is correct, and the two-sided p-value."""
-
-    only_a: int
-    only_b: int
-    p: float
+from dtvit_jax.evaluation.schema import AreaDifference, McNemar
 
 
 def mcnemar(a_correct: Bool[np.ndarray, " n"], b_correct: Bool[np.ndarray, " n"]) -> McNemar:
@@ -27,18 +19,7 @@ def mcnemar(a_correct: Bool[np.ndarray, " n"], b_correct: Bool[np.ndarray, " n"]
     only_a, only_b = int((a_correct & ~b_correct).sum()), int((b_correct & ~a_correct).sum())
     discordant = only_a + only_b
     p = distributions.binomtest(only_a, discordant).pvalue if discordant else 1.0
-    return McNemar(only_a, only_b, float(p))
-
-
-@dataclasses.dataclass(frozen=True)
-class AreaDifference:
-    """A difference of two areas with its standard error, 95% interval (normal) and p-value."""
-
-    value: float
-    low: float
-    high: float
-    se: float
-    p: float
+    return {"only_a": only_a, "only_b": only_b, "p": float(p)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,16 +30,25 @@ class DeLong:
     covariance: Float[np.ndarray, "m m"]
 
     def difference(self, a: int, b: int) -> AreaDifference:
-        """areas[a] - areas[b], with the two-sided p-value of a difference of 0."""
-        value = float(self.areas[a] - self.areas[b])
-        cells = self.covariance
+        """areas[a] - areas[b] with a normal interval, and the p-value of a difference of 0."""
+        area_a, area_b = float(self.areas[a]), float(self.areas[b])
+        value, cells = area_a - area_b, self.covariance
         variance = float(cells[a, a] + cells[b, b] - 2 * cells[a, b])
         error = float(np.sqrt(max(variance, 0.0)))
         if error < 1e-12:  # both scores rank the rows alike
-            return AreaDifference(value, value, value, 0.0, float(value == 0))
+            error, p = 0.0, float(value == 0)
+        else:
+            p = float(2 * distributions.norm.sf(abs(value) / error))
         reach = float(distributions.norm.ppf((1 + LEVEL) / 2)) * error
-        p = float(2 * distributions.norm.sf(abs(value) / error))
-        return AreaDifference(value, value - reach, value + reach, error, p)
+        return {
+            "a": area_a,
+            "b": area_b,
+            "value": value,
+            "low": value - reach,
+            "high": value + reach,
+            "se": error,
+            "p": p,
+        }
 
 
 def delong(truth: Bool[np.ndarray, " n"], scores: Float[np.ndarray, "m n"]) -> DeLong:

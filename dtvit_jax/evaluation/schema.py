@@ -3,12 +3,13 @@
 Names and order of the keys are a file format: other programs read these files.
 """
 
-from typing import Literal, NotRequired, TypedDict
+from typing import Generic, Literal, NotRequired, TypedDict, TypeVar
 
 from dtvit_jax.decision.aggregation import Level
 from dtvit_jax.decision.rule import FittedAggregation, FittedOn, OperatingPoint
 
 Task = Literal["hemorrhage", "location", "combined"]
+Entry = TypeVar("Entry")
 
 
 class Bounds(TypedDict):
@@ -18,8 +19,19 @@ class Bounds(TypedDict):
     high: float
 
 
-class EstimateJson(TypedDict):
-    """A metric, as `intervals.Estimate` describes it; a field that does not apply is absent."""
+class Estimate(TypedDict):
+    """A metric's value and its 95% interval over subjects; a field that does not apply is absent.
+
+    Attributes:
+      value: None where the sample leaves it undefined.
+      low, high: None where there is no interval.
+      reason: why the value or the interval is missing.
+      undefined_resamples: the share of resamples that leave the value undefined, above 0 to 1.
+      count, of: numerator and denominator of a proportion.
+      exact, score: the closed-form interval, of a proportion and of an AUROC, where each row is an
+        independent subject.
+      method: the closed form that `low` and `high` are from, where they are not the bootstrap's.
+    """
 
     value: float | None
     low: float | None
@@ -33,7 +45,7 @@ class EstimateJson(TypedDict):
     method: NotRequired[str]
 
 
-class Difference(EstimateJson):
+class Difference(Estimate):
     """A metric of model a minus that of model b; p: two-sided, of a difference of 0."""
 
     p: float | None
@@ -42,8 +54,15 @@ class Difference(EstimateJson):
     p_holm: NotRequired[float | None]
 
 
-Estimates = dict[str, EstimateJson]
+Estimates = dict[str, Estimate]
 Differences = dict[str, Difference]
+
+
+class ByLevel(TypedDict, Generic[Entry]):
+    """Entries by task, of slices and of subjects."""
+
+    slice: dict[str, Entry]
+    subject: dict[str, Entry]
 
 
 class SampleCounts(TypedDict):
@@ -75,12 +94,16 @@ class IntervalMethod(TypedDict):
 
 
 class RuleSummary(TypedDict):
-    """The decision rule that was applied; fitted_here: on the evaluated slices themselves."""
+    """The decision rule that was applied; fitted_here: on the evaluated slices themselves.
+
+    calibration: by level and task, what is applied and why, in words.
+    """
 
     version: NotRequired[int]
     fitted_here: NotRequired[bool]
     fitted_on: FittedOn
     aggregation: FittedAggregation
+    calibration: dict[str, dict[str, str]]
 
 
 class JudgedPoint(OperatingPoint):
@@ -106,7 +129,7 @@ class CalibrationJson(TypedDict):
     subject: NotRequired[dict[str, CalibrationQuality]]
 
 
-class RuleMetrics(TypedDict):
+class RuleMetrics(TypedDict, total=False):
     """What a decision rule adds to metrics.json."""
 
     decision_rule: RuleSummary
@@ -114,13 +137,11 @@ class RuleMetrics(TypedDict):
     operating_points: list[JudgedPoint]
 
 
-class Group(TypedDict):
+class Group(ByLevel[Estimates]):
     """The metrics of the slices that share a value of a fact."""
 
     value: str
     n: SampleCounts
-    subject: dict[str, Estimates]
-    slice: dict[str, Estimates]
 
 
 class Subgroups(TypedDict):
@@ -131,7 +152,7 @@ class Subgroups(TypedDict):
     groups: list[Group]
 
 
-class Metrics(TypedDict):
+class Metrics(ByLevel[Estimates], RuleMetrics):
     """metrics.json, all but "of" (what was evaluated)."""
 
     positive: str
@@ -140,25 +161,18 @@ class Metrics(TypedDict):
     interval: IntervalMethod
     n: SampleCounts
     confusion: dict[Level, dict[str, list[list[int]]]]
-    slice: dict[str, Estimates]
-    subject: dict[str, Estimates]
     warnings: list[str]
-    decision_rule: NotRequired[RuleSummary]
-    calibration: NotRequired[CalibrationJson]
-    operating_points: NotRequired[list[JudgedPoint]]
     subgroups: NotRequired[dict[str, Subgroups]]
 
 
-class PairedDifferences(TypedDict):
+class PairedDifferences(ByLevel[Differences]):
     """The differences of two models by level, task and metric."""
 
     n: SampleCounts
-    slice: dict[str, Differences]
-    subject: dict[str, Differences]
 
 
-class McNemarJson(TypedDict):
-    """Subjects that only a or only b decided correctly, and the p-value."""
+class McNemar(TypedDict):
+    """Rows on which only a or only b is correct, and the two-sided p-value."""
 
     only_a: int
     only_b: int
@@ -166,7 +180,7 @@ class McNemarJson(TypedDict):
     p_holm: NotRequired[float]
 
 
-class DeLongJson(TypedDict):
+class AreaDifference(TypedDict):
     """Two AUROCs, their difference with its 95% interval and standard error, and the p-value."""
 
     a: float
@@ -182,27 +196,23 @@ class DeLongJson(TypedDict):
 class PairTests(TypedDict):
     """Tests by subject; None where the sample does not allow one."""
 
-    mcnemar: dict[str, McNemarJson | None]
-    delong: DeLongJson | None
+    mcnemar: dict[str, McNemar | None]
+    delong: AreaDifference | None
 
 
-class Pair(TypedDict):
+class Pair(ByLevel[Differences]):
     """Two runs of a comparison: differences, tests, and what these allow to conclude."""
 
     a: str
     b: str
-    subject: dict[str, Differences]
-    slice: dict[str, Differences]
     tests: PairTests
     sentences: list[str]
 
 
-class RunMetrics(TypedDict):
+class RunMetrics(ByLevel[Estimates]):
     """One run of a comparison."""
 
     aggregation: str
-    subject: dict[str, Estimates]
-    slice: dict[str, Estimates]
 
 
 class Comparison(TypedDict):

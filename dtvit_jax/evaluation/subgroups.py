@@ -13,6 +13,7 @@ from data_builder.records import FACTS
 from dtvit_jax.decision.aggregation import DEFAULT, Aggregation, by_subject, subject_index
 from dtvit_jax.decision.predictions import UNKNOWN, Predictions
 from dtvit_jax.evaluation import ranking
+from dtvit_jax.evaluation.intervals import finite
 from dtvit_jax.evaluation.schema import Estimates, Group, Metrics, Subgroups
 from dtvit_jax.evaluation.summary import evaluate_predictions
 
@@ -53,7 +54,6 @@ def subgroups(
     facts: Facts,
     *,
     aggregation: Aggregation = DEFAULT,
-    threshold: float = 0.5,
     resamples: int = RESAMPLES,
 ) -> dict[str, Subgroups]:
     """Computes the "subgroups" of metrics.json: for each fact its groups and its confound.
@@ -73,9 +73,7 @@ def subgroups(
         groups = []
         for value in distinct:
             rows = predictions.select(values == value)
-            metrics = evaluate_predictions(
-                rows, aggregation=aggregation, threshold=threshold, resamples=resamples
-            )
+            metrics = evaluate_predictions(rows, aggregation=aggregation, resamples=resamples)
             groups.append(_group(value, metrics))
         subject_values, truth = _of_subjects(predictions, values)
         alone = _alone(subject_values, truth)
@@ -131,8 +129,7 @@ def _alone(values: Shaped[np.ndarray, " n"], truth: Bool[np.ndarray, " n"]) -> f
     """The AUROC of the share of ICH among subjects of the same value; None with one class."""
     share = {value: truth[values == value].mean() for value in set(values.tolist())}
     score = np.array([share[value] for value in values.tolist()])
-    area = float(ranking.auroc(truth, score, np.ones((1, len(truth))))[0])
-    return area if np.isfinite(area) else None
+    return finite(float(ranking.auroc(truth, score, np.ones((1, len(truth))))[0]))
 
 
 def _confound(

@@ -19,14 +19,11 @@ from dtvit_jax.decision.aggregation import (
 from dtvit_jax.decision.predictions import UNKNOWN, Predictions
 from dtvit_jax.evaluation import bootstrap, cohort, metrics, ranking
 from dtvit_jax.evaluation.intervals import closed_form, estimate, why_no_rows, why_undefined
-from dtvit_jax.evaluation.schema import (
-    Estimates,
-    Metrics,
-    Task,
-)
+from dtvit_jax.evaluation.schema import ByLevel, Estimates, Metrics, Task
 
 POSITIVE = "ICH (hemorrhage = 1)"
 TASK_CLASSES = {"hemorrhage": ("normal", "ICH"), "location": LOCATIONS}
+BAND_RESAMPLES = 1000
 NO_COMBINED = "one of the two tasks has no value for this metric"
 
 
@@ -53,33 +50,24 @@ def evaluate_predictions(
     aggregation: Aggregation = DEFAULT,
     threshold: float = 0.5,
     resamples: int = bootstrap.RESAMPLES,
-    seed: int = 0,
 ) -> Metrics:
     """Computes metrics.json for one set of predictions (one split of one run).
 
-    Each metric is an `intervals.Estimate` as JSON: "value", "low" and "high" (its 95% interval over
-    subjects), null with a "reason" where there is none. Proportions also have "count" and "of";
-    subject-level ones "exact", the Clopper-Pearson interval (AUROC: "score", Newcombe's). Where
-    every resample has the same value, low and high are those, with the "method" named. ICH is
-    predicted at p >= threshold.
+    Subject-level proportions have "exact", the Clopper-Pearson interval, and AUROCs "score",
+    Newcombe's; where every resample has the same value, low and high are those. ICH is predicted
+    at p >= threshold.
     """
     subjects, tied = by_subject(predictions, aggregation)
     counts = cohort.counts(predictions, subjects, tied)
     confusion: dict[Level, dict[str, list[list[int]]]] = {}
-    estimates: dict[Level, dict[str, Estimates]] = {level: {} for level in LEVELS}
+    estimates: ByLevel[Estimates] = {"slice": {}, "subject": {}}
     for part in parts(predictions, subjects):
         statistic = statistic_of(part.table, part.task, threshold)
-        intervals = bootstrap.bootstrap(statistic, part.subject, part.strata, resamples, seed)
-        if part.task == "combined":
-            estimates[part.level]["combined"] = {
-                name: estimate(name, interval, undefined=NO_COMBINED).as_json()
-                for name, interval in intervals.items()
-            }
-            continue
-        truth, predicted = _decisions(part, threshold)
-        matrix = metrics.confusion_matrix(truth, predicted, len(TASK_CLASSES[part.task]))
-        confusion.setdefault(part.level, {})[part.task] = matrix.tolist()
-        estimates[part.level][part.task] = _estimates(part, intervals, truth, predicted, matrix)
+        intervals = bootstrap.bootstrap(statistic, part.subject, part.strata, resamples)
+        estimates[part.level][part.task] = _estimates(part, threshold, intervals)
+        if part.task != "combined":
+            matrix = confusion_of(part, threshold)
+            confusion.setdefault(part.level, {})[part.task] = matrix.tolist()
     return {
         "positive": POSITIVE,
         "threshold": threshold,
@@ -92,12 +80,11 @@ def evaluate_predictions(
             "level": bootstrap.LEVEL,
             "method": bootstrap.METHOD,
             "resamples": resamples,
-            "seed": seed,
+            "seed": bootstrap.SEED,
         },
         "n": counts,
         "confusion": confusion,
-        "slice": estimates["slice"],
-        "subject": estimates["subject"],
+        **estimates,
         "warnings": cohort.warnings(predictions, counts),
     }
 
@@ -109,7 +96,6 @@ def rates_at(
     *,
     aggregation: Aggregation = DEFAULT,
     resamples: int = bootstrap.RESAMPLES,
-    seed: int = 0,
 ) -> Estimates:
     """Computes the rates of one level's ICH decisions at one threshold, as in metrics.json."""
     subjects, _ = by_subject(predictions, aggregation)
@@ -120,20 +106,17 @@ def rates_at(
     )
     truth, predicted = _decisions(part, threshold)
     statistic = partial(metrics.hemorrhage_rates, truth == 1, predicted == 1)
-    intervals = bootstrap.bootstrap(statistic, part.subject, part.strata, resamples, seed)
-    matrix = metrics.confusion_matrix(truth, predicted, len(TASK_CLASSES["hemorrhage"]))
-    return _estimates(part, intervals, truth, predicted, matrix)
+    intervals = bootstrap.bootstrap(statistic, part.subject, part.strata, resamples)
+    return _estimates(part, threshold, intervals)
 
 
-def _estimates(
-    part: Part,
-    intervals: dict[str, bootstrap.Interval],
-    truth: Int[np.ndarray, " n"],
-    predicted: Int[np.ndarray, " n"],
-    matrix: Int[np.ndarray, "c c"],
-) -> Estimates:
+def _estimates(part: Part, threshold: float, intervals: dict[str, bootstrap.Interval]) -> Estimates:
     """Every metric of a task with its closed form, or the reason why it has no value."""
+    if part.task == "combined":
+        return {name: estimate(name, i, undefined=NO_COMBINED) for name, i in intervals.items()}
+    truth, predicted = _decisions(part, threshold)
     subject, classes = part.table.subject, TASK_CLASSES[part.task]
+    matrix = confusion_of(part, threshold)
     no_rows = why_no_rows(part.level, matrix)
     return {
         name: estimate(
@@ -143,25 +126,20 @@ def _estimates(
             independent=part.level == "subject",
             undefined=no_rows or why_undefined(name, part.level, classes, matrix),
             no_rows=no_rows,
-        ).as_json()
+        )
         for name, interval in intervals.items()
     }
 
 
 def roc_bands(
-    predictions: Predictions,
-    *,
-    aggregation: Aggregation = DEFAULT,
-    points: int = 201,
-    resamples: int = 1000,
-    seed: int = 0,
+    predictions: Predictions, aggregation: Aggregation
 ) -> dict[Level, tuple[Float[np.ndarray, " g"], Float[np.ndarray, "3 g"]]]:
     """Computes ROC curves with pointwise 95% percentile bands over subjects.
 
     Returns, for each level with both classes, false positive rates and the sensitivity at them:
     the low end, the sample's own, the high end.
     """
-    grid = np.linspace(0, 1, points)
+    grid = np.linspace(0, 1, 201)
     bands: dict[Level, tuple[Float[np.ndarray, " g"], Float[np.ndarray, "3 g"]]] = {}
     subjects, _ = by_subject(predictions, aggregation)
     for part in parts(predictions, subjects):
@@ -171,7 +149,7 @@ def roc_bands(
         own = ranking.roc_sensitivity(truth, p, np.ones((1, len(p))), grid)
         drawn = [
             ranking.roc_sensitivity(truth, p, counts[:, part.subject].astype(float), grid)
-            for counts in bootstrap.subject_counts(part.strata, resamples, seed, chunk=100)
+            for counts in bootstrap.subject_counts(part.strata, BAND_RESAMPLES, bootstrap.SEED, 100)
         ]
         tails = [(1 - bootstrap.LEVEL) / 2, (1 + bootstrap.LEVEL) / 2]
         low, high = np.nanquantile(np.concatenate(drawn), tails, axis=0)
@@ -209,6 +187,11 @@ def statistic_of(table: Predictions, task: str, threshold: float) -> bootstrap.S
         return partial(metrics.location_metrics, location, p_location)
     location = np.where(has_location(table), location, UNKNOWN)
     return partial(metrics.combined_metrics, truth, p, location, p_location, threshold=threshold)
+
+
+def confusion_of(part: Part, threshold: float) -> Int[np.ndarray, "c c"]:
+    """Computes the confusion matrix of a task of TASK_CLASSES, the truth in rows."""
+    return metrics.confusion_matrix(*_decisions(part, threshold), len(TASK_CLASSES[part.task]))
 
 
 def _decisions(part: Part, threshold: float) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, " n"]]:

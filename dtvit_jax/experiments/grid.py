@@ -69,7 +69,11 @@ def data_fields(config: ml_collections.ConfigDict, cell: Cell) -> dict[str, Any]
 
 def baseline_data(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     """Returns config.data of the first row, which the baseline is fitted on."""
-    row = next(iter(config.rows.values()))
+    return row_data(next(iter(config.rows.values())))
+
+
+def row_data(row: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """Returns config.data of a row."""
     data = load_recipe(row.recipe).data
     data.update({name.removeprefix("data."): v for name, v in row.fields if name == "data.size"})
     return data

@@ -6,25 +6,24 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import ml_collections
 import numpy as np
-from markupsafe import Markup
 
 from data_builder.files import write_json, write_whole
-from dtvit_jax.decision.predictions import UNKNOWN, Predictions
-from dtvit_jax.evaluation import metrics
+from dtvit_jax.decision.aggregation import by_subject
+from dtvit_jax.decision.predictions import Predictions
 from dtvit_jax.evaluation.bootstrap import RESAMPLES
-from dtvit_jax.evaluation.summary import TASK_CLASSES, has_location
+from dtvit_jax.evaluation.summary import TASK_CLASSES, confusion_of, parts
 from dtvit_jax.experiments.grid import BASELINE, Cell, from_random_weights
 from dtvit_jax.experiments.table import FIGURES, Figure, beats, difference_of, joined, row_of
 from dtvit_jax.reports import figures
 from dtvit_jax.reports.limitations import PHANTOM, RESEARCH
-from dtvit_jax.reports.pages import environment
+from dtvit_jax.reports.pages import environment, markdown
 from dtvit_jax.training.record import read_history
 
 LEVELS = ("subject", "slice")
-MAIN = tuple(label for _, _, label in FIGURES[:4])
+LABELS = tuple(label for _, _, label in FIGURES)
+MAIN = LABELS[:4]
 RESAMPLES_ON_THE_WAY = 1000
 """Resamples while cells are missing."""
 
@@ -38,22 +37,19 @@ def write_table(config: ml_collections.ConfigDict, done: Done, total: int, out: 
     whole = len(done) == total
     table = make_table(config, done, total, RESAMPLES if whole else RESAMPLES_ON_THE_WAY)
     table["phantom"] = _phantom(done, out)
-    pictures = {}
-    if whole:
-        for name, figure in draw(done, out).items():
-            pictures[name] = Markup(figures.save(figure, out / "figures", name))
-    words = {"main": MAIN, "labels": tuple(label for _, _, label in FIGURES), "phantom": PHANTOM}
-    plain = jinja2.Environment(
-        loader=jinja2.PackageLoader("dtvit_jax.reports"), trim_blocks=True, lstrip_blocks=True
-    )
-    plain.filters["cell"] = cell_in_words
-    html = environment()
-    html.filters["cell"] = cell_in_words
-    for name, templates in (("table.md", plain), ("table.html", html)):
-        page = templates.get_template(f"experiment{Path(name).suffix}").render(
-            t=table, figures=pictures, research=RESEARCH, baseline=BASELINE, **words
+    pictures = figures.save(draw(done, out), out / "figures") if whole else {}
+    for suffix, templates in (("md", markdown()), ("html", environment())):
+        templates.filters["cell"] = cell_in_words
+        page = templates.get_template(f"experiment.{suffix}").render(
+            t=table,
+            figures=pictures,
+            research=RESEARCH,
+            phantom=PHANTOM,
+            baseline=BASELINE,
+            main=MAIN,
+            labels=LABELS,
         )
-        write_whole(out / name, page.rstrip() + "\n")
+        write_whole(out / f"table.{suffix}", page.rstrip() + "\n")
     write_json(out / "table.json", table)
 
 
@@ -143,25 +139,16 @@ def draw(done: Done, out: Path) -> dict[str, Any]:
         if history:
             drawn[f"curves_{name}"] = figures.training_curves(history)
         first_seed = [done[cell] for cell in members if cell.seed == members[0].seed]
-        for task, matrix in _matrices(joined(first_seed)).items():
-            title = f"{row}, {split} split: {task}"
-            drawn[f"matrix_{task}_{name}"] = figures.confusion(
-                matrix, TASK_CLASSES[task], title, "slices"
-            )
+        table = joined(first_seed)
+        for part in parts(table, by_subject(table)[0]):
+            if part.level == "slice" and part.task in TASK_CLASSES and len(part.table):
+                drawn[f"matrix_{part.task}_{name}"] = figures.confusion(
+                    confusion_of(part, 0.5),
+                    TASK_CLASSES[part.task],
+                    f"{row}, {split} split: {part.task}",
+                    "slices",
+                )
     return drawn
-
-
-def _matrices(table: Predictions) -> dict[str, np.ndarray]:
-    labelled, located = table.hemorrhage != UNKNOWN, has_location(table)
-    matrices = {}
-    if labelled.any():
-        predicted = (table.p_hemorrhage[labelled] >= 0.5).astype(int)
-        truth = table.hemorrhage[labelled]
-        matrices["hemorrhage"] = metrics.confusion_matrix(truth, predicted, 2)
-    if located.any():
-        predicted = table.p_location[located].argmax(axis=1)
-        matrices["location"] = metrics.confusion_matrix(table.location[located], predicted, 3)
-    return matrices
 
 
 def mean_history(histories: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ import ml_collections
 
 from data_builder.errors import InputError
 from data_builder.files import hold
+from data_builder.pseudonyms import check_key_place
 from dtvit_jax.data.shards import open_shards
 from dtvit_jax.decision.predictions import Predictions
 from dtvit_jax.experiments import histogram_baseline
@@ -46,7 +47,7 @@ def run_cell(config: ml_collections.ConfigDict, cell: Cell, out: Path) -> Predic
         raise KeyboardInterrupt
     if status:
         raise InputError(f"training ended with status {status}; its message is above")
-    return TrainedRun(out / cell.folder).predict("test")
+    return TrainedRun(out / cell.folder, config.data_dir).predict("test")
 
 
 def command(config: ml_collections.ConfigDict, cell: Cell, out: Path) -> list[str]:
@@ -94,6 +95,7 @@ def run(config: ml_collections.ConfigDict, out: Path, runner: Runner = run_cell)
     cell. Raises InputError for a bad grid or a folder that another experiment or process uses.
     """
     check(config)
+    check_key_place(config.key or None, {"--out": out})
     hold(out, "--out")
     claim(config, out)
     grid = list(cells(config))
@@ -118,5 +120,5 @@ def run(config: ml_collections.ConfigDict, out: Path, runner: Runner = run_cell)
         write_table(config, done, len(grid), out)
     if done:
         write_table(config, done, len(grid), out)
-    write_failed(out, failed)
+    write_failed(out, failed, config)
     return 1 if failed else 0

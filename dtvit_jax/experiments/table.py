@@ -6,12 +6,13 @@ from functools import partial
 from typing import Any, NotRequired, TypedDict
 
 import numpy as np
-from jaxtyping import Float
 
-from dtvit_jax.decision.aggregation import DEFAULT, Aggregation, by_subject
+from dtvit_jax.decision.aggregation import by_subject
 from dtvit_jax.decision.predictions import Predictions
 from dtvit_jax.evaluation import bootstrap
-from dtvit_jax.evaluation.summary import parts, statistic_of
+from dtvit_jax.evaluation.intervals import finite
+from dtvit_jax.evaluation.ranking import Values, Weights
+from dtvit_jax.evaluation.summary import Part, parts, statistic_of
 
 FIGURES = (
     ("hemorrhage", "auroc", "ICH AUROC"),
@@ -54,12 +55,7 @@ def joined(tables: Sequence[Predictions]) -> Predictions:
     return whole.select(np.argsort(whole.key))
 
 
-def row_of(
-    seeds: Seeds,
-    level: str,
-    aggregation: Aggregation = DEFAULT,
-    resamples: int = bootstrap.RESAMPLES,
-) -> dict[str, Any]:
+def row_of(seeds: Seeds, level: str, resamples: int = bootstrap.RESAMPLES) -> dict[str, Any]:
     """Returns FIGURES by label, as means over seeds, on the folds that all started seeds have.
 
     The interval is that of the mean. "folds", "seeds" and "slices": what it was computed from.
@@ -69,22 +65,18 @@ def row_of(
     """
     tables, folds = _common(seeds)
     row: dict[str, Any] = {"folds": folds, "seeds": len(tables), "slices": len(tables[0])}
-    for task, index, strata, statistics in _tasks(tables, level, aggregation):
-        of_seeds = [statistic(np.ones((1, len(index)))) for statistic in statistics]
-        intervals = bootstrap.bootstrap(partial(_mean, statistics), index, strata, resamples)
-        for figure_task, name, label in FIGURES:
-            if figure_task == task:
-                row[label] = _figure(intervals[name])
-                row[label]["seeds"] = [float(values[name][0]) for values in of_seeds]
+    for part, statistics in _parts(tables, level):
+        of_seeds = [statistic(np.ones((1, len(part.table)))) for statistic in statistics]
+        mean = partial(_mean, statistics)
+        intervals = bootstrap.bootstrap(mean, part.subject, part.strata, resamples)
+        for label, interval in intervals.items():
+            of_each = [float(values[label][0]) for values in of_seeds]
+            row[label] = _figure(interval) | {"seeds": of_each}
     return row
 
 
 def difference_of(
-    first: Seeds,
-    second: Seeds,
-    level: str,
-    aggregation: Aggregation = DEFAULT,
-    resamples: int = bootstrap.RESAMPLES,
+    first: Seeds, second: Seeds, level: str, resamples: int = bootstrap.RESAMPLES
 ) -> dict[str, Any]:
     """Returns first minus second for each of FIGURES, on the slices that both predicted.
 
@@ -96,15 +88,13 @@ def difference_of(
     row: dict[str, Any] = {"slices": len(keys)}
     if not len(keys):
         return row
-    pairs = zip(_tasks(ones, level, aggregation), _tasks(twos, level, aggregation), strict=True)
-    for (task, index, strata, a), (_, _, _, b) in pairs:
+    for (part, a), (_, b) in zip(_parts(ones, level), _parts(twos, level), strict=True):
         paired = partial(_difference, a, b)
-        intervals = bootstrap.bootstrap(paired, index, strata, resamples, difference=True)
-        for figure_task, name, label in FIGURES:
-            if figure_task == task:
-                row[label] = _figure(intervals[name])
-                p = intervals[name].p
-                row[label]["p"] = float(p) if np.isfinite(p) else None
+        intervals = bootstrap.bootstrap(
+            paired, part.subject, part.strata, resamples, difference=True
+        )
+        for label, interval in intervals.items():
+            row[label] = _figure(interval) | {"p": finite(interval.p)}
     return row
 
 
@@ -115,52 +105,36 @@ def _common(seeds: Seeds) -> tuple[list[Predictions], list[int]]:
     return [joined([f[fold] for fold in folds]) for f in started], folds
 
 
-Task = tuple[str, np.ndarray, np.ndarray, list[bootstrap.Statistic]]
-
-
-def _tasks(tables: Sequence[Predictions], level: str, aggregation: Aggregation) -> Iterator[Task]:
-    """Yields each task, its rows' subjects, the subjects' strata, and each table's statistic."""
-    parts_of_tables = [parts(table, by_subject(table, aggregation)[0]) for table in tables]
+def _parts(
+    tables: Sequence[Predictions], level: str
+) -> Iterator[tuple[Part, list[bootstrap.Statistic]]]:
+    """Yields the first table's parts of `level`, each with the FIGURES statistic of every table."""
+    parts_of_tables = [parts(table, by_subject(table)[0]) for table in tables]
     for same_part in zip(*parts_of_tables, strict=True):
-        if same_part[0][0] == level:
-            _, task, rows, index, strata = same_part[0]
-            if len(rows):
-                names = {name for figure_task, name, _ in FIGURES if figure_task == task}
-                statistics = [statistic_of(part[2], task, 0.5) for part in same_part]
-                yield task, index, strata, [partial(_only, names, s) for s in statistics]
+        if same_part[0].level == level and len(same_part[0].table):
+            yield same_part[0], [partial(_figures, part) for part in same_part]
 
 
-def _only(
-    names: set[str], statistic: bootstrap.Statistic, weights: Float[np.ndarray, "r n"]
-) -> dict[str, Float[np.ndarray, " r"]]:
-    return {name: value for name, value in statistic(weights).items() if name in names}
+def _figures(part: Part, weights: Weights) -> dict[str, Values]:
+    values = statistic_of(part.table, part.task, 0.5)(weights)
+    return {label: values[name] for task, name, label in FIGURES if task == part.task}
 
 
-def _mean(
-    statistics: Sequence[bootstrap.Statistic], weights: Float[np.ndarray, "r n"]
-) -> dict[str, Float[np.ndarray, " r"]]:
+def _mean(statistics: Sequence[bootstrap.Statistic], weights: Weights) -> dict[str, Values]:
     values = [statistic(weights) for statistic in statistics]
     return {name: np.mean([v[name] for v in values], axis=0) for name in values[0]}
 
 
 def _difference(
-    first: Sequence[bootstrap.Statistic],
-    second: Sequence[bootstrap.Statistic],
-    weights: Float[np.ndarray, "r n"],
-) -> dict[str, Float[np.ndarray, " r"]]:
+    first: Sequence[bootstrap.Statistic], second: Sequence[bootstrap.Statistic], weights: Weights
+) -> dict[str, Values]:
     a, b = _mean(first, weights), _mean(second, weights)
     return {name: a[name] - b[name] for name in a}
 
 
 def _figure(interval: bootstrap.Interval) -> Figure:
-    def finite(value: float) -> float | None:
-        return float(value) if np.isfinite(value) else None
-
-    return {
-        "value": finite(interval.value),
-        "low": finite(interval.low),
-        "high": finite(interval.high),
-    }
+    value, low, high = map(finite, (interval.value, interval.low, interval.high))
+    return {"value": value, "low": low, "high": high}
 
 
 def beats(difference: Mapping[str, Any], label: str) -> bool | None:

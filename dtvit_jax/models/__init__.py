@@ -18,7 +18,9 @@ import re
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Key
 
 from data_builder.errors import InputError
@@ -50,12 +52,17 @@ NAMES = (*(f"vit_{size}{patch}" for size in SIZES for patch in (16, 32)), "vit_h
 
 
 def create_encoder(
-    name: str, *, key: Key[Array, ""], kernels: KernelForm = "auto", **options: Any
+    name: str,
+    *,
+    key: Key[Array, ""],
+    kernels: KernelForm = "auto",
+    dtype: DTypeLike = jnp.float32,
+    **options: Any,
 ) -> Encoder:
     """Makes the encoder `name`, with parameters drawn from `key`.
 
-    `options` are keyword arguments of its class (`ViT`, `ResNet`, ...), such as image_size,
-    channels and dtype.
+    It computes in `dtype`. `options` are keyword arguments of its class (`ViT`, `ResNet`, ...),
+    such as image_size and channels.
 
     Raises:
         InputError: there is no model of that name, or it has no such option.
@@ -71,12 +78,12 @@ def create_encoder(
     else:
         raise InputError(f"config.model.name={name!r}: no such model; there are {', '.join(NAMES)}")
     parameters = inspect.signature(make.func.__init__).parameters.values()
-    allowed = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY} - {"rngs", "kernels"}
+    allowed = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY} | {"dtype"}
     if unknown := sorted(set(options) - allowed):
         raise InputError(
             f"model option {unknown[0]!r}: {name} has none; it has {', '.join(sorted(allowed))}"
         )
-    return make(**options, kernels=_FORMS[kernels], rngs=_rngs(key))
+    return make(**options, kernels=_FORMS[kernels], dtype=dtype, rngs=_rngs(key))
 
 
 def patch_size(name: str) -> int | None:

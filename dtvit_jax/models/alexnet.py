@@ -1,13 +1,12 @@
 """AlexNet (arXiv 1404.5997, the 'one weird trick' variant), with torchvision's layers."""
 
+from typing import Unpack
+
 import jax
-import jax.numpy as jnp
 from flax import nnx
-from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Key
 
 from dtvit_jax.models.cnn import PlainCNN
-from dtvit_jax.models.kernels import PLAIN, Kernels
 from dtvit_jax.models.layers import (
     Conv,
     LayerOptions,
@@ -27,14 +26,11 @@ class AlexNet(PlainCNN):
         image_size: int = 224,
         channels: int = 3,
         dropout: float = 0.5,
-        kernels: Kernels = PLAIN,
-        dtype: DTypeLike = jnp.float32,
-        rngs: nnx.Rngs,
+        **options: Unpack[LayerOptions],
     ) -> None:
-        super().__init__("alexnet", 4096, image_size, 63, kernels=kernels, dtype=dtype)
+        super().__init__("alexnet", 4096, image_size, 63, **options)
         check_rate("dropout", dropout)
         self.rate = dropout
-        options: LayerOptions = {"kernels": kernels, "dtype": dtype, "rngs": rngs}
         self.convolutions = nnx.Dict(
             {
                 "0": Conv(channels, 64, 11, stride=4, padding=2, **options),
@@ -44,6 +40,7 @@ class AlexNet(PlainCNN):
                 "10": Conv(256, 256, 3, padding=1, **options),
             }
         )
+        dtype, rngs = options["dtype"], options["rngs"]
         self.classifier = nnx.Dict(
             {
                 "1": nnx.Linear(256 * 6 * 6, 4096, dtype=dtype, rngs=rngs),

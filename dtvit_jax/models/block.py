@@ -15,14 +15,20 @@ formulas, faster on a CPU.
 """
 
 import dataclasses
+from typing import Unpack
 
 import jax
 from flax import nnx
-from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from dtvit_jax.models.kernels import PLAIN, Kernels
-from dtvit_jax.models.layers import LayerNorm, Linear, drop_path, dropout, exact_gelu
+from dtvit_jax.models.layers import (
+    LayerNorm,
+    LayerOptions,
+    Linear,
+    drop_path,
+    dropout,
+    exact_gelu,
+)
 from dtvit_jax.models.packed import Packing, packed_attention
 
 
@@ -42,16 +48,12 @@ class SelfAttention(nnx.Module):
     `qkv.kernel` is [W, 3W]: the columns of W_Q, then W_K, then W_V, each head by head.
     """
 
-    def __init__(
-        self, width: int, heads: int, *, kernels: Kernels, dtype: DTypeLike, rngs: nnx.Rngs
-    ) -> None:
+    def __init__(self, width: int, heads: int, **options: Unpack[LayerOptions]) -> None:
         init = nnx.initializers.xavier_uniform()
-        self.qkv = Linear(
-            width, 3 * width, kernels=kernels, kernel_init=init, dtype=dtype, rngs=rngs
-        )
-        self.out = Linear(width, width, kernels=kernels, kernel_init=init, dtype=dtype, rngs=rngs)
+        self.qkv = Linear(width, 3 * width, kernel_init=init, **options)
+        self.out = Linear(width, width, kernel_init=init, **options)
         self.heads = heads
-        self.kernels = kernels
+        self.kernels = options["kernels"]
 
     def __call__(
         self,
@@ -89,21 +91,11 @@ class MLP(nnx.Module):
     """Linear W to M, GELU, dropout, Linear M to W; `gelu` is 'exact' (by erf) or 'tanh'."""
 
     def __init__(
-        self,
-        width: int,
-        hidden: int,
-        gelu: str,
-        rate: float,
-        *,
-        kernels: Kernels,
-        dtype: DTypeLike,
-        rngs: nnx.Rngs,
+        self, width: int, hidden: int, gelu: str, rate: float, **options: Unpack[LayerOptions]
     ) -> None:
         init = nnx.initializers.xavier_uniform()
-        self.hidden = Linear(
-            width, hidden, kernels=kernels, kernel_init=init, dtype=dtype, rngs=rngs
-        )
-        self.out = Linear(hidden, width, kernels=kernels, kernel_init=init, dtype=dtype, rngs=rngs)
+        self.hidden = Linear(width, hidden, kernel_init=init, **options)
+        self.out = Linear(hidden, width, kernel_init=init, **options)
         self.approximate = gelu == "tanh"
         self.rate = rate
 
@@ -123,8 +115,7 @@ class Block(nnx.Module):
         gelu: 'exact' or 'tanh'.
         norm_epsilon: added to the variance in the layer norms.
         rate: dropout rate of both branches and inside the MLP.
-        kernels: the form of the operations.
-        dtype: type of the computation; parameters are float32.
+        options: as in `LayerOptions`.
     """
 
     def __init__(
@@ -134,24 +125,15 @@ class Block(nnx.Module):
         gelu: str,
         norm_epsilon: float,
         rate: float,
-        kernels: Kernels = PLAIN,
-        dtype: DTypeLike,
-        rngs: nnx.Rngs,
+        **options: Unpack[LayerOptions],
     ) -> None:
-        def norm() -> LayerNorm:
-            return LayerNorm(
-                size.width, epsilon=norm_epsilon, kernels=kernels, dtype=dtype, rngs=rngs
-            )
-
         # Construction order is the order in which parameters take random keys: do not change it.
-        self.norm1 = norm()
-        self.attention = SelfAttention(
-            size.width, size.heads, kernels=kernels, dtype=dtype, rngs=rngs
-        )
-        self.norm2 = norm()
-        self.mlp = MLP(size.width, size.mlp, gelu, rate, kernels=kernels, dtype=dtype, rngs=rngs)
+        self.norm1 = LayerNorm(size.width, epsilon=norm_epsilon, **options)
+        self.attention = SelfAttention(size.width, size.heads, **options)
+        self.norm2 = LayerNorm(size.width, epsilon=norm_epsilon, **options)
+        self.mlp = MLP(size.width, size.mlp, gelu, rate, **options)
         self.rate = rate
-        self.kernels = kernels
+        self.kernels = options["kernels"]
 
     def __call__(
         self,

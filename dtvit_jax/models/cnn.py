@@ -3,14 +3,14 @@
 Modules have torchvision's names, so that its weight files need no table of names.
 """
 
+from typing import Unpack
+
 import jax.numpy as jnp
 from flax import nnx
-from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Key
 
 from data_builder.errors import InputError
-from dtvit_jax.models.kernels import Kernels
-from dtvit_jax.models.layers import max_pool
+from dtvit_jax.models.layers import LayerOptions, max_pool
 
 
 class CNN(nnx.Module):
@@ -18,8 +18,7 @@ class CNN(nnx.Module):
 
     Attributes:
         features: width of the feature vector.
-        kernels: the form of convolution and pooling (kernels.py); the same numbers.
-        dtype: type of the computation; parameters are float32.
+        kernels, dtype: as in `LayerOptions`.
     """
 
     def __init__(
@@ -28,9 +27,7 @@ class CNN(nnx.Module):
         features: int,
         image_size: int,
         smallest: int,
-        *,
-        kernels: Kernels,
-        dtype: DTypeLike,
+        **options: Unpack[LayerOptions],
     ) -> None:
         """Raises InputError where images are below `smallest` pixels a side: the map is empty."""
         if image_size < smallest:
@@ -38,7 +35,7 @@ class CNN(nnx.Module):
                 f"image size {image_size}: {name} needs at least {smallest} pixels a side"
             )
         self.features = features
-        self.kernels, self.dtype = kernels, dtype
+        self.kernels, self.dtype = options["kernels"], options["dtype"]
 
     def max_pool(
         self,

@@ -1,15 +1,13 @@
 """DenseNet-121 (arXiv 1608.06993, DenseNet-BC), with torchvision's layers."""
 
-from typing import Any
+from typing import Any, Unpack
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from dtvit_jax.models.cnn import CNN
-from dtvit_jax.models.kernels import PLAIN, Kernels
 from dtvit_jax.models.layers import BatchNorm, Conv, LayerOptions, average_pool
 
 GROWTH = 32
@@ -21,10 +19,7 @@ BLOCKS = (6, 12, 24, 16)
 class DenseLayer(nnx.Module):
     """Norm, ReLU, 1x1 to 4 * GROWTH channels; norm, ReLU, 3x3 to GROWTH new channels."""
 
-    def __init__(
-        self, channels: int, *, kernels: Kernels, dtype: DTypeLike, rngs: nnx.Rngs
-    ) -> None:
-        options: LayerOptions = {"kernels": kernels, "dtype": dtype, "rngs": rngs}
+    def __init__(self, channels: int, **options: Unpack[LayerOptions]) -> None:
         self.norm1 = BatchNorm(channels)
         self.conv1 = Conv(channels, 4 * GROWTH, 1, bias=False, **options)
         self.norm2 = BatchNorm(4 * GROWTH)
@@ -47,12 +42,9 @@ class DenseNet121(CNN):
         *,
         image_size: int = 224,
         channels: int = 3,
-        kernels: Kernels = PLAIN,
-        dtype: DTypeLike = jnp.float32,
-        rngs: nnx.Rngs,
+        **options: Unpack[LayerOptions],
     ) -> None:
-        super().__init__("densenet121", 1024, image_size, 29, kernels=kernels, dtype=dtype)
-        options: LayerOptions = {"kernels": kernels, "dtype": dtype, "rngs": rngs}
+        super().__init__("densenet121", 1024, image_size, 29, **options)
         width = 64
         layers: dict[str, Any] = {
             "conv0": Conv(channels, width, 7, stride=2, padding=3, bias=False, **options),

@@ -19,7 +19,13 @@ from jaxtyping import Array, Bool, Float
 Pads = tuple[tuple[int, int], tuple[int, int]]
 """Zeros (or -inf) before and after the rows, and before and after the columns."""
 
-Attention = Callable[[Array, Array, Array, Array | None], Array]
+Queries = Float[Array, "B Q H D"]
+Keys = Float[Array, "B T H D"]
+"""Keys, and values."""
+Mask = Bool[Array, "B T"] | None
+"""False: tokens that get weight 0; None: there are none."""
+
+Attention = Callable[[Queries, Keys, Keys, Mask], Queries]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,16 +62,8 @@ def layer_norm(
     return (centred * jax.lax.rsqrt(variance + epsilon) * scale + bias).astype(x.dtype)
 
 
-def attention(
-    q: Float[Array, "B Q H D"],
-    k: Float[Array, "B T H D"],
-    v: Float[Array, "B T H D"],
-    mask: Bool[Array, "B T"] | None,
-) -> Float[Array, "B Q H D"]:
-    """softmax(Q K^T / sqrt(D)) V of each head (arXiv 2405.06814, Eq. 4); softmax in float32.
-
-    Tokens where `mask` is False get weight 0.
-    """
+def attention(q: Queries, k: Keys, v: Keys, mask: Mask) -> Queries:
+    """softmax(Q K^T / sqrt(D)) V of each head (arXiv 2405.06814, Eq. 4); softmax in float32."""
     scaled = q * q.shape[-1] ** -0.5
     scores = jnp.einsum("bqhd,bthd->bhqt", scaled, k, preferred_element_type=jnp.float32)
     if mask is not None:
@@ -74,12 +72,7 @@ def attention(
     return jnp.einsum("bhqt,bthd->bqhd", weights, v)
 
 
-def cudnn_attention(
-    q: Float[Array, "B Q H D"],
-    k: Float[Array, "B T H D"],
-    v: Float[Array, "B T H D"],
-    mask: Bool[Array, "B T"] | None,
-) -> Float[Array, "B Q H D"]:
+def cudnn_attention(q: Queries, k: Keys, v: Keys, mask: Mask) -> Queries:
     """`attention` by cuDNN, in bfloat16 or float16; `mask` is True for the first tokens of a row.
 
     cuDNN takes lengths in place of masks. jax refuses odd lengths in training, and a single query:

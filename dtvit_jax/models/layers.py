@@ -18,7 +18,11 @@ from dtvit_jax.models.kernels import PLAIN, Kernels
 
 
 class LayerOptions(TypedDict):
-    """What a model passes on to each of its layers."""
+    """What a model passes on to each of its layers.
+
+    `kernels` is the form of the operations, `dtype` the type of the computation; parameters are
+    float32, and `rngs` draws them.
+    """
 
     kernels: Kernels
     dtype: DTypeLike

@@ -4,7 +4,7 @@ Their figures are in docs/training_speed.md.
 
 Two techniques: values that many readers share are written to memory once (`_settled`), and
 gradients are written out where the one that JAX derives is slow on a CPU. On other devices
-`_settled` does nothing and the compiler is free to fuse.
+`_settled` does nothing and the compiler is free to fuse. Shapes as in kernels.py.
 """
 
 import functools
@@ -13,10 +13,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from dtvit_jax.models.convolution import convolution
-from dtvit_jax.models.kernels import Kernels, Pads
+from dtvit_jax.models.kernels import Kernels, Keys, Mask, Pads, Queries
 
 _Norm = tuple[Array, Array, Array, Array]
 _Saved = tuple[Array, Array, Array, Array]
@@ -106,28 +106,20 @@ def _layer_norm_backward(epsilon: float, saved: _Norm, dy: Array) -> tuple[Array
 layer_norm.defvjp(_layer_norm_forward, _layer_norm_backward)
 
 
-def attention(
-    q: Float[Array, "batch queries heads head_width"],
-    k: Float[Array, "batch tokens heads head_width"],
-    v: Float[Array, "batch tokens heads head_width"],
-    mask: Bool[Array, "batch tokens"] | None,
-) -> Float[Array, "batch queries heads head_width"]:
-    """softmax(Q K^T / sqrt(d)) V of each head, Eq. 4; heads go before tokens for the products."""
+def attention(q: Queries, k: Keys, v: Keys, mask: Mask) -> Queries:
+    """`kernels.attention`; heads go before tokens for the products."""
     q, k, v = (settle(jnp.swapaxes(x, 1, 2)) for x in (q * q.shape[-1] ** -0.5, k, v))
     return jnp.swapaxes(softmax_attention(q, k, v, mask), 1, 2)
 
 
 @jax.custom_vjp
 def softmax_attention(
-    q: Float[Array, "batch heads queries head_width"],
-    k: Float[Array, "batch heads tokens head_width"],
-    v: Float[Array, "batch heads tokens head_width"],
-    mask: Bool[Array, "batch tokens"] | None,
-) -> Float[Array, "batch heads queries head_width"]:
+    q: Float[Array, "B H Q D"], k: Float[Array, "B H T D"], v: Float[Array, "B H T D"], mask: Mask
+) -> Float[Array, "B H Q D"]:
     """softmax(Q K^T) V: Eq. 4 with Q scaled beforehand; the softmax is in float32.
 
-    Tokens where `mask` is False get weight 0. Without a gradient, rows are divided by their sum
-    after the product with V: [queries, head_width] values, not [queries, tokens].
+    Without a gradient, rows are divided by their sum after the product with V: [Q, D] values, not
+    [Q, T].
     """
     scores = _scores(q, k, mask)
     weights = jnp.exp(scores - scores.max(-1, keepdims=True))

@@ -1,13 +1,12 @@
 """ResNet (arXiv 1512.03385), torchvision's variant: the stride is in the 3x3 convolution."""
 
+from typing import Unpack
+
 import jax
-import jax.numpy as jnp
 from flax import nnx
-from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from dtvit_jax.models.cnn import CNN
-from dtvit_jax.models.kernels import PLAIN, Kernels
 from dtvit_jax.models.layers import BatchNorm, Conv, LayerOptions
 
 
@@ -16,7 +15,9 @@ class _Residual(nnx.Module):
 
     downsample: nnx.Dict | None
 
-    def add_shortcut(self, channels: int, out: int, stride: int, options: LayerOptions) -> None:
+    def add_shortcut(
+        self, channels: int, out: int, stride: int, **options: Unpack[LayerOptions]
+    ) -> None:
         """Called last: parameters take random keys in the order of construction."""
         if stride == 1 and channels == out:
             self.downsample = None
@@ -38,21 +39,13 @@ class BasicBlock(_Residual):
     expansion = 1
 
     def __init__(
-        self,
-        channels: int,
-        width: int,
-        stride: int,
-        *,
-        kernels: Kernels,
-        dtype: DTypeLike,
-        rngs: nnx.Rngs,
+        self, channels: int, width: int, stride: int, **options: Unpack[LayerOptions]
     ) -> None:
-        options: LayerOptions = {"kernels": kernels, "dtype": dtype, "rngs": rngs}
         self.conv1 = Conv(channels, width, 3, stride=stride, padding=1, bias=False, **options)
         self.bn1 = BatchNorm(width)
         self.conv2 = Conv(width, width, 3, padding=1, bias=False, **options)
         self.bn2 = BatchNorm(width)
-        self.add_shortcut(channels, width, stride, options)
+        self.add_shortcut(channels, width, stride, **options)
 
     def __call__(
         self, x: Float[Array, "batch rows columns channels"], training: bool
@@ -68,23 +61,15 @@ class Bottleneck(_Residual):
     expansion = 4
 
     def __init__(
-        self,
-        channels: int,
-        width: int,
-        stride: int,
-        *,
-        kernels: Kernels,
-        dtype: DTypeLike,
-        rngs: nnx.Rngs,
+        self, channels: int, width: int, stride: int, **options: Unpack[LayerOptions]
     ) -> None:
-        options: LayerOptions = {"kernels": kernels, "dtype": dtype, "rngs": rngs}
         self.conv1 = Conv(channels, width, 1, bias=False, **options)
         self.bn1 = BatchNorm(width)
         self.conv2 = Conv(width, width, 3, stride=stride, padding=1, bias=False, **options)
         self.bn2 = BatchNorm(width)
         self.conv3 = Conv(width, 4 * width, 1, bias=False, **options)
         self.bn3 = BatchNorm(4 * width)
-        self.add_shortcut(channels, 4 * width, stride, options)
+        self.add_shortcut(channels, 4 * width, stride, **options)
 
     def __call__(
         self, x: Float[Array, "batch rows columns channels"], training: bool
@@ -112,14 +97,10 @@ class ResNet(CNN):
         *,
         image_size: int = 224,
         channels: int = 3,
-        kernels: Kernels = PLAIN,
-        dtype: DTypeLike = jnp.float32,
-        rngs: nnx.Rngs,
+        **options: Unpack[LayerOptions],
     ) -> None:
         block, counts = DEPTHS[depth]
-        features = 512 * block.expansion
-        super().__init__(f"resnet{depth}", features, image_size, 32, kernels=kernels, dtype=dtype)
-        options: LayerOptions = {"kernels": kernels, "dtype": dtype, "rngs": rngs}
+        super().__init__(f"resnet{depth}", 512 * block.expansion, image_size, 32, **options)
         self.conv1 = Conv(channels, 64, 7, stride=2, padding=3, bias=False, **options)
         self.bn1 = BatchNorm(64)
         width = 64

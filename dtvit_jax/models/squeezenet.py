@@ -1,13 +1,13 @@
 """SqueezeNet 1.0 and 1.1 (arXiv 1602.07360), with torchvision's layers."""
 
+from typing import Unpack
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from dtvit_jax.models.cnn import PlainCNN
-from dtvit_jax.models.kernels import PLAIN, Kernels
 from dtvit_jax.models.layers import Conv, LayerOptions
 
 POOLS = {"1_0": (2, 6, 11), "1_1": (2, 5, 8)}
@@ -20,10 +20,7 @@ WIDTHS = (16, 16, 32, 32, 48, 48, 64, 64)
 class Fire(nnx.Module):
     """Squeezes by a 1x1 convolution, then expands by a 1x1 and a 3x3, joined by channels."""
 
-    def __init__(
-        self, channels: int, width: int, *, kernels: Kernels, dtype: DTypeLike, rngs: nnx.Rngs
-    ) -> None:
-        options: LayerOptions = {"kernels": kernels, "dtype": dtype, "rngs": rngs}
+    def __init__(self, channels: int, width: int, **options: Unpack[LayerOptions]) -> None:
         self.squeeze = Conv(channels, width, 1, **options)
         self.expand1x1 = Conv(width, 4 * width, 1, **options)
         self.expand3x3 = Conv(width, 4 * width, 3, padding=1, **options)
@@ -48,15 +45,11 @@ class SqueezeNet(PlainCNN):
         *,
         image_size: int = 224,
         channels: int = 3,
-        kernels: Kernels = PLAIN,
-        dtype: DTypeLike = jnp.float32,
-        rngs: nnx.Rngs,
+        **options: Unpack[LayerOptions],
     ) -> None:
         smallest = 21 if version == "1_0" else 17
-        name = f"squeezenet{version}"
-        super().__init__(name, 512, image_size, smallest, kernels=kernels, dtype=dtype)
+        super().__init__(f"squeezenet{version}", 512, image_size, smallest, **options)
         self.pools = POOLS[version]
-        options: LayerOptions = {"kernels": kernels, "dtype": dtype, "rngs": rngs}
         width, side = (96, 7) if version == "1_0" else (64, 3)
         layers: dict[str, nnx.Module] = {"0": Conv(channels, width, side, stride=2, **options)}
         for index, squeezed in zip(self._fires(), WIDTHS, strict=True):

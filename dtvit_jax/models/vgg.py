@@ -1,13 +1,12 @@
 """VGG16 (arXiv 1409.1556, configuration D), with torchvision's layers."""
 
+from typing import Unpack
+
 import jax
-import jax.numpy as jnp
 from flax import nnx
-from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Key
 
 from dtvit_jax.models.cnn import PlainCNN
-from dtvit_jax.models.kernels import PLAIN, Kernels
 from dtvit_jax.models.layers import (
     Conv,
     LayerOptions,
@@ -39,14 +38,11 @@ class VGG16(PlainCNN):
         image_size: int = 224,
         channels: int = 3,
         dropout: float = 0.5,
-        kernels: Kernels = PLAIN,
-        dtype: DTypeLike = jnp.float32,
-        rngs: nnx.Rngs,
+        **options: Unpack[LayerOptions],
     ) -> None:
-        super().__init__("vgg16", 4096, image_size, 32, kernels=kernels, dtype=dtype)
+        super().__init__("vgg16", 4096, image_size, 32, **options)
         check_rate("dropout", dropout)
         self.rate = dropout
-        options: LayerOptions = {"kernels": kernels, "dtype": dtype, "rngs": rngs}
         layers = {}
         width = channels
         for names, stage in zip(_names(), STAGES, strict=True):
@@ -54,6 +50,7 @@ class VGG16(PlainCNN):
                 layers[name] = Conv(width, out, 3, padding=1, **options)
                 width = out
         self.convolutions = nnx.Dict(layers)
+        dtype, rngs = options["dtype"], options["rngs"]
         self.classifier = nnx.Dict(
             {
                 "0": nnx.Linear(512 * 7 * 7, 4096, dtype=dtype, rngs=rngs),

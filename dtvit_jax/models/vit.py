@@ -11,18 +11,25 @@ Shapes: B images, P patches of an image, T = P + 1 tokens (the class token first
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, Unpack
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
-from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from data_builder.errors import InputError
 from dtvit_jax.models.block import Block, Size
 from dtvit_jax.models.kernels import PLAIN, Kernels, cudnn_attention
-from dtvit_jax.models.layers import LayerNorm, Linear, check_rate, dropout, max_pool
+from dtvit_jax.models.layers import (
+    LayerNorm,
+    LayerOptions,
+    Linear,
+    check_rate,
+    dropout,
+    max_pool,
+)
 from dtvit_jax.models.packed import Packing, flatten, slice_means
 
 SIZES = {
@@ -56,16 +63,16 @@ def patchify(
 
 def patches_above(
     images: Float[Array, "B rows columns"],
-    level: float,
+    threshold: float,
     patch: int,
     margin: int = 0,
     kernels: Kernels = PLAIN,
 ) -> Bool[Array, "B P"]:
-    """Whether a pixel of each patch, or one within `margin` pixels of it, is above `level`."""
+    """Whether a pixel of each patch, or one within `margin` pixels of it, is above `threshold`."""
     pixels = images[..., None]
     if margin:
         pixels = max_pool(pixels, 2 * margin + 1, 1, padding=margin, kernels=kernels)
-    return patchify(pixels, patch).max(-1) > level
+    return patchify(pixels, patch).max(-1) > threshold
 
 
 def kept_first(
@@ -93,13 +100,12 @@ class ViT(nnx.Module):
         pooling: 'cls', the class token after the last norm, or 'mean', the patches' mean after it.
         dropout: rate after the position embedding, the attention's and both MLP's projections.
         stochastic_depth: rate in the last block; it rises linearly from 0 in the first.
-        tissue: (channel, level, margin): an image's patches count only where a pixel within
-            `margin` pixels is above `level` in that channel; None: all patches.
+        tissue: (channel, threshold, margin): an image's patches count only where a pixel within
+            `margin` pixels is above `threshold` in that channel; None: all patches.
         remat: recompute each block in the backward pass instead of keeping its activations.
         scan: one compiled block run over stacked parameters: the same numbers, faster to compile.
         attention: 'xla', or 'cudnn' for bfloat16 on an NVIDIA GPU.
-        kernels: the form of the operations (kernels.py); the same numbers.
-        dtype: type of the computation; parameters are float32.
+        options: as in `LayerOptions`.
 
     Raises:
         InputError: an option's value is invalid, or `patch` does not divide `image_size`.
@@ -121,9 +127,7 @@ class ViT(nnx.Module):
         remat: bool = False,
         scan: bool = False,
         attention: str = "xla",
-        kernels: Kernels = PLAIN,
-        dtype: DTypeLike = jnp.float32,
-        rngs: nnx.Rngs,
+        **options: Unpack[LayerOptions],
     ) -> None:
         if image_size % patch:
             raise InputError(f"image size {image_size} is not a multiple of the patch size {patch}")
@@ -137,37 +141,26 @@ class ViT(nnx.Module):
         for name, rate in (("dropout", dropout), ("stochastic_depth", stochastic_depth)):
             check_rate(name, rate)
         if attention == "cudnn":
-            kernels = dataclasses.replace(kernels, attention=cudnn_attention)
+            kernels = dataclasses.replace(options["kernels"], attention=cudnn_attention)
+            options["kernels"] = kernels
         self.features = size.width
         self.patch, self.image_size, self.channels = patch, image_size, channels
         self.pooling, self.rate, self.stochastic_depth = pooling, dropout, stochastic_depth
         self.tissue = tissue
         self.remat, self.scan = remat, scan
-        self.kernels, self.dtype = kernels, dtype
+        self.kernels, self.dtype = options["kernels"], options["dtype"]
         self.patches = (image_size // patch) ** 2  # P
         # Construction order is the order in which parameters take random keys: do not change it.
-        self.patch_embedding = Linear(
-            patch * patch * channels, size.width, kernels=kernels, dtype=dtype, rngs=rngs
-        )
+        self.patch_embedding = Linear(patch * patch * channels, size.width, **options)
         self.class_token = nnx.Param(jnp.zeros((1, 1, size.width)))
         self.position_embedding = nnx.Param(
-            0.02 * jax.random.normal(rngs.params(), (1, self.patches + 1, size.width))
+            0.02 * jax.random.normal(options["rngs"].params(), (1, self.patches + 1, size.width))
         )
         self.blocks = nnx.List(
-            Block(
-                size,
-                gelu=gelu,
-                norm_epsilon=norm_epsilon,
-                rate=dropout,
-                kernels=kernels,
-                dtype=dtype,
-                rngs=rngs,
-            )
+            Block(size, gelu=gelu, norm_epsilon=norm_epsilon, rate=dropout, **options)
             for _ in range(size.depth)
         )
-        self.norm = LayerNorm(
-            size.width, epsilon=norm_epsilon, kernels=kernels, dtype=dtype, rngs=rngs
-        )
+        self.norm = LayerNorm(size.width, epsilon=norm_epsilon, **options)
 
     def __call__(
         self,
@@ -182,8 +175,8 @@ class ViT(nnx.Module):
         """Whether each patch counts by the option `tissue`; None: all of them do."""
         if self.tissue is None:
             return None
-        channel, level, margin = self.tissue
-        return patches_above(images[..., channel], level, self.patch, margin, self.kernels)
+        channel, threshold, margin = self.tissue
+        return patches_above(images[..., channel], threshold, self.patch, margin, self.kernels)
 
     def encode(
         self,
@@ -214,14 +207,19 @@ class ViT(nnx.Module):
     def embed(
         self,
         patches: Float[Array, "B P pixels"],
-        positions: Int[Array, "B P"] | None = None,
+        positions: Int[Array | np.ndarray, "B P"] | None = None,
+        slices: int = 1,
     ) -> Float[Array, "B T W"]:
-        """The encoder's input, Eq. 1: [class token; patches W + b], plus each token's position."""
+        """The encoder's input, Eq. 1: [class token; patches W + b], plus each token's position.
+
+        With `slices` above 1 a row's patches are those of several slices, and as many class tokens
+        come first.
+        """
         z = self.patch_embedding(patches.astype(self.dtype))  # [B, P, W]
         position = self.position_embedding[...].astype(self.dtype)  # [1, P + 1, W]
         of_patch = position[:, 1:] if positions is None else position[0, 1:][positions]
         class_token = self.class_token[...].astype(self.dtype) + position[:, :1]  # [1, 1, W]
-        class_token = jnp.broadcast_to(class_token, (z.shape[0], 1, z.shape[-1]))
+        class_token = jnp.broadcast_to(class_token, (z.shape[0], slices, z.shape[-1]))
         return jnp.concatenate([class_token, z + of_patch], axis=1)
 
     def pooled(
@@ -254,12 +252,8 @@ class ViT(nnx.Module):
         keys = (None, None) if key is None else tuple(jax.random.split(key))
         groups, slices = packing.slot.shape
         kept = flatten(patchify(images, self.patch), packing)  # [G, N, pixels]
-        z = self.patch_embedding(kept.astype(self.dtype))  # [G, N, W]
-        position = self.position_embedding[...].astype(self.dtype)  # [1, P + 1, W]
-        z = z + position[0, 1:][packing.source % self.patches]
-        class_token = self.class_token[...].astype(self.dtype) + position[:, :1]
-        class_token = jnp.broadcast_to(class_token, (groups, slices, z.shape[-1]))
-        x = dropout(jnp.concatenate([class_token, z], axis=1), self.rate, keys[0])  # [G, S + N, W]
+        x = self.embed(kept, packing.source % self.patches, slices)  # [G, S + N, W]
+        x = dropout(x, self.rate, keys[0])
         x = self.norm(self._run_blocks(x, packing, keys[1]))
         class_tokens = x[:, :slices].reshape(groups * slices, -1)  # [B, W]
         if self.pooling == "cls":

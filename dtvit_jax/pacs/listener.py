@@ -8,7 +8,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from data_builder.dicom.read import quiet
 from data_builder.errors import InputError
+from dtvit_jax.pacs.notices import Notices
 from dtvit_jax.pacs.receiver import Listening, accepting
 from dtvit_jax.pacs.sender import SendBack
 from dtvit_jax.pacs.spool import Spool
@@ -33,16 +35,19 @@ def serve(listening: Listening, spool: Spool, handle: Handler) -> int:
     """
     back = SendBack(spool, listening.send_to, listening.aet) if listening.send_to else None
     rounds = _Rounds(spool, handle, listening.quiet, back is not None)
-    with _signals():
+    notices = Notices()
+    with quiet(), _signals(notices):
         try:
-            with accepting(listening, spool):
+            with accepting(listening, spool, notices):
                 while True:
                     rounds.answer_complete()
                     if back:
                         back.send_due()
                     spool.expire()
+                    notices.flush()
                     time.sleep(_POLL_SECONDS)
         except (KeyboardInterrupt, Terminated) as stop:
+            notices.flush(everything=True)
             print("stopped; the same command continues", file=sys.stderr)
             return 130 if isinstance(stop, KeyboardInterrupt) else 143
 
@@ -82,12 +87,13 @@ def _describe(error: Exception) -> str:
 
 
 @contextlib.contextmanager
-def _signals() -> Iterator[None]:
+def _signals(notices: Notices) -> Iterator[None]:
     def terminate(number: int, frame: object) -> None:
         raise Terminated
 
     def fault(args: threading.ExceptHookArgs) -> None:  # a traceback may repeat sent data
-        print(f"a connection ended with a fault ({args.exc_type.__name__})", flush=True)
+        reason = getattr(args.exc_value, "strerror", None) or args.exc_type.__name__
+        notices.add(f"a connection ended with a fault ({reason})")
 
     before = {
         signal.SIGTERM: signal.signal(signal.SIGTERM, terminate),

@@ -6,11 +6,10 @@ encrypted: docs/pacs.md.
 
 import contextlib
 import dataclasses
-import io
 import re
 import signal
+import sys
 import threading
-import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -29,6 +28,9 @@ from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 from data_builder.dicom.header import Tags
 from data_builder.dicom.read import quiet
 from data_builder.errors import InputError
+from dtvit_jax.pacs.arrivals import Arrivals, Pace
+from dtvit_jax.pacs.connections import LONGEST_PDU, ConnectionLimits, Connections
+from dtvit_jax.pacs.notices import Notices
 from dtvit_jax.pacs.sender import Peer
 from dtvit_jax.pacs.spool import Spool, Stored
 from dtvit_jax.runtime import quiet_libraries
@@ -38,9 +40,7 @@ SUCCESS, OUT_OF_RESOURCES, MISMATCH, NOT_UNDERSTOOD = 0x0000, 0xA700, 0xA900, 0x
 
 CLASSES = (CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage)
 STOPS = (signal.SIGINT, signal.SIGTERM)
-_PDU = 2**17
 _SECONDS_TO_STOP = 2.0
-_SECONDS_OF_SILENCE = 60.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +54,7 @@ class Listening:
       bind: address to listen on.
       quiet: seconds without a new image after which a study is complete.
       send_to: receiver of the results; None: they are not sent.
+      connections, pace: the most connections, and the time that each and its objects have.
     """
 
     port: int
@@ -62,6 +63,8 @@ class Listening:
     bind: str = "127.0.0.1"
     quiet: float = 30.0
     send_to: Peer | None = None
+    connections: ConnectionLimits = dataclasses.field(default_factory=ConnectionLimits)
+    pace: Pace = dataclasses.field(default_factory=Pace)
 
     def __post_init__(self) -> None:
         """Raises InputError for invalid titles, and where there is no caller."""
@@ -75,7 +78,7 @@ class Listening:
 
 
 @contextlib.contextmanager
-def accepting(listening: Listening, spool: Spool) -> Iterator[None]:
+def accepting(listening: Listening, spool: Spool, notices: Notices) -> Iterator[None]:
     """Receives objects into the spool, in threads, while the block runs; in the main thread only.
 
     Raises InputError where the port can't be opened.
@@ -84,36 +87,41 @@ def accepting(listening: Listening, spool: Spool) -> Iterator[None]:
     entity = AE(ae_title=listening.aet)
     entity.require_called_aet = True
     entity.require_calling_aet = list(listening.callers)
-    entity.maximum_associations = spool.limits.associations
-    entity.maximum_pdu_size = _PDU
-    entity.acse_timeout = entity.dimse_timeout = 30
-    entity.network_timeout = _SECONDS_OF_SILENCE
+    limits = listening.connections
+    # It would count connections that are no association: `Connections` counts.
+    entity.maximum_associations = sys.maxsize
+    entity.maximum_pdu_size = LONGEST_PDU
+    entity.acse_timeout, entity.network_timeout = limits.to_associate, limits.silence
     entity.add_supported_context(Verification)
     for sop_class in CLASSES:
         entity.add_supported_context(sop_class, _syntaxes())
-    gate = _Gate(spool.limits.object_bytes)
+    arrivals = Arrivals(spool, listening.pace, notices)
     handlers: list[Any] = [
-        (evt.EVT_C_STORE, _store, [spool]),
-        (evt.EVT_CONN_OPEN, gate.opened),
-        (evt.EVT_PDU_RECV, gate.received),
-        (evt.EVT_REJECTED, _print_rejection),
+        (evt.EVT_C_STORE, _store, [spool, arrivals, notices]),
+        *arrivals.handlers(),
+        *Connections(limits, arrivals, notices).handlers(),
     ]
-    # A signal between the start and the `try` would leave the server running. Its threads inherit
-    # the mask, so that only the main thread gets signals.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
-    try:
-        server = _start(entity, listening, handlers)
-        host, port = server.server_address[:2]
-        print(f"{listening.aet} listens on {host}:{port}", flush=True)
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
-        # A peer that does not answer an abort must not delay the end.
-        stopping = threading.Thread(target=entity.shutdown, daemon=True)
-        stopping.start()
-        stopping.join(_SECONDS_TO_STOP)
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    with arrivals.written_to_drafts():
+        # A signal between the start and the `try` would leave the server running. Its threads
+        # inherit the mask, so that only the main thread gets signals.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
+        try:
+            server = _start(entity, listening, handlers)
+            server.socket.listen(limits.pending)  # not the 5 of pynetdicom
+            server.daemon_threads = True
+            # The server's own prints a traceback.
+            server.handle_error = lambda *_: notices.add("a connection ended with a fault")
+            host, port = server.server_address[:2]
+            print(f"{listening.aet} listens on {host}:{port}", flush=True)
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            yield
+        finally:
+            signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
+            # A peer that does not answer an abort must not delay the end.
+            stopping = threading.Thread(target=entity.shutdown, daemon=True)
+            stopping.start()
+            stopping.join(_SECONDS_TO_STOP)
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _start(entity: AE, listening: Listening, handlers: list[Any]) -> Any:
@@ -138,55 +146,20 @@ def _syntaxes() -> list[str]:
     return syntaxes
 
 
-class _Gate:
-    """Ends an association that sends an object, or one PDU, above its limit of bytes."""
-
-    def __init__(self, object_bytes: int) -> None:
-        self._most = object_bytes
-        self._received: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
-
-    def opened(self, event: evt.Event) -> None:
-        """Limits the bytes read at once: a PDU's length comes from any client, known or not.
-
-        A connection that falls silent within a PDU is closed, and does not delay the end.
-        """
-        connection: Any = event.assoc.dul.socket
-        connection.socket.settimeout(_SECONDS_OF_SILENCE)
-        event.assoc.dul.daemon = True
-        read = connection.recv
-
-        def bounded(count: int) -> bytearray:
-            if count > 2 * _PDU:
-                raise OSError("a PDU longer than negotiated")
-            return read(count)
-
-        connection.recv = bounded
-
-    def received(self, event: evt.Event) -> None:
-        """Counts the bytes of the object that is being received, before they fill the memory."""
-        for item in getattr(event.pdu, "presentation_data_value_items", ()):
-            value = item.presentation_data_value
-            count = self._received.get(event.assoc, 0) + len(value)
-            if count > self._most:
-                print("an object past the limit on bytes was refused", flush=True)
-                event.assoc.abort(block=False)
-                count = 0
-            # The first byte marks the last fragment of a command (3) or of an object (2).
-            self._received[event.assoc] = 0 if value[:1] in (b"\x02", b"\x03") else count
-
-
-def _print_rejection(event: evt.Event) -> None:
-    title = re.sub(r"[^\x20-\x7e]", "?", str(event.assoc.requestor.ae_title or ""))
-    print(f"an association was refused: caller {title!r}", flush=True)
-
-
-def _store(event: evt.Event, spool: Spool) -> int:
+def _store(event: evt.Event, spool: Spool, arrivals: Arrivals, notices: Notices) -> int:
     """Stores one object; returns the status of its C-STORE."""
     try:
-        data = event.encoded_dataset()
+        return _status(event, spool, notices)
+    finally:
+        arrivals.stored(event.assoc, event.dataset_path)
+
+
+def _status(event: evt.Event, spool: Spool, notices: Notices) -> int:
+    draft = event.dataset_path
+    try:
         wanted = ["SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "Modality"]
         with quiet():
-            header = Tags(pydicom.dcmread(io.BytesIO(data), specific_tags=wanted))
+            header = Tags(pydicom.dcmread(draft, stop_before_pixels=True, specific_tags=wanted))
             study, instance = header.text("StudyInstanceUID"), header.text("SOPInstanceUID")
             request: Any = event.request
             requested = (request.AffectedSOPClassUID, request.AffectedSOPInstanceUID)
@@ -199,11 +172,13 @@ def _store(event: evt.Event, spool: Spool) -> int:
     except Exception:  # pydicom raises many kinds of error on malformed data
         return NOT_UNDERSTOOD
     try:
-        outcome = spool.store(data, study, instance)
+        outcome = spool.store(draft, study, instance)
     except OSError as error:
-        print(f"the spool can't be written ({error.strerror})", flush=True)
+        notices.add(f"the spool can't be written ({error.strerror})")
         return OUT_OF_RESOURCES
     if outcome is Stored.NO_ROOM:
-        print("an object past the limits of the spool was refused", flush=True)
+        notices.add("an object past the limits of the spool was refused")
         return OUT_OF_RESOURCES
+    if outcome is Stored.REPLACED:
+        notices.add("an object replaced an earlier one of the same UID and other content")
     return SUCCESS

@@ -12,11 +12,10 @@ from dtvit_jax.planning.accelerators import Accelerator
 from dtvit_jax.planning.collectives import collectives
 from dtvit_jax.planning.step_cost import (
     USABLE,
-    StepCost,
+    OnAccelerator,
     compiled_step,
-    fits,
+    on_accelerator,
     step_cost,
-    step_time,
     ways_to_fit,
 )
 from dtvit_jax.training.config_checks import check_config
@@ -36,20 +35,6 @@ class BytesPerDevice:
     activations: int  # of one part of the batch, kept for the backward pass
     needed: int
     sent_per_step: dict[str, int]  # by kind of collective
-
-
-@dataclasses.dataclass(frozen=True)
-class OnAccelerator:
-    """The step on one kind of accelerator; times are seconds a step."""
-
-    name: str
-    memory: int  # bytes
-    fits: bool
-    products_s: float
-    memory_s: float
-    links_s: float
-    step_s: float
-    examples_per_s: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,6 +118,7 @@ def make_plan(
     if config.dtype == "auto":
         config.dtype = "bfloat16"  # the trainer's choice on an accelerator
     cost = step_cost(config, data, fsdp)
+    bfloat16 = config.dtype == "bfloat16"
     memory = accelerators[0].memory if len(accelerators) == 1 else PAPERS_MEMORY
     return Plan(
         model=config.model.name,
@@ -152,28 +138,9 @@ def make_plan(
         ),
         utilisation=utilisation,
         usable_memory=USABLE,
-        devices=[_on(cost, one, utilisation, config) for one in accelerators],
+        devices=[on_accelerator(cost, one, utilisation, bfloat16) for one in accelerators],
         fits=WaysToFit(memory, ways_to_fit(config, cost, memory)),
         compiled=_compiled(config, data, fsdp) if compiling else None,
-    )
-
-
-def _on(
-    cost: StepCost,
-    accelerator: Accelerator,
-    utilisation: float,
-    config: ml_collections.ConfigDict,
-) -> OnAccelerator:
-    time = step_time(cost, accelerator, utilisation, config.dtype == "bfloat16")
-    return OnAccelerator(
-        name=accelerator.name,
-        memory=accelerator.memory,
-        fits=fits(cost, accelerator),
-        products_s=time.products,
-        memory_s=time.memory,
-        links_s=time.links,
-        step_s=time.total,
-        examples_per_s=config.batch_size / time.total,
     )
 
 

@@ -1,5 +1,7 @@
 """Reads image files that are slices cleaned already: 8-bit gray, or a refusal with its reason."""
 
+import csv
+import functools
 import json
 import warnings
 from collections.abc import Iterable
@@ -51,6 +53,39 @@ def read_gray(path: Path) -> Image.Image:
             if np.ptp(channels, axis=-1).max() > _CHANNEL_TOLERANCE:
                 raise Refusal(Reason.COLOUR, "its channels differ: it is no gray slice")
         return image.convert("L")
+
+
+def is_phantom(path: Path, digest: str) -> bool:
+    """Whether a cleaned image is of a synthetic phantom: one of a folder of phantoms alone.
+
+    The image is in the manifest.csv of a folder above it, with this `records.pixel_digest` (which a
+    JPEG does not keep), and the folder's cleaning.json says that all its slices are phantoms.
+    """
+    for folder in list(path.parents)[:3]:
+        manifest = folder / "manifest.csv"
+        if manifest.is_file():
+            images = _phantom_images(folder, manifest.stat().st_mtime_ns)
+            listed = images.get(path.relative_to(folder).as_posix())
+            return listed == digest or (listed is not None and path.suffix.lower() != ".png")
+    return False
+
+
+@functools.lru_cache(maxsize=8)
+def _phantom_images(folder: Path, _changed: int) -> dict[str, str]:
+    """Image -> digest of a folder that `clean` made of phantoms alone; empty for any other.
+
+    Earlier versions did not count phantoms: the mark of the source is taken instead.
+    """
+    try:
+        cleaning = json.loads((folder / "cleaning.json").read_text())
+        if not cleaning["phantom"] or cleaning["slices"] != cleaning.get(
+            "phantom_slices", cleaning["slices"]
+        ):
+            return {}
+        with (folder / "manifest.csv").open(newline="", encoding="utf-8") as file:
+            return {row["image"]: row["digest"] for row in csv.DictReader(file)}
+    except (OSError, ValueError, KeyError, TypeError, csv.Error):
+        return {}
 
 
 def check_cleaned(paths: Iterable[Path], mode: clean.Mode, stated: bool) -> None:

@@ -6,6 +6,7 @@ the training data.
 
 import collections
 import dataclasses
+import os
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -17,17 +18,17 @@ from PIL import Image
 
 from data_builder.cleaning import clean
 from data_builder.cleaning.clean_file import Task, clean_file_with_images
-from data_builder.cleaning.clean_folder import walk
 from data_builder.cleaning.results import CleanedSlice, FileResult, refused
 from data_builder.dicom.header import Reason, Refusal
 from data_builder.dicom.identity import read_identity
 from data_builder.errors import InputError
+from data_builder.files import is_folder, size_of, walk
 from data_builder.parallel.processes import InOrder, Lost
 from data_builder.pseudonyms import Pseudonyms
 from data_builder.records import pixel_digest
 from data_builder.shards.images import resize
 from dtvit_jax.decision.outlier import features
-from dtvit_jax.prediction.cleaned_image import is_image, read_gray
+from dtvit_jax.prediction.cleaned_image import is_image, is_phantom, read_gray
 
 _SECONDS_TO_IDENTIFY, _SECONDS_TO_PREPARE = 60.0, 60.0
 BUILDER_FILES = {
@@ -36,6 +37,7 @@ BUILDER_FILES = {
     "manifest.csv",
     "refused.csv",
     "notes.csv",
+    "unmatched_labels.csv",
     "cleaning.json",
     ".journal.jsonl",
 }
@@ -56,7 +58,8 @@ class InputFile(NamedTuple):
     """A file and the study that its header names. All but `path` are pseudonyms.
 
     `study`, `subject` and `instance` are empty where the file names no study; `size` is in bytes,
-    -1 where it is no plain file.
+    -1 where it is no plain file. `no_person`: as in `Identity`; None for files that are
+    no DICOM.
     """
 
     path: str
@@ -65,6 +68,7 @@ class InputFile(NamedTuple):
     subject: str
     instance: str
     size: int
+    no_person: bool | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,10 +107,10 @@ def files_in(paths: Iterable[Path], key: bytes) -> list[IdentifyTask]:
     """Lists every file of `paths` once, sorted. Raises InputError for a path that is missing."""
     files = set()
     for number, path in enumerate(paths, start=1):
-        if path.is_dir():
+        if is_folder(path):
             root = path.resolve()
             files |= {str(root / inner) for inner in walk(root)}
-        elif path.exists():
+        elif os.access(path, os.F_OK):  # False, too, for a path that is too long
             files.add(str(path.resolve()))
         else:
             raise InputError(f"PATH {number} does not exist: give files or folders that do")
@@ -131,7 +135,7 @@ def _patience(task: PrepareTask) -> float:
 def identify(task: IdentifyTask) -> InputFile:
     """Reads the study that a file belongs to. Never raises."""
     path, pseudonyms = Path(task.path), Pseudonyms(task.key)
-    size = path.stat().st_size if path.is_file() else -1
+    size = size_of(path)
     if size < 0:
         return InputFile(task.path, task.file, "", "", "", size)
     if is_image(path):
@@ -150,6 +154,7 @@ def identify(task: IdentifyTask) -> InputFile:
         pseudonyms.subject(identity.person),
         pseudonyms.slice(identity.instance),
         size,
+        identity.no_person,
     )
 
 
@@ -157,9 +162,7 @@ def identified(task: IdentifyTask, result: InputFile | Lost) -> InputFile:
     """The result of `identify`; a lost file names no study, and `prepare` gives its reason."""
     if isinstance(result, InputFile):
         return result
-    path = Path(task.path)
-    size = path.stat().st_size if path.exists() else -1
-    return InputFile(task.path, task.file, "", "", "", size)
+    return InputFile(task.path, task.file, "", "", "", size_of(Path(task.path)))
 
 
 def group_by_study(files: Iterable[InputFile]) -> tuple[list[StudyFiles], list[InputFile]]:
@@ -209,9 +212,11 @@ def _prepare_image(task: PrepareTask) -> Prepared:
     source = task.source
     path, pseudonyms = Path(source.path), Pseudonyms(task.key)
     key = path.stem if _PSEUDONYM.fullmatch(path.stem) else source.instance
+    content = pseudonyms.content(path)  # before the pixels, as in `clean_file`
     try:
         gray = read_gray(path)
-        result = FileResult(source.file, source.size)
+        result = FileResult(source.file, source.size, content)
+        digest = pixel_digest(np.asarray(gray))
         row = CleanedSlice(
             key=key,
             file=source.file,
@@ -223,7 +228,7 @@ def _prepare_image(task: PrepareTask) -> Prepared:
             image=f"{key}.png",
             head=int(np.asarray(gray).any()),
             mode="as it is",
-            digest=pixel_digest(np.asarray(gray)),
+            digest=digest,
             sex="",
             year="",
             scanner="",
@@ -231,6 +236,7 @@ def _prepare_image(task: PrepareTask) -> Prepared:
             patient=source.subject,
             instance=None,
             instance_uid=source.instance,
+            phantom=int(is_phantom(path, digest)),
         )
         folder = Path(task.out) / source.file
         folder.mkdir(parents=True, exist_ok=True)
@@ -239,12 +245,12 @@ def _prepare_image(task: PrepareTask) -> Prepared:
         result.meanings += [(key, str(path)), (source.study, str(path.parent))]
         stored = [np.asarray(resize(gray, task.size))]
     except Refusal as refusal:
-        result, stored = refused(source.file, source.size, refusal), []
+        result, stored = refused(source.file, source.size, refusal, content), []
     except OSError as error:
         failure = error.strerror or type(error).__name__
         result, stored = FileResult(source.file, source.size, failure=failure), []
     except MemoryError:
         too_large = Refusal(Reason.DECODER_FAILED, "it needs more memory than a file gets")
-        result, stored = refused(source.file, source.size, too_large), []
+        result, stored = refused(source.file, source.size, too_large, content), []
     result.meanings.append((source.file, str(path)))
     return Prepared(result, stored, list(map(features, stored)))

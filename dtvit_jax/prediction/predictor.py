@@ -29,8 +29,6 @@ from dtvit_jax.prediction.study_input import NO_HEAD, StudyInput, result_of
 from dtvit_jax.prediction.study_output import StudyOutput
 from dtvit_jax.runs.evaluated_run import ModelFolder
 
-MIXED = "mixed patients"
-
 
 class Predictor:
     """Answers studies with one model at one operating point.
@@ -119,7 +117,9 @@ class Predictor:
     def _refuse_mixed(self, study: StudyFiles) -> FinishedStudy:
         people = len(study.subjects)
         detail = f"one study of {people} patients"
-        rows = [FileRow.refused(source, MIXED, detail) for source in study.files]
+        rows = [
+            FileRow.refused(source, str(Reason.MIXED_PATIENTS), detail) for source in study.files
+        ]
         refusal = f"its files name {people} patients: a study is of one; sort them out"
         return self._output.write(study, self._results(study.key, refusal), rows, StudyInput())
 
@@ -135,17 +135,23 @@ class Predictor:
         rows, notes = slices.file_rows(study, self._pseudonyms)
         if slices.facts:
             rule, points = self._model.rule, self._points
+            outliers = self._model.training_slices.scores(np.stack(slices.features))
             answer = answer_study(
                 study.key,
                 study.subjects[0],
                 slices.facts,
                 p_hemorrhage,
                 p_location,
-                self._model.training_slices.scores(np.stack(slices.features)),
+                outliers,
                 rule,
                 points,
+                trained_on_phantoms=self._model.phantom,
             )
-            scale = own_scale(slices.facts, p_hemorrhage, rule, points)
+            scale = {}
+            if answer.p_hemorrhage is not None:
+                usual = np.flatnonzero(outliers <= 1)
+                facts = [slices.facts[i] for i in usual]
+                scale = own_scale(facts, p_hemorrhage[usual], rule, points)
             results = self._results(study.key, "", answer, scale, notes)
         elif any(row.reason == NO_HEAD for row in rows):
             results = self._results(study.key, "no slice of it shows a head", notes=notes)
@@ -173,6 +179,7 @@ class Predictor:
             model=self._model.identity(self._classifier().weights_sha256),
             trained_on_phantoms=self._model.phantom,
             cleaning=self._model.cleaning,
+            calibration=self._model.rule.in_force()["subject"],
         )
 
     def _remember(self, meanings: Iterable[tuple[str, str]]) -> None:

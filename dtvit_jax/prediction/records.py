@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from dtvit_jax.decision.answer import ModelIdentity, SliceAnswer, StudyAnswer
+from dtvit_jax.decision.probability_text import probability_text
 from dtvit_jax.prediction.intake import InputFile
 from dtvit_jax.runs.evaluated_run import Cleaning
 
@@ -54,11 +55,13 @@ class StudyResults:
       key: the study's pseudonym.
       refusal: why there is no answer; empty where there is one.
       study: the answer; None where there is none.
-      scale: `own_scale` of the study; empty where there is no answer.
+      scale: `own_scale` of the slices that count; empty where there are none.
       notes: gaps and doubles in the series: position_mm and note.
       model: the model that answered.
       trained_on_phantoms: whether that model was.
       cleaning: how its slices were cleaned.
+      calibration: what calibrates the study's probabilities, and why, by task; empty in files of
+        earlier versions.
     """
 
     key: str
@@ -69,6 +72,7 @@ class StudyResults:
     model: ModelIdentity
     trained_on_phantoms: bool
     cleaning: Cleaning
+    calibration: dict[str, str] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def from_json(cls, stored: dict[str, Any]) -> "StudyResults":
@@ -88,8 +92,16 @@ def _answer_of(stored: dict[str, Any]) -> StudyAnswer:
     slices = [
         SliceAnswer(**one | {"p_location": tuple(one["p_location"])}) for one in stored["slices"]
     ]
-    tuples = {name: tuple(stored[name]) for name in ("p_location", "reasons")}
-    return StudyAnswer(**stored | tuples | {"slices": tuple(slices)})
+    location = stored["p_location"]
+    return StudyAnswer(
+        **stored
+        | {
+            "slices": tuple(slices),
+            "p_location": None if location is None else tuple(location),
+            "reasons": tuple(stored["reasons"]),
+            "remarks": tuple(stored.get("remarks", ())),  # which earlier versions did not write
+        }
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,6 +113,8 @@ class AnsweredBy:
       checkpoint_step, rule: the model's checkpoint and a digest of its decision rule.
       point: name of the operating point.
       explain: method of the heat maps.
+      model: `ModelFolder.digest`; empty in states of earlier versions, which are answered again.
+      dicom: whether DICOM objects are written.
     """
 
     form: int
@@ -108,6 +122,8 @@ class AnsweredBy:
     rule: str
     point: str
     explain: str
+    model: str = ""
+    dicom: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,11 +132,13 @@ class StudyState:
 
     Attributes:
       of: what the answer depends on, apart from the files.
-      instances: pseudonym and bytes of each image read.
+      instances: of each image its pseudonym, then `Pseudonyms.content` of each of its files, in
+        order of path and each content once: of duplicates that differ the first is answered.
+        Earlier versions stored the number of bytes instead, which equals no content.
     """
 
     of: AnsweredBy
-    instances: frozenset[tuple[str, int]]
+    instances: frozenset[tuple[str, ...]]
 
     def to_json(self) -> dict[str, Any]:
         """The state as JSON values."""
@@ -129,7 +147,7 @@ class StudyState:
     @classmethod
     def from_json(cls, stored: dict[str, Any]) -> "StudyState":
         """Builds it from the parsed JSON. Raises KeyError or TypeError for missing fields."""
-        instances = frozenset((name, size) for name, size in stored["instances"])
+        instances = frozenset(map(tuple, stored["instances"]))
         return cls(AnsweredBy(**stored["of"]), instances)
 
 
@@ -153,8 +171,9 @@ class FinishedStudy:
         key, answer = self.results.key, self.results.study
         if answer is None:
             return f"{key}: no answer: {self.results.refusal}"
-        location = f", {answer.location}" if answer.location else ""
-        reasons = f" ({'; '.join(answer.reasons)})" if answer.reasons else ""
+        words = [answer.decision, answer.location]
+        if answer.p_hemorrhage is not None:
+            words.append(f"p {probability_text(answer.p_hemorrhage)}")
+        texts = "; ".join((*answer.reasons, *answer.remarks))
         before = ", done before" if self.before else ""
-        p = f"p {answer.p_hemorrhage:.3f}"
-        return f"{key}: {answer.decision}{location}, {p}{reasons}{before}"
+        return f"{key}: {', '.join(filter(None, words))}{texts and f' ({texts})'}{before}"

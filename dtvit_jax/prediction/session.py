@@ -14,12 +14,18 @@ import jax
 from data_builder.errors import InputError
 from data_builder.files import lock
 from data_builder.parallel.processes import Lost
-from data_builder.pseudonyms import Lookup, lookup_path
+from data_builder.pseudonyms import (
+    PUBLIC_KEY,
+    Lookup,
+    Pseudonyms,
+    lookup_path,
+    public_key_refused,
+)
 from dtvit_jax.decision.rule import DecisionRule
 from dtvit_jax.decision.study import points_of
 from dtvit_jax.prediction.attribution import CNN_METHODS, VIT_METHODS
 from dtvit_jax.prediction.classifier import Classifier
-from dtvit_jax.prediction.cleaned_image import check_cleaned
+from dtvit_jax.prediction.cleaned_image import check_cleaned, is_image
 from dtvit_jax.prediction.intake import (
     IdentifyTask,
     InputFile,
@@ -93,10 +99,16 @@ class Session:
         batch = settings.batch or (BATCH_ON_CPU if jax.default_backend() == "cpu" else BATCH)
         classifier = functools.cache(lambda: Classifier(model, batch))
         of = AnsweredBy(
-            FORM, model.origin.checkpoint_step, _digest(model.rule), points.name, explain
+            FORM,
+            model.origin.checkpoint_step,
+            _digest(model.rule),
+            points.name,
+            explain,
+            model.digest,
+            settings.dicom,
         )
-        dicom = settings.out / "dicom" if settings.dicom else None
-        output = StudyOutput(self._folders, of, classifier, dicom)
+        pseudonyms = Pseudonyms(settings.key)
+        output = StudyOutput(self._folders, of, classifier, settings.out / "dicom", pseudonyms)
         self._predictor = Predictor(
             model, points, output, classifier, settings.key, settings.jobs, lookup
         )
@@ -132,21 +144,20 @@ class Session:
     def answer_new(self, studies: Sequence[StudyFiles], strays: Sequence[InputFile]) -> None:
         """Answers studies, prints a line for each that was not done before, and writes the tables.
 
-        A study of images that were cleaned otherwise is refused on standard error. Raises
-        InputError where OUT can't be written.
+        The reasons of strays are read again. A study of images that were cleaned otherwise is
+        refused on standard error. Raises InputError where OUT can't be written.
         """
-        new = [file for file in strays if file.file not in self._strays]
-        if not (studies or new):
+        if not (studies or strays):
             return
         valid = []
         for study in studies:
             try:
-                self._check_cleaned(study.files)
+                self._check_inputs(study.files)
                 valid.append(study)
             except InputError as error:
                 print(f"{study.key}: no answer: {error}", file=sys.stderr, flush=True)
         try:
-            self._add_strays(self._predictor.refuse(new))
+            self._add_strays(self._predictor.refuse(strays))
             for finished in self._predictor.answer(valid):
                 if not finished.before:
                     print(finished, flush=True)
@@ -162,7 +173,14 @@ class Session:
     ) -> tuple[list[FinishedStudy], list[FileRow]]:
         inputs = [identified(task, result) for task, result in files]
         studies, strays = group_by_study(inputs)
-        self._check_cleaned(inputs)
+        self._check_inputs(inputs)
+        images = any(file.study and is_image(Path(file.path)) for file in inputs)
+        if images and self._settings.key == PUBLIC_KEY:
+            print(
+                "warning: the key 'public' is for phantoms: whoever guesses the path of an image "
+                "could check it",
+                file=sys.stderr,
+            )
         finished = []
         try:
             rows = self._predictor.refuse(strays)
@@ -178,7 +196,9 @@ class Session:
     def _add_strays(self, rows: Iterable[FileRow]) -> None:
         self._strays |= {row.file: row for row in rows}
 
-    def _check_cleaned(self, files: Iterable[InputFile]) -> None:
+    def _check_inputs(self, files: Sequence[InputFile]) -> None:
+        if self._settings.key == PUBLIC_KEY and any(file.no_person is False for file in files):
+            raise public_key_refused("a DICOM file of PATH")
         paths = (Path(file.path) for file in files)
         check_cleaned(paths, self._cleaning.mode, self._cleaning.stated)
 

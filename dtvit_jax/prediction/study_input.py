@@ -27,7 +27,7 @@ class StudyInput:
     """The slices of a study that show a head, as parallel lists, and the results of its files.
 
     Attributes:
-      facts: key, frame and position of each slice, and its file as an index of `sources`.
+      facts: of each slice before the model sees it; its file is an index of `sources`.
       stored: each slice at the size of the shards.
       features: `outlier.features` of each slice.
       pictures: the cleaned slice at its own resolution.
@@ -63,7 +63,8 @@ class StudyInput:
         for row, stored, features in heads:
             position = row.position if row.position_mm else None
             frame = row.frame - 1 if row.frame else None
-            self.facts.append(SliceFacts(row.key, len(self.sources) - 1, frame, position))
+            file, phantom = len(self.sources) - 1, bool(row.phantom)
+            self.facts.append(SliceFacts(row.key, file, frame, position, phantom))
             self.stored.append(stored)
             self.features.append(features)
             self.pictures.append(Path(task.out) / task.source.file / row.image)

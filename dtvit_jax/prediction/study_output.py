@@ -1,18 +1,21 @@
 """Writes an answered study: its report, tables, DICOM objects and state."""
 
+import collections
 import dataclasses
 import json
 import shutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
+from data_builder.pseudonyms import Pseudonyms
 from dtvit_jax.prediction.attribution import METHODS
 from dtvit_jax.prediction.classifier import Classifier
 from dtvit_jax.prediction.cleaned_image import is_image
-from dtvit_jax.prediction.intake import StudyFiles
+from dtvit_jax.prediction.intake import InputFile, StudyFiles
 from dtvit_jax.prediction.records import (
     FILE_COLUMNS,
     AnsweredBy,
@@ -33,7 +36,7 @@ from dtvit_jax.prediction.study_folder import (
 from dtvit_jax.prediction.study_input import StudyInput
 from dtvit_jax.prediction.study_page import study_page
 
-FORM = 1
+FORM = 2
 """Version of the files written for a study: one answered in another form is answered again."""
 
 
@@ -44,7 +47,8 @@ class StudyOutput:
       folders: the studies' folders.
       of: what answers depend on, apart from the files.
       classifier: returns the loaded model, for heat maps.
-      dicom: folder for DICOM objects; None: none are written.
+      dicom: folder for DICOM objects, which `of.dicom` wants or not.
+      pseudonyms: under the site's key.
     """
 
     def __init__(
@@ -52,28 +56,36 @@ class StudyOutput:
         folders: StudyFolders,
         of: AnsweredBy,
         classifier: Callable[[], Classifier],
-        dicom: Path | None,
+        dicom: Path,
+        pseudonyms: Pseudonyms,
     ) -> None:
-        self._folders, self._of, self._classifier, self._dicom = folders, of, classifier, dicom
+        self._folders, self._of, self._classifier = folders, of, classifier
+        self._dicom, self._pseudonyms = dicom, pseudonyms
 
     def images(self, key: str) -> Path:
         """The folder of a study's cleaned slices until it is written."""
         return self._folders.images(key)
 
     def is_done(self, study: StudyFiles) -> bool:
-        """Whether the study was answered with the same `of`, and none of its files is new.
+        """Whether the study was answered with the same `of`, over the same bytes as now.
 
-        Raises InputError where what an earlier run wrote of it is damaged.
+        An answer with DICOM objects does for one without. The files are read where the state of
+        the study names the same images. Raises InputError where what an earlier run wrote of it is
+        damaged.
         """
         state = self._folders.state(study.key)
-        if state is None or state.of != self._of or not _instances(study) <= state.instances:
+        if state is None or self._of not in (state.of, dataclasses.replace(state.of, dicom=False)):
+            return False
+        if {name for name, *_ in state.instances} != {file.instance for file in study.files}:
+            return False
+        if state.instances != _instances(study, self._contents(study.files)):
             return False
         self.read(study.key)
         return True
 
     def read(self, key: str) -> FinishedStudy:
         """Reads a study that is done. Raises InputError where its files are damaged."""
-        objects = sorted((self._dicom / key).glob("[!.]*.dcm")) if self._dicom else []
+        objects = sorted((self._dicom / key).glob("[!.]*.dcm")) if self._of.dicom else []
         files = tuple(self._folders.files(key))
         return FinishedStudy(self._folders.results(key), files, tuple(objects), before=True)
 
@@ -90,22 +102,25 @@ class StudyOutput:
             stored = dict(zip(keys, slices.stored, strict=True))
             maps = draw(self._classifier(), results.study, stored, pictures, self._of.explain)
         objects = self._write_dicom(results, slices, maps)
+        contents = {result.file: result.content for result in slices.results}
+        contents |= self._contents(file for file in study.files if file.file not in contents)
         with self._folders.draft(study.key) as draft:
             put(draft / REPORT, study_page(results, rows, pictures, maps))
             put(draft / FILES, csv_text(FILE_COLUMNS, map(dataclasses.asdict, rows)))
             put(draft / RESULTS, json.dumps(dataclasses.asdict(results), indent=1) + "\n")
-            write_state(draft, StudyState(self._of, _instances(study)))
+            write_state(draft, StudyState(self._of, _instances(study, contents)))
         shutil.rmtree(self.images(study.key), ignore_errors=True)
         return FinishedStudy(results, tuple(rows), tuple(objects))
 
     def _write_dicom(
         self, results: StudyResults, slices: StudyInput, maps: Mapping[str, np.ndarray]
     ) -> list[Path]:
-        """Writes the objects of a study that came as DICOM; of others removes earlier ones."""
-        if self._dicom is None:
-            return []
+        """Writes the objects of a study that came as DICOM; of others removes earlier ones.
+
+        Objects that are not wanted are removed too: they would contradict the new answer.
+        """
         sources = [Path(source.path) for source in slices.sources]
-        if results.study is None or any(is_image(path) for path in sources):
+        if not self._of.dicom or results.study is None or any(is_image(path) for path in sources):
             shutil.rmtree(self._dicom / results.key, ignore_errors=True)
             return []
         from dtvit_jax.dicom.write import write_dicom  # highdicom takes a second to import
@@ -119,7 +134,17 @@ class StudyOutput:
             print(f"{results.key}: {reason}", file=sys.stderr)
         return objects
 
+    def _contents(self, files: Iterable[InputFile]) -> dict[str, str]:
+        """`Pseudonyms.content` of each file, by the pseudonym of its path."""
+        sources = list(files)
+        with ThreadPoolExecutor() as threads:  # hashing releases Python's lock
+            found = threads.map(lambda source: self._pseudonyms.content(Path(source.path)), sources)
+            return dict(zip((source.file for source in sources), found, strict=True))
 
-def _instances(study: StudyFiles) -> frozenset[tuple[str, int]]:
-    """The images of a study's files and their sizes, by which new files are recognized."""
-    return frozenset((source.instance, source.size) for source in study.files)
+
+def _instances(study: StudyFiles, contents: Mapping[str, str]) -> frozenset[tuple[str, ...]]:
+    """The images of a study's files and their contents, as in `StudyState`."""
+    of_instance: dict[str, dict[str, None]] = collections.defaultdict(dict)
+    for source in study.files:
+        of_instance[source.instance][contents[source.file]] = None
+    return frozenset((instance, *found) for instance, found in of_instance.items())

@@ -15,15 +15,11 @@ from data_builder.records import LOCATIONS
 from dtvit_jax.decision.answer import SliceAnswer, StudyAnswer
 from dtvit_jax.prediction.records import FileRow, StudyResults
 from dtvit_jax.prediction.tables import worst_first
-from dtvit_jax.reports.limitations import RESEARCH
+from dtvit_jax.reports.limitations import RESEARCH, TRAINED_ON_PHANTOMS
 from dtvit_jax.reports.pages import environment
 
 SLICES_SHOWN = 6
 PICTURE_PIXELS = 512
-TRAINED_ON_PHANTOMS = (
-    "The model was trained on synthetic phantoms. Its answer for a real head says nothing about "
-    "that head: it shows that the program runs from end to end, and no more."
-)
 NOT_AS_TRAINED = (
     "The model was trained on slices that were cleaned before this program read them; these were "
     "cleaned by its reproduction of the published steps."
@@ -76,6 +72,7 @@ def study_page(
         files=files,
         counts={use: sum(row.use == use for row in files) for use in ("used", "refused")},
         outliers=sum(each.outlier > 1 for each in worst),
+        counted=sum(each.outlier <= 1 for each in worst),
     )
 
 

@@ -33,6 +33,7 @@ STUDY_COLUMNS = (
     "outliers",
     "worst_slice",
     "reasons",
+    "remarks",
 )
 SLICE_COLUMNS = (
     "key",
@@ -84,20 +85,21 @@ def worst_first(answer: StudyAnswer) -> list[SliceAnswer]:
 
 
 def study_row(answer: StudyAnswer) -> Row:
-    """The row of an answered study in results.csv."""
+    """The row of an answered study in results.csv; cells without a probability are empty."""
     return {
         "study": answer.key,
         "subject": answer.subject,
         "decision": answer.decision,
         "location": answer.location,
-        "p_hemorrhage": _digits(answer.p_hemorrhage),
-        **_locations(answer.p_location),
+        "p_hemorrhage": "" if answer.p_hemorrhage is None else _digits(answer.p_hemorrhage),
+        **({} if answer.p_location is None else _locations(answer.p_location)),
         "threshold": _digits(answer.threshold),
         "point": answer.point,
         "slices": len(answer.slices),
         "outliers": sum(each.outlier > 1 for each in answer.slices),
         "worst_slice": worst_first(answer)[0].key,
         "reasons": "; ".join(answer.reasons),
+        "remarks": "; ".join(answer.remarks),
     }
 
 

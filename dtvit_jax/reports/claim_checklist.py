@@ -55,21 +55,18 @@ def _data(
     centred = config.get("crop", "centre") == "centre"
     region = f"centre crop of {crop} px" if centred else f"bounding box of the head at {crop} px"
     steps += [f"{region}, normalised" if crop else ""]
+    n = metrics["n"]
+    unknown = n["slices_by_class"].get("unknown", 0)
     return [
         ("Source of the data", dataset.get("name", "")),
         ("Inclusion and exclusion criteria", ""),
         ("Preparation of the images", "; ".join(step for step in steps if step)),
         ("Selection of a subset of the images", ""),
         ("De-identification", "keyed pseudonyms" if dataset.get("digest") else ""),
-        ("Missing data", _unknown(metrics)),
+        ("Missing data", f"{unknown} of {n['slices']} evaluated slices have no known truth"),
         ("Scanner and protocol", _known_groups(metrics, ("scanner", "thickness_mm"))),
         ("Sex, age and other traits of the subjects", _known_groups(metrics, ("sex",))),
     ]
-
-
-def _unknown(metrics: Metrics) -> str:
-    count = metrics["n"]["slices_by_class"].get("unknown", 0)
-    return f"{count} of {metrics['n']['slices']} evaluated slices have no known truth"
 
 
 def _known_groups(metrics: Metrics, names: tuple[str, ...]) -> str:
@@ -126,26 +123,21 @@ def _training(record: Mapping[str, Any]) -> list[tuple[str, str]]:
         for name in ("learning_rate", "weight_decay", "batch_size", "num_epochs")
         if config.get(name)
     ]
-    start = config.get("init_from")
+    start, best = config.get("init_from"), config.get("best")
+    device, seconds = record.get("device"), record.get("train_seconds")
+    time = f", {seconds:.0f} s of training" if seconds is not None else ""
     return [
         ("Model", f"{record['model']}, {parameters:,} parameters" if parameters else ""),
         ("Software", ", ".join(f"{n} {v}" for n, v in versions.items())),
         ("Initial weights", {"scratch": "random"}.get(str(start), str(start)) if start else ""),
         ("Augmentation", ", ".join(f"{k} {v:g}" for k, v in augment.items())),
         ("Hyperparameters", ", ".join(hyperparameters)),
-        ("Selection of the final model", _selection(config)),
-        ("Hardware and time", _hardware(record)),
+        (
+            "Selection of the final model",
+            f"checkpoint of the best validation {best}" if best else "",
+        ),
+        ("Hardware and time", f"{device}{time}" if device else ""),
     ]
-
-
-def _selection(config: Mapping[str, Any]) -> str:
-    return f"checkpoint of the best validation {config['best']}" if config.get("best") else ""
-
-
-def _hardware(record: Mapping[str, Any]) -> str:
-    seconds = record.get("train_seconds")
-    time = f", {seconds:.0f} s of training" if seconds is not None else ""
-    return f"{record['device']}{time}" if record.get("device") else ""
 
 
 def _evaluation(metrics: Metrics, dataset: Mapping[str, Any]) -> list[tuple[str, str]]:

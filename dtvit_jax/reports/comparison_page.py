@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from data_builder.errors import InputError
@@ -29,10 +28,7 @@ def write_comparison(out: Path, result: Comparison) -> Path:
     drawn = draw(result)
     try:
         out.mkdir(parents=True, exist_ok=True)
-        pictures = {
-            name: Markup(figures.save(figure, out / "figures", name))
-            for name, figure in drawn.items()
-        }
+        pictures = figures.save(drawn, out / "figures")
         template = environment().get_template("comparison.html")
         page = template.render(result=result, figures=pictures, shown=SHOWN, research=RESEARCH)
         write_whole(out / "comparison.html", page)

@@ -12,7 +12,7 @@ import numpy as np
 
 from data_builder.errors import InputError
 from data_builder.files import write_json
-from dtvit_jax.decision.aggregation import DEFAULT, Aggregation
+from dtvit_jax.decision.aggregation import DEFAULT, LEVELS, Aggregation
 from dtvit_jax.decision.predictions import Predictions, write_csv
 from dtvit_jax.decision.rule import DecisionRule
 from dtvit_jax.evaluation import fitted_rule
@@ -92,12 +92,10 @@ def write_evaluation(
             "fitted_here": True,
             "fitted_on": rule.raw["fitted_on"],
             "aggregation": rule.raw["aggregation"],
+            "calibration": rule.in_force(),
         }
     elif rule is not None:
-        applied = apply_rule(rule, predictions)
-        metrics["decision_rule"] = applied["decision_rule"]
-        metrics["calibration"] = applied["calibration"]
-        metrics["operating_points"] = applied["operating_points"]
+        metrics = {**metrics, **apply_rule(rule, predictions)}
     if facts:
         metrics["subgroups"] = subgroups(predictions, facts, aggregation=aggregation)
     record = record or {}
@@ -124,9 +122,9 @@ def evaluated(out: Path) -> dict[str, Any] | None:
 def headline(metrics: Metrics) -> str:
     """AUROC and macro recall by subject and by slice, a line each, with their intervals."""
     lines = []
-    for level, tasks in (("subject", metrics["subject"]), ("slice", metrics["slice"])):
+    for level in reversed(LEVELS):
         for task, name in (("hemorrhage", "auroc"), ("location", "macro_recall")):
-            entry = tasks[task][name]
+            entry = metrics[level][task][name]
             value, low, high = entry["value"], entry["low"], entry["high"]
             if value is None:
                 text = entry["reason"]

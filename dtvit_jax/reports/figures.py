@@ -5,7 +5,6 @@ file in a light and a dark theme. Blue is the model, orange its errors.
 """
 
 import io
-import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 from jaxtyping import Float, Int
+from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -30,6 +30,7 @@ INK = "#1c2024"
 QUIET = "#878d94"
 BLUE = "#4080c8"
 ORANGE = "#d9772b"
+_DASHED: Any = {"color": QUIET, "lw": 0.8, "ls": (0, (4, 3))}
 _STYLE: Any = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",
@@ -76,8 +77,7 @@ def training_curves(history: Sequence[Mapping[str, Any]]) -> Figure:
             mark = "o" if len(rows) < 40 else None
             label = {"train": "training"}.get(split, split)
             ax.plot(x, [r[name] for r in rows], color=colour, marker=mark, ms=2.5, label=label)
-        ax.set_title(title)
-        ax.set_xlabel("epoch")
+        ax.set(title=title, xlabel="epoch")
         ax.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
         if name == "loss":
             ax.set_ylim(bottom=0)
@@ -112,9 +112,7 @@ def confusion(
     ax.set_yticks(range(size), totals)
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
-    ax.set_xlabel(f"predicted, {unit}")
-    ax.set_ylabel("truth")
-    ax.set_title(title)
+    ax.set(xlabel=f"predicted, {unit}", ylabel="truth", title=title)
     return figure
 
 
@@ -125,13 +123,10 @@ def roc(
     """Plots ROC curves, a panel each, from false positive rates and low, own, high sensitivity."""
     figure, axes = _figure(len(curves), width=2.15 * len(curves), height=2.5)
     for ax, (title, (grid, (low, middle, high))) in zip(axes, curves.items(), strict=True):
-        ax.plot([0, 1], [0, 1], color=QUIET, lw=0.8, ls=(0, (4, 3)))
+        _diagonal(ax, margin=0.02)
         ax.fill_between(grid, low, high, color=BLUE, alpha=0.2, lw=0)
         ax.plot(grid, middle, color=BLUE)
-        ax.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), title=title)
-        ax.set_xlabel("1 - specificity")
-        ax.set_ylabel("sensitivity")
-        ax.set_aspect("equal")
+        ax.set(title=title, xlabel="1 - specificity", ylabel="sensitivity")
     return figure
 
 
@@ -151,7 +146,7 @@ def subject_scores(subjects: Predictions, threshold: float) -> Figure:
             )
         label = f"{name} ({len(members)})"
         ax.text(-0.03, row, label, ha="right", va="center", transform=ax.get_yaxis_transform())
-    ax.axvline(threshold, color=QUIET, lw=0.8, ls=(0, (4, 3)))
+    ax.axvline(threshold, **_DASHED)
     ax.set(xlim=(-0.01, 1.01), ylim=(len(CLASSES) - 0.5, -0.5))
     ax.set_yticks([])
     ax.spines["left"].set_visible(False)
@@ -160,25 +155,25 @@ def subject_scores(subjects: Predictions, threshold: float) -> Figure:
 
 
 @matplotlib.rc_context(_STYLE)
-def reliability(
-    bins: Mapping[str, Bins],
-    share: str,
-) -> Figure:
+def reliability(bins: Mapping[str, Bins], share: str) -> Figure:
     """Plots the share that came true against mean p, a panel each; area is proportional to rows.
 
     share: label of the y axis.
     """
     figure, axes = _figure(len(bins), width=2.15 * len(bins), height=2.5)
     for ax, (title, (mean, came_true, count)) in zip(axes, bins.items(), strict=True):
-        ax.plot([0, 1], [0, 1], color=QUIET, lw=0.8, ls=(0, (4, 3)))
+        _diagonal(ax, margin=0.04)
         ax.plot(mean, came_true, color=BLUE, lw=1)
         area = 8 + 70 * np.asarray(count) / max(np.max(count, initial=1), 1)
         ax.scatter(mean, came_true, s=area, color=BLUE, alpha=0.6, lw=0)
-        ax.set(xlim=(-0.04, 1.04), ylim=(-0.04, 1.04), title=title)
-        ax.set_xlabel("mean p of the bin")
-        ax.set_ylabel(share)
-        ax.set_aspect("equal")
+        ax.set(title=title, xlabel="mean p of the bin", ylabel=share)
     return figure
+
+
+def _diagonal(ax: Axes, margin: float) -> None:
+    """Makes the panel a unit square with a margin, and plots its dashed diagonal."""
+    ax.plot([0, 1], [0, 1], **_DASHED)
+    ax.set(xlim=(-margin, 1 + margin), ylim=(-margin, 1 + margin), aspect="equal")
 
 
 @matplotlib.rc_context(_STYLE)
@@ -195,7 +190,7 @@ def forest(
     figure, axes = _figure(len(panels), width=8.4, height=0.9 + 0.3 * len(rows))
     for first, (ax, (title, entries)) in enumerate(zip(axes, panels.items(), strict=True)):
         if centre is not None:
-            ax.axvline(centre, color=QUIET, lw=0.8, ls=(0, (4, 3)))
+            ax.axvline(centre, **_DASHED)
         for row, entry in enumerate(entries):
             if entry is not None:
                 low, value, high = entry
@@ -229,15 +224,16 @@ def svg(figure: Figure, name: str) -> str:
     return re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.DOTALL).rstrip() + "\n"
 
 
-def save(figure: Figure, folder: str | os.PathLike[str], name: str) -> str:
-    """Writes NAME.png (on white, 200 dots per inch) and NAME.svg, whose text it returns."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    text = svg(figure, name)
-    (folder / f"{name}.svg").write_text(text, encoding="utf-8")
-    with matplotlib.rc_context(_STYLE):
-        figure.savefig(folder / f"{name}.png", dpi=200, metadata={"Software": None})
-    return text
+def save(figures: Mapping[str, Figure], folder: Path) -> dict[str, Markup]:
+    """Writes NAME.svg and NAME.png (on white, 200 dots per inch) of each; returns the SVGs."""
+    texts = {}
+    for name, figure in figures.items():
+        texts[name] = Markup(svg(figure, name))
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{name}.svg").write_text(texts[name], encoding="utf-8")
+        with matplotlib.rc_context(_STYLE):
+            figure.savefig(folder / f"{name}.png", dpi=200, metadata={"Software": None})
+    return texts
 
 
 def _figure(panels: int, *, width: float, height: float) -> tuple[Figure, list[Axes]]:

@@ -14,6 +14,11 @@ PHANTOM = (
     "that the program runs from end to end, and no more."
 )
 
+TRAINED_ON_PHANTOMS = (
+    "The model was trained on synthetic phantoms. It has no answer for a real head: it shows that "
+    "the program runs from end to end, and no more."
+)
+
 
 def caveats(metrics: Metrics, dataset: Mapping[str, Any]) -> list[str]:
     """Sentences for a reader, the most serious first. dataset: of run.json; may be {}."""
@@ -21,6 +26,7 @@ def caveats(metrics: Metrics, dataset: Mapping[str, Any]) -> list[str]:
     if dataset.get("phantom"):
         sentences.append(PHANTOM)
     sentences += _leak(dataset)
+    sentences += _subjects(dataset)
     sentences += metrics["warnings"]
     if dataset.get("source_kind") == "published":
         sentences.append(
@@ -56,6 +62,23 @@ def _confounds(metrics: Metrics, dataset: Mapping[str, Any]) -> list[str]:
         if not any(f"'{name}'" in text for name in measured)
     ]
     return [f"A confound: {text}" for text in (*measured.values(), *others)]
+
+
+def _subjects(dataset: Mapping[str, Any]) -> list[str]:
+    """What the subjects rest on; nothing for a data set of an earlier version."""
+    subjects = dataset.get("subjects") or {}
+    sentences = []
+    if subjects.get("doubts"):
+        sentences.append(
+            f"The subjects are in doubt: {'; '.join(subjects['doubts'])}. Whatever is said here "
+            "by subject, the intervals too, need not be about people."
+        )
+    if subjects.get("unknown"):
+        sentences.append(
+            f"Subjects were read from {subjects['read_from']}. It is not known "
+            f"{'; nor '.join(subjects['unknown'])}."
+        )
+    return sentences
 
 
 def _leak(dataset: Mapping[str, Any]) -> list[str]:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from data_builder.files import write_whole
-from dtvit_jax.evaluation.schema import EstimateJson, Metrics
+from dtvit_jax.evaluation.schema import Estimate, Metrics
 from dtvit_jax.reports.limitations import caveats
 from dtvit_jax.reports.pages import KEY_METRICS, markdown
 
@@ -28,7 +28,7 @@ def write_model_card(folder: Path, metrics: Metrics, record: Mapping[str, Any]) 
     return path
 
 
-def _estimate(entry: EstimateJson) -> str:
+def _estimate(entry: Estimate) -> str:
     """'0.912 (0.845 to 0.956)', or why there is no value or no interval."""
     if entry["value"] is None:
         return f"none: {entry['reason']}"

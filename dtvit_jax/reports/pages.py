@@ -2,6 +2,8 @@
 
 import jinja2
 
+from dtvit_jax.decision.probability_text import probability_text, threshold_text
+
 KEY_METRICS = (
     ("hemorrhage", "auroc", "AUROC, ICH against normal"),
     ("hemorrhage", "sensitivity", "Sensitivity for ICH"),
@@ -15,6 +17,7 @@ def environment() -> jinja2.Environment:
     """Loads the HTML templates, with escaping and the filters that pages share."""
     templates = _templates(escape=True)
     templates.filters |= {"number": _number, "duration": _duration, "count": _count}
+    templates.filters["probability"] = probability_text
     return templates
 
 
@@ -26,12 +29,14 @@ def markdown() -> jinja2.Environment:
 
 
 def _templates(*, escape: bool) -> jinja2.Environment:
-    return jinja2.Environment(
+    templates = jinja2.Environment(
         loader=jinja2.PackageLoader("dtvit_jax.reports"),
         autoescape=escape,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    templates.filters["threshold"] = threshold_text
+    return templates
 
 
 def _number(value: float | None, digits: int = 3) -> str:

@@ -1,16 +1,13 @@
 """report.html: an evaluation in one file that works offline."""
 
 import base64
-import dataclasses
 import io
-import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
-from markupsafe import Markup
 from PIL import Image
 
 from data_builder.files import write_whole
@@ -34,12 +31,7 @@ from dtvit_jax.reports.rows import (
     outcome_rows,
     subject_facts,
 )
-from dtvit_jax.reports.worst_errors import (
-    SliceError,
-    SubjectErrors,
-    hemorrhage_errors,
-    location_errors,
-)
+from dtvit_jax.reports.worst_errors import hemorrhage_errors, location_errors
 
 SUBJECTS_SHOWN = 6
 SLICES_SHOWN = 4
@@ -101,7 +93,7 @@ Images = Callable[[str], UInt8[np.ndarray, "rows columns"] | None]
 
 
 def write_report(
-    out_dir: str | os.PathLike[str],
+    out_dir: Path,
     predictions: Predictions,
     metrics: Metrics,
     run: Mapping[str, Any],
@@ -117,14 +109,10 @@ def write_report(
     rule: for the reliability after calibration. facts: columns of the rows. The same input gives
     the same bytes.
     """
-    out_dir, facts = Path(out_dir), facts or {}
+    facts = facts or {}
     aggregation = Aggregation(metrics["aggregation"]["method"], metrics["aggregation"]["k"])
     subjects, _ = by_subject(predictions, aggregation)
     drawn = draw(predictions, subjects, metrics, list(history), rule)
-    pictures = {
-        name: Markup(figures.save(figure, out_dir / "figures", name))
-        for name, figure in drawn.items()
-    }
     threshold = metrics["threshold"]
     names, counts = np.unique(predictions.subject, return_counts=True)
     slices = {str(name): int(count) for name, count in zip(names, counts, strict=True)}
@@ -151,11 +139,14 @@ def write_report(
                 "one_against_rest": ONE_AGAINST_REST_ROWS,
                 "combined": COMBINED_ROWS,
             },
-            figures=pictures,
+            figures=figures.save(drawn, out_dir / "figures"),
             errors={
-                "hemorrhage": _gallery(hemorrhage_errors(predictions, threshold), images),
-                "location": _gallery(location_errors(predictions), images),
+                "hemorrhage": hemorrhage_errors(predictions, threshold),
+                "location": location_errors(predictions),
             },
+            subjects_shown=SUBJECTS_SHOWN,
+            slices_shown=SLICES_SHOWN,
+            picture_of=lambda key: _picture(key, images),
             outcomes={
                 level: outcome_rows(table, threshold, slices, known)
                 for level, table, known in tables
@@ -173,40 +164,6 @@ def write_report(
     )
     write_whole(out_dir / "report.html", page)
     return out_dir / "report.html"
-
-
-@dataclasses.dataclass(frozen=True)
-class Case:
-    """A subject of a gallery: its worst slices with their pictures, and counts of the rest."""
-
-    subject: str
-    wrong: int
-    slices: int
-    cards: tuple[tuple[SliceError, str | None], ...]
-    more: int
-
-
-@dataclasses.dataclass(frozen=True)
-class Gallery:
-    """A task's wrong slices: the worst subjects, and the number of wrong slices and subjects."""
-
-    cases: tuple[Case, ...]
-    wrong: int
-    subjects: int
-
-
-def _gallery(groups: Sequence[SubjectErrors], images: Images | None) -> Gallery:
-    cases = tuple(
-        Case(
-            subject=group.subject,
-            wrong=len(group.errors),
-            slices=group.slices,
-            cards=tuple((e, _picture(e.key, images)) for e in group.errors[:SLICES_SHOWN]),
-            more=len(group.errors[SLICES_SHOWN:]),
-        )
-        for group in groups[:SUBJECTS_SHOWN]
-    )
-    return Gallery(cases, sum(len(group.errors) for group in groups), len(groups))
 
 
 def _picture(key: str, images: Images | None) -> str | None:

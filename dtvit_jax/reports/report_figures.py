@@ -35,7 +35,7 @@ def draw(
                     np.array(matrix), TASK_CLASSES[task], title, f"{level}s"
                 )
     aggregation = Aggregation(metrics["aggregation"]["method"], metrics["aggregation"]["k"])
-    bands = roc_bands(predictions, aggregation=aggregation)
+    bands = roc_bands(predictions, aggregation)
     if bands:
         drawn["roc"] = figures.roc({f"By {level}": bands[level] for level in reversed(bands)})
     known = subjects.select(subjects.hemorrhage != UNKNOWN)

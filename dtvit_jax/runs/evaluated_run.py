@@ -1,7 +1,9 @@
 """The folder of a trained and evaluated run, checked before its model answers."""
 
 import dataclasses
+import hashlib
 import importlib.metadata
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import ml_collections
 from data_builder.cleaning import clean
 from data_builder.cleaning.clean_folder import FORMATS
 from data_builder.errors import InputError
+from data_builder.files import sha256_of
 from dtvit_jax.decision import outlier
 from dtvit_jax.decision import rule as decision_rule
 from dtvit_jax.decision.answer import ModelIdentity
@@ -53,6 +56,23 @@ class ModelFolder:
         """Whether the model was trained on synthetic heads."""
         return bool(self.record["dataset"].get("phantom"))
 
+    @property
+    def digest(self) -> str:
+        """64 hexadecimal digits over all that its answers depend on, apart from the rule.
+
+        That is its weights, config (the transform) and training slices, what `cleaning` says and
+        `phantom`.
+        """
+        parts = [
+            self.origin.weights_sha256,
+            sha256_of(self.workdir / "config.json"),
+            sha256_of(self.workdir / outlier.FILE),
+            dataclasses.asdict(self.cleaning),
+            clean.VERSION,
+            self.phantom,
+        ]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
     def weights(self, params: Tree, stats: Tree) -> Variables:
         """Parameters and statistics, float32, in the nesting of the given (abstract) ones.
 
@@ -85,10 +105,11 @@ def open_model(workdir: Path) -> ModelFolder:
     step, digest = origin.checkpoint_step, record["dataset"]["digest"]
     same = (
         rule.raw.get("checkpoint_step") == step
+        and rule.raw.get("checkpoint", "") == origin.checkpoint
         and digest == rule.raw.get("dataset_digest") == training_slices.dataset
         and digest == origin.dataset_digest
     )
-    if not same or _surpassed(run_record.read_history(workdir), config.best, step):
+    if not same or _surpassed(workdir, config.best, step):
         raise InputError(
             f"what was evaluated in {workdir} is another checkpoint or data set than the run's: "
             f"run python -m dtvit_jax.evaluate --workdir {workdir} again"
@@ -97,16 +118,21 @@ def open_model(workdir: Path) -> ModelFolder:
     return ModelFolder(workdir, config, record, rule, training_slices, cleaning, origin)
 
 
-def _surpassed(history: list[dict[str, Any]], best: str, step: int) -> bool:
+def _surpassed(workdir: Path, best: str, step: int) -> bool:
     """Whether a later step than `step` has a better or equal value of the metric `best`.
 
-    Equal counts: of equal checkpoints the last is the run's best.
+    Equal counts: of equal checkpoints the last is the run's best. Where the run's checkpoints are
+    there, one that is not among them does not count: it was damaged, and is moved aside.
     """
+    history, checkpoints = run_record.read_history(workdir), workdir / "checkpoints"
     sign = -1 if lower_is_better(best) else 1
     values = {
         row["step"]: sign * row[best]
         for row in history
         if row["split"] == "validation" and best in row
+        if row["step"] == step
+        or not checkpoints.is_dir()
+        or (checkpoints / str(row["step"])).is_dir()
     }
     return step in values and any(
         later > step and value >= values[step] for later, value in values.items()

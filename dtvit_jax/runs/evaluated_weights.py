@@ -23,15 +23,24 @@ FILE = "weights.safetensors"
 
 @dataclasses.dataclass(frozen=True)
 class Origin:
-    """Where the weights come from: the checkpoint's step, the data set's digest, their own."""
+    """Where the weights come from: the checkpoint's step, the data set's digest, their own.
+
+    `checkpoint` is `Checkpoints.model_checksum`, empty in the file of an earlier version.
+    """
 
     checkpoint_step: int
     dataset_digest: str
     weights_sha256: str
+    checkpoint: str = ""
 
 
 def write(
-    workdir: Path, model: Mapping[str, Any], variables: Variables, step: int, dataset: str
+    workdir: Path,
+    model: Mapping[str, Any],
+    variables: Variables,
+    step: int,
+    dataset: str,
+    checkpoint: str = "",
 ) -> None:
     """Writes the file, whole or not at all. Raises InputError where it can't be written.
 
@@ -41,8 +50,9 @@ def write(
         variables: of the evaluated checkpoint.
         step: of the checkpoint.
         dataset: digest of the data set.
+        checkpoint: as in `Origin`.
     """
-    origin = Origin(step, dataset, digest(variables))
+    origin = Origin(step, dataset, digest(variables), checkpoint)
     header = {name: str(value) for name, value in dataclasses.asdict(origin).items()}
     save(workdir / FILE, model, *variables, heads=True, header=header)
 
@@ -53,8 +63,12 @@ def origin(workdir: Path) -> Origin:
     if path.is_file():
         header = files.read(path).header
         try:
-            step, *digests = (header[field.name] for field in dataclasses.fields(Origin))
-            return Origin(int(step), *digests)
+            return Origin(
+                int(header["checkpoint_step"]),
+                header["dataset_digest"],
+                header["weights_sha256"],
+                header.get("checkpoint", ""),
+            )
         except (KeyError, ValueError):
             pass  # such as a file of `convert --all`, whose header has no origin
     raise InputError(
@@ -74,8 +88,13 @@ def read(workdir: Path, model: Mapping[str, Any], params: Tree, stats: Tree) -> 
 def digest(variables: Variables) -> str:
     """SHA-256 over the name, type, shape and bytes of every array, in the order of names."""
     params, stats = map(load.flatten, variables)
+    return digest_of({**params, **stats})
+
+
+def digest_of(arrays: Mapping[str, Any]) -> str:
+    """The digest of a model whose arrays have these names (`load.flatten`)."""
     sha256 = hashlib.sha256()
-    for name, leaf in sorted({**params, **stats}.items()):
+    for name, leaf in sorted(arrays.items()):
         array = np.ascontiguousarray(leaf)
         sha256.update(f"{name} {array.dtype} {array.shape}\n".encode())
         sha256.update(array.reshape(-1).view(np.uint8).data)

@@ -36,7 +36,11 @@ def evaluate_run(
     Returns at once where `out` holds this evaluation already. facts_file: a manifest.csv (None:
     the splits.csv of the shards, if there is one). Raises InputError.
     """
-    model = {"checkpoint_step": run.step, "dataset_digest": run.record["dataset"]["digest"]}
+    model = {
+        "checkpoint_step": run.step,
+        "checkpoint": run.checksum,
+        "dataset_digest": run.record["dataset"]["digest"],
+    }
     of = {"form": FORM, "split": split, **model, "choices": repr(choices)}
     if facts_file:
         of["facts"] = zlib.crc32(facts_file.read_bytes()) if facts_file.is_file() else None
@@ -69,12 +73,12 @@ def evaluate_run(
 
 def _write_weights(workdir: Path, run: TrainedRun) -> None:
     """Writes the evaluated weights, unless the file holds those of this checkpoint."""
-    step, digest = run.step, run.record["dataset"]["digest"]
+    of = (run.step, run.record["dataset"]["digest"], run.checksum)
     with contextlib.suppress(InputError):
         origin = evaluated_weights.origin(workdir)
-        if (origin.checkpoint_step, origin.dataset_digest) == (step, digest):
+        if (origin.checkpoint_step, origin.dataset_digest, origin.checkpoint) == of:
             return
-    evaluated_weights.write(workdir, run.config.model.to_dict(), run.weights(), step, digest)
+    evaluated_weights.write(workdir, run.config.model.to_dict(), run.weights(), *of)
 
 
 def _write_training_slices(workdir: Path, run: TrainedRun) -> None:

@@ -24,7 +24,8 @@ from data_builder.files import sha256_of, write_json
 from data_builder.records import LOCATIONS
 from dtvit_jax.decision import rule as decision_rule
 from dtvit_jax.evaluation import fitted_rule
-from dtvit_jax.reports.limitations import PHANTOM, RESEARCH
+from dtvit_jax.reports.evaluation import evaluated
+from dtvit_jax.reports.limitations import RESEARCH, TRAINED_ON_PHANTOMS
 from dtvit_jax.runs import portable
 from dtvit_jax.runs.evaluated_run import ModelFolder, open_model
 from dtvit_jax.runs.portable import FORMATS, Answer, Images
@@ -137,15 +138,13 @@ def model_card(folder: ModelFolder) -> Path:
     """
     model = {
         "checkpoint_step": folder.origin.checkpoint_step,
+        "checkpoint": folder.origin.checkpoint,
         "dataset_digest": folder.record["dataset"]["digest"],
     }
     for split in ("test", "validation"):
         card = folder.workdir / split / CARD
-        try:
-            of = json.loads((folder.workdir / split / "metrics.json").read_text())["of"]
-        except (OSError, ValueError, KeyError):
-            continue
-        if card.is_file() and {name: of.get(name) for name in model} == model:
+        of = evaluated(card.parent) or {}
+        if card.is_file() and {name: of.get(name, "") for name in model} == model:
             return card
     raise InputError(
         f"{folder.workdir} has no model card of its best checkpoint: run python -m "
@@ -160,7 +159,7 @@ def describe(folder: ModelFolder, weights_sha256: str) -> dict[str, Any]:
     fitted = rule.calibrations["slice"]
     return {
         "version": VERSION,
-        "notice": [RESEARCH, PHANTOM] if folder.phantom else [RESEARCH],
+        "notice": [RESEARCH, TRAINED_ON_PHANTOMS] if folder.phantom else [RESEARCH],
         "program": {
             name: importlib.metadata.version(name) for name in ("dtvit-jax", "jax", "flax")
         },
@@ -191,6 +190,7 @@ def describe(folder: ModelFolder, weights_sha256: str) -> dict[str, Any]:
         "classes": {"hemorrhage": ["no hemorrhage", "hemorrhage"], "location": list(LOCATIONS)},
         "calibration": {
             "method": rule.method,
+            "in_force": rule.in_force()["slice"],
             "level": "slice",
             "applied": {
                 "hemorrhage": fitted["hemorrhage"].used(rule.method, 2),

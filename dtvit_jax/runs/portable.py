@@ -6,10 +6,12 @@ inside the function; weights are float32 constants, whatever type the model was 
 
 import contextlib
 import dataclasses
+import importlib
 import io
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -122,11 +124,7 @@ def to_onnx(answer: Answer, size: int) -> bytes:
         return tuple(by_name[name] for name in OUTPUTS)
 
     with _quiet():
-        try:
-            import jax2onnx
-        except ImportError as error:
-            raise missing_extra() from error
-        model = jax2onnx.to_onnx(
+        model = _optional("jax2onnx").to_onnx(
             outputs,
             [jax.ShapeDtypeStruct(("batch", size, size), np.uint8)],
             model_name="dtvit_jax",
@@ -142,19 +140,17 @@ def run_onnx(path: Path, images: Images) -> dict[str, np.ndarray]:
     Raises:
         InputError: the extra onnx is not installed.
     """
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise missing_extra() from error
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    session = _optional("onnxruntime").InferenceSession(path, providers=["CPUExecutionProvider"])
     return dict(zip(OUTPUTS, session.run(list(OUTPUTS), {"images": images}), strict=True))
 
 
-def missing_extra() -> InputError:
-    """The error that names the extra to install."""
-    return InputError(
-        "--format onnx needs the extra onnx: pip install -c requirements.lock -e '.[onnx]'"
-    )
+def _optional(module: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise InputError(
+            "--format onnx needs the extra onnx: pip install -c requirements.lock -e '.[onnx]'"
+        ) from error
 
 
 @contextlib.contextmanager

@@ -6,19 +6,21 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from configs import vit_l
 from data_builder.errors import InputError
 from data_builder.progress import track
+from data_builder.shards import places
 from dtvit_jax.data import packing
 from dtvit_jax.data.loader import evaluation_batches
-from dtvit_jax.data.shards import Shards, SliceSource, find_shards
+from dtvit_jax.data.shards import Shards, find_shards, name_of
 from dtvit_jax.decision.predictions import Predictions
 from dtvit_jax.models.variables import Tree, Variables
 from dtvit_jax.runtime import prepare
 from dtvit_jax.training import record
 from dtvit_jax.training.checkpoint import Checkpoints
 from dtvit_jax.training.network import Network, make_tissue
-from dtvit_jax.training.setup import abstract_state, make_task
-from dtvit_jax.training.sharding import make_mesh, placed_shapes, state_sharding
+from dtvit_jax.training.setup import abstract_state, make_setup
+from dtvit_jax.training.sharding import make_mesh, placed_on
 from dtvit_jax.training.steps import evaluate_step
 from dtvit_jax.weights import files
 from dtvit_jax.weights.files import Weights
@@ -30,7 +32,8 @@ class TrainedRun:
 
     Args:
         workdir: the run's folder.
-        data_dir: where the data set is now; empty: where the config says.
+        data_dir: where the data set is; empty: where this user's last run on it found it, else
+            in the folder data.
 
     Raises InputError where the folder holds no finished run; `shards`, where the data set is
     missing.
@@ -46,21 +49,28 @@ class TrainedRun:
         self._checkpoints = Checkpoints(workdir, self.config.best, read_only=True)
         self.step = self._checkpoints.best
 
+    @property
+    def checksum(self) -> str:
+        """`Checkpoints.model_checksum` of the best checkpoint. Raises InputError."""
+        return self._checkpoints.model_checksum(self.step)
+
     @functools.cached_property
     def shards(self) -> Shards:
         """The data set that the run was trained on, identified by its digest."""
-        return find_shards(self.config.data, self.record["dataset"]["digest"])
+        data, digest = self.config.data, self.record["dataset"]["digest"]
+        if not data.dir:
+            data.dir = str(places.recall(name_of(data, digest)) or vit_l.get_config().data.dir)
+        return find_shards(data, digest)
 
     def model(self) -> tuple[Network, Tree, Tree]:
         """The network, and the best checkpoint's parameters and batch statistics, on the devices.
 
         With config.ema_decay they are the exponential moving averages.
         """
-        task = make_task(self.config, steps=1)  # the shapes do not depend on the number of steps
-        abstract = abstract_state(task)
-        placed = state_sharding(make_mesh({"data": -1, "fsdp": 1}), abstract)
-        params, stats = self._checkpoints.restore_model(self.step, placed_shapes(abstract, placed))
-        return task.network, params, stats
+        setup = make_setup(self.config, steps=1)  # the shapes do not depend on the number of steps
+        placed = placed_on(make_mesh({"data": -1, "fsdp": 1}), abstract_state(setup))
+        params, stats = self._checkpoints.restore_model(self.step, placed)
+        return setup.network, params, stats
 
     def weights(self) -> Variables:
         """The parameters and batch statistics of `model`, as NumPy arrays."""
@@ -80,18 +90,9 @@ class TrainedRun:
             _, p_hemorrhage, p_location = evaluate_fn(params, stats, batch)
             values = (index, batch["hemorrhage"], batch["location"], p_hemorrhage, p_location)
             columns.append(tuple(np.asarray(value)[mask] for value in values))
-        return self._table(source, split, *map(np.concatenate, zip(*columns, strict=True)))
-
-    def _table(
-        self,
-        source: SliceSource,
-        split: str,
-        index: np.ndarray,
-        hemorrhage: np.ndarray,
-        location: np.ndarray,
-        p_hemorrhage: np.ndarray,
-        p_location: np.ndarray,
-    ) -> Predictions:
+        index, hemorrhage, location, p_hemorrhage, p_location = map(
+            np.concatenate, zip(*columns, strict=True)
+        )
         slices = [source.describe(int(i)) for i in index]
         return Predictions(
             key=np.array([row["key"] for row in slices]),

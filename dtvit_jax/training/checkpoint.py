@@ -1,14 +1,11 @@
 """Saves and restores a run: its state, the data's position and the history, as one atomic whole.
 
-Orbax writes the files. It does not notice flipped bits, so each checkpoint holds checksums of its
-state, computed on the devices that hold the arrays.
+Orbax writes the files; damaged.py says what is done where they are damaged.
 """
 
+import contextlib
 import json
-import math
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
@@ -20,8 +17,10 @@ import psutil
 from orbax.checkpoint import checkpoint_managers
 
 from data_builder.errors import InputError
+from data_builder.files import write_whole
 from dtvit_jax.models.variables import Tree, overlay
-from dtvit_jax.training import distributed
+from dtvit_jax.training import damaged, distributed
+from dtvit_jax.training.damaged import step_folders
 from dtvit_jax.training.disk_space import check_room, saying_disk_full
 from dtvit_jax.training.memory import tree_bytes
 from dtvit_jax.training.record import HistoryRow
@@ -42,7 +41,7 @@ save: where it fills up during one, Orbax's threads print tracebacks of their ow
 """
 
 
-class Progress(TypedDict):
+class RunProgress(TypedDict):
     """What a checkpoint holds beside the state."""
 
     batches: Any  # the position of the data's iterator, after the last batch that a step took
@@ -56,14 +55,12 @@ class Progress(TypedDict):
 
 def has_checkpoint(workdir: Path) -> bool:
     """Whether the run in `workdir` has a checkpoint."""
-    folder = workdir / "checkpoints"
-    return folder.is_dir() and any(path.name.isdigit() for path in folder.iterdir())
+    return bool(step_folders(workdir))
 
 
 def saved_config(workdir: Path) -> dict[str, Any] | None:
     """The config in the last readable checkpoint of `workdir`; None where there is none."""
-    steps = [p for p in (workdir / "checkpoints").glob("*") if p.name.isdigit()]
-    for folder in sorted(steps, key=lambda path: -int(path.name)):
+    for folder in reversed(step_folders(workdir)):
         try:
             return json.loads(_progress_file(folder).read_text())["config"]
         except (OSError, ValueError, KeyError, TypeError):
@@ -80,42 +77,40 @@ class Checkpoints:
       keep: how many of the last to keep.
       read_only: write and remove nothing; another process may be training there.
 
-    Orbax reads the validation figures of all checkpoints here. One whose figures are damaged is
-    reported and moved to workdir/damaged. Raises InputError where none is left then, and, with
-    read_only, where one is damaged.
+    A checkpoint whose validation figures are damaged is reported and moved to workdir/damaged.
+    Raises InputError where none is left then, and, with read_only, where one is damaged.
     """
 
     def __init__(self, workdir: Path, best: str, keep: int = 1, read_only: bool = False) -> None:
         if read_only:
-            _refuse_damaged_metrics(workdir, best)
+            damaged.refuse_figures(workdir, best)
         else:
-            distributed.primary_does(lambda: _set_aside_damaged_metrics(workdir, best))
+            distributed.primary_does(lambda: damaged.set_aside_figures(workdir, best))
+            _forget_path(workdir)
         sign = -1.0 if lower_is_better(best) else 1.0
 
         def score(metrics: dict[str, float]) -> float:
             return sign * metrics[best]
 
-        policies = checkpoint_managers
+        latest = checkpoint_managers.LatestN(n=keep)
+        best_one = checkpoint_managers.BestN(
+            get_metric_fn=score, n=1, keep_checkpoints_without_metrics=False
+        )
         options = ocp.CheckpointManagerOptions(
             best_fn=score,
             best_mode="max",
-            preservation_policy=policies.AnyPreservationPolicy(
-                [
-                    policies.LatestN(n=keep),
-                    policies.BestN(
-                        get_metric_fn=score, n=1, keep_checkpoints_without_metrics=False
-                    ),
-                ]
-            ),
+            preservation_policy=checkpoint_managers.AnyPreservationPolicy([latest, best_one]),
             cleanup_tmp_directories=not read_only,
             create=not read_only,
             read_only=read_only,
         )
-        self._workdir = workdir
+        # Trained float32 weights hardly compress; trying takes a core for as long as a save lasts.
+        arrays = ocp.PyTreeCheckpointHandler(use_compression=False)
+        self._workdir, self._read_only = workdir, read_only
         self._manager = ocp.CheckpointManager(
             (workdir / "checkpoints").absolute(),
             options=options,
-            item_handlers={"state": _arrays(), "progress": ocp.JsonCheckpointHandler()},
+            item_handlers={"state": arrays, "progress": ocp.JsonCheckpointHandler()},
         )
 
     @property
@@ -132,7 +127,7 @@ class Checkpoints:
         return step
 
     def save(
-        self, step: int, state: TrainState, progress: Progress, metrics: dict[str, float] | None
+        self, step: int, state: TrainState, progress: RunProgress, metrics: dict[str, float] | None
     ) -> None:
         """Saves `state` as it is now, in the background.
 
@@ -144,9 +139,10 @@ class Checkpoints:
         size = tree_bytes(state)
         with saying_disk_full(self._workdir):
             self._manager.wait_until_finished()  # of the save before
+            _forget_path(self._workdir)
         check_room(self._workdir, size + size // 100 + BESIDES)
         fields = state._asdict()
-        with_checksums = {**progress, "checksums": checksums(fields)}
+        with_checksums = {**progress, "checksums": damaged.checksums(fields)}
         on_cpu = jax.default_backend() == "cpu"
         room = psutil.virtual_memory().available > ROOM_FOR_A_COPY * size
         if on_cpu and room:
@@ -158,8 +154,9 @@ class Checkpoints:
             self._manager.save(step, args=items, metrics=metrics, force=True)
             if on_cpu and not room:
                 self._manager.wait_until_finished()
+                _forget_path(self._workdir)
 
-    def restore_latest(self, abstract: TrainState) -> tuple[TrainState, Progress] | None:
+    def restore_latest(self, abstract: TrainState) -> tuple[TrainState, RunProgress] | None:
         """State and progress of the last whole checkpoint; None where there is none.
 
         A damaged one is reported and moved to workdir/damaged, and the one before is taken.
@@ -167,19 +164,19 @@ class Checkpoints:
         Raises:
           InputError: a checkpoint is of another model or optimizer, or all are damaged.
         """
-        damaged = 0
+        lost = 0
         while (step := self.latest) is not None:
             try:
                 return self.restore(step, abstract)
-            except Damaged as error:
-                damaged += 1
+            except damaged.Damaged as error:
+                lost += 1
                 place = self._set_aside(step)
                 print(f"{error}: moved to {place}, going on from the one before", file=sys.stderr)
-        if damaged:
-            raise _none_left(self._workdir)
+        if lost:
+            raise damaged.none_left(self._workdir)
         return None
 
-    def restore(self, step: int, abstract: TrainState) -> tuple[TrainState, Progress]:
+    def restore(self, step: int, abstract: TrainState) -> tuple[TrainState, RunProgress]:
         """State and progress of `step`; `abstract` holds the state's shapes and shardings.
 
         Raises:
@@ -187,7 +184,7 @@ class Checkpoints:
           InputError: it is whole, and of another model or optimizer.
         """
         wanted = abstract._asdict()
-        with self._saying_damaged(step):
+        with damaged.saying(self._folder(step)):
             saved = _shapes(self._tree(step))
         if saved != _shapes(wanted):
             names = sorted(dict(saved ^ _shapes(wanted)))
@@ -199,9 +196,9 @@ class Checkpoints:
         items = ocp.args.Composite(
             state=ocp.args.PyTreeRestore(wanted, how), progress=ocp.args.JsonRestore()
         )
-        with self._saying_damaged(step):
+        with damaged.saying(self._folder(step)):
             content = self._manager.restore(step, args=items)
-            check(content["state"], content["progress"]["checksums"])
+            damaged.check(content["state"], content["progress"]["checksums"])
         return type(abstract)(**content["state"]), content["progress"]
 
     def restore_model(self, step: int, abstract: TrainState | None = None) -> tuple[Tree, Tree]:
@@ -211,7 +208,7 @@ class Checkpoints:
         is not read. Raises Damaged.
         """
         checkpointer = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
-        with self._saying_damaged(step):
+        with damaged.saying(self._folder(step), ": move it away, and the best left is taken"):
             tree = self._tree(step) if abstract is None else abstract._asdict()
             wanted = {name: tree[name] for name in MODEL}
             if abstract is None:
@@ -221,14 +218,26 @@ class Checkpoints:
             arguments = ocp.args.PyTreeRestore(wanted, how, partial_restore=True)
             state = checkpointer.restore(self._folder(step) / "state", args=arguments)
             progress = json.loads(_progress_file(self._folder(step)).read_text())
-            check(state, progress["checksums"])
+            damaged.check(state, progress["checksums"])
         both = overlay({name: state[name] for name in ("params", "stats")}, state["ema"])
         return both["params"], both["stats"]
+
+    def model_checksum(self, step: int) -> str:
+        """The checksums of the model in checkpoint `step`, 24 hexadecimal digits.
+
+        They tell it from another checkpoint of the same step, and cost no look at the arrays.
+        Raises Damaged.
+        """
+        with damaged.saying(self._folder(step)):
+            saved = json.loads(_progress_file(self._folder(step)).read_text())["checksums"]
+            return "".join(f"{saved[name]:08x}" for name in MODEL)
 
     def close(self) -> None:
         """Waits until all is written. Raises InputError where the disk is full."""
         with saying_disk_full(self._workdir):
             self._manager.close()
+            if not self._read_only:
+                _forget_path(self._workdir)
 
     def _folder(self, step: int) -> Path:
         return Path(self._manager.directory) / str(step)
@@ -241,82 +250,30 @@ class Checkpoints:
     def _set_aside(self, step: int) -> Path:
         place = self._workdir / "damaged"
         if distributed.is_primary():
-            place = _move_aside(self._workdir, self._folder(step))
+            place = damaged.move_aside(self._workdir, self._folder(step))
         distributed.wait_for_all("damaged checkpoint")
         self._manager.reload()
         return place
 
-    @contextmanager
-    def _saying_damaged(self, step: int) -> Iterator[None]:
-        try:
-            yield
-        except Exception as error:  # Orbax raises a bare Exception where an array can't be read
-            raise Damaged(f"{self._folder(step)}: a damaged checkpoint ({_why(error)})") from error
+
+_COMMITTED = "Checkpoint commit was successful"
 
 
-class Damaged(InputError):
-    """A checkpoint whose content is not what was saved."""
+def _forget_path(workdir: Path) -> None:
+    """Removes the run's path from the files by which Orbax marks a checkpoint as whole.
 
-
-def _damaged_metrics(workdir: Path, best: str) -> list[tuple[Path, str]]:
-    """Each checkpoint whose validation figures can't be read, oldest first, and a description."""
-    damaged = []
-    for folder in _step_folders(workdir):
-        path = folder / "metrics" / "metrics"
-        try:
-            if not math.isfinite(json.loads(path.read_text())[best]):
-                raise ValueError(f"its {best} is not finite")
-        except FileNotFoundError:  # a checkpoint between two validations
-            continue
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            damaged.append((folder, f"{path} is damaged ({_why(error)})"))
-    return damaged
-
-
-def _refuse_damaged_metrics(workdir: Path, best: str) -> None:
-    for _, description in _damaged_metrics(workdir, best):
-        raise Damaged(
-            f"{description}: the command that trained the run moves this checkpoint aside and goes "
-            "on from the one before"
-        )
-
-
-def _set_aside_damaged_metrics(workdir: Path, best: str) -> None:
-    damaged = _damaged_metrics(workdir, best)
-    for folder, description in damaged:
-        place = _move_aside(workdir, folder)
-        print(f"{description}: the checkpoint is moved to {place}", file=sys.stderr)
-    if damaged and not _step_folders(workdir):
-        raise _none_left(workdir)
-
-
-def _step_folders(workdir: Path) -> list[Path]:
-    """The folders of checkpoints, oldest first."""
-    folders = [path for path in (workdir / "checkpoints").glob("*") if path.name.isdigit()]
-    return sorted(folders, key=lambda path: int(path.name))
-
-
-def _move_aside(workdir: Path, folder: Path) -> Path:
-    place = workdir / "damaged"
-    place.mkdir(exist_ok=True)
-    number = sum(1 for _ in place.iterdir())
-    return folder.rename(place / f"{folder.name}_{number}")
-
-
-def _none_left(workdir: Path) -> InputError:
-    return InputError(
-        f"no whole checkpoint is left in {workdir} (the damaged are in {workdir / 'damaged'}): "
-        "train again into a new --workdir"
-    )
+    Orbax reads their names only.
+    """
+    if not distributed.is_primary():
+        return
+    for mark in workdir.glob("*/[0-9]*/**/commit_success.txt"):
+        with contextlib.suppress(FileNotFoundError):  # the checkpoint was just removed
+            if mark.stat().st_size > len(_COMMITTED):
+                write_whole(mark, _COMMITTED)
 
 
 def _progress_file(folder: Path) -> Path:
     return folder / "progress" / "metadata"
-
-
-def _arrays() -> ocp.PyTreeCheckpointHandler:
-    # Trained float32 weights hardly compress; trying takes a core for as long as a save lasts.
-    return ocp.PyTreeCheckpointHandler(use_compression=False)
 
 
 _copy = jax.jit(jnp.copy)
@@ -330,33 +287,3 @@ def _shapes(tree: Any) -> set[tuple[str, tuple]]:
 def _name(path: tuple) -> str:
     parts = (getattr(key, "key", getattr(key, "name", getattr(key, "idx", ""))) for key in path)
     return ".".join(map(str, parts))
-
-
-def _why(error: Exception) -> str:
-    return " ".join(str(error).split())[:80] or type(error).__name__
-
-
-def checksums(fields: dict[str, Any]) -> dict[str, int]:
-    """A sum of each field's bits, computed where they are; any flipped bit changes it."""
-    parts = jax.device_get(jax.tree.map(_bits, fields))
-    return {name: sum(map(int, jax.tree.leaves(part))) % 2**32 for name, part in parts.items()}
-
-
-def check(fields: dict[str, Any], saved: dict[str, int]) -> None:
-    """Raises ValueError where a field's checksum differs from the saved one."""
-    for name, value in checksums(fields).items():
-        if value != saved[name]:
-            raise ValueError(f"the checksum of its {name} differs")
-
-
-def _bits(x: Any) -> Any:
-    if isinstance(x, np.ndarray):  # on the host: nothing to compile or to copy
-        bits = np.ascontiguousarray(x).reshape(-1).view(f"uint{8 * x.itemsize}")
-        return bits.sum(dtype=np.uint32)
-    return _bits_on_device(x)
-
-
-@jax.jit
-def _bits_on_device(x: jax.Array) -> jax.Array:
-    kind = jnp.dtype(f"uint{8 * x.dtype.itemsize}")
-    return jax.lax.bitcast_convert_type(x, kind).sum(dtype=jnp.uint32)

@@ -1,5 +1,8 @@
 """Checks of a config, before anything is built or written."""
 
+from collections.abc import Callable, Iterable
+from typing import Any
+
 import ml_collections
 
 from data_builder.errors import InputError
@@ -18,6 +21,15 @@ def check_config(config: ml_collections.ConfigDict) -> None:
     _check_input(config)
 
 
+def _check_each(
+    config: ml_collections.ConfigDict, names: Iterable[str], holds: Callable[[Any], bool], mend: str
+) -> None:
+    """Raises InputError for the first of the fields that does not hold."""
+    for name in names:
+        if not holds(config[name]):
+            raise InputError(f"config.{name}={config[name]}: {mend}")
+
+
 def _check_length(config: ml_collections.ConfigDict) -> None:
     """How much is trained at a time, and for how long."""
     if bool(config.num_epochs) == bool(config.num_steps):
@@ -25,39 +37,31 @@ def _check_length(config: ml_collections.ConfigDict) -> None:
             f"config.num_epochs={config.num_epochs} and config.num_steps={config.num_steps}: "
             "give exactly one of them, and 0 for the other"
         )
-    for name in ("batch_size", "eval_batch_size", "accumulation", "keep", "log_every_steps"):
-        if config[name] < 1:
-            raise InputError(f"config.{name}={config[name]}: give 1 or more")
+    counts = ("batch_size", "eval_batch_size", "accumulation", "keep", "log_every_steps")
+    _check_each(config, counts, lambda n: n >= 1, "give 1 or more")
     if config.batch_size % config.accumulation:
         raise InputError(
             f"config.batch_size={config.batch_size} is not a multiple of "
             f"config.accumulation={config.accumulation}"
         )
-    for name in ("num_epochs", "num_steps", "seed", "early_stopping"):
-        if config[name] < 0:
-            raise InputError(f"config.{name}={config[name]}: give 0 or more")
-    if config.eval_every_epochs <= 0:
-        raise InputError(f"config.eval_every_epochs={config.eval_every_epochs}: give more than 0")
+    may_be_zero = ("num_epochs", "num_steps", "seed", "early_stopping")
+    _check_each(config, may_be_zero, lambda n: n >= 0, "give 0 or more")
+    _check_each(config, ("eval_every_epochs",), lambda n: n > 0, "give more than 0")
 
 
 def _check_optimization(config: ml_collections.ConfigDict) -> None:
     """Where training begins, what it changes and in which type it computes."""
     if config.init_heads and config.init_from == "scratch":
         raise InputError("config.init_heads=True: set --config.init_from to a run's folder")
-    for name in ("label_smoothing", "ema_decay"):
-        if not 0 <= config[name] < 1:
-            raise InputError(f"config.{name}={config[name]}: give 0 or more, below 1")
-    if not 0 < config.layer_decay <= 1:
-        raise InputError(f"config.layer_decay={config.layer_decay}: give above 0, up to 1")
+    rates = ("label_smoothing", "ema_decay")
+    _check_each(config, rates, lambda rate: 0 <= rate < 1, "give 0 or more, below 1")
+    _check_each(config, ("layer_decay",), lambda rate: 0 < rate <= 1, "give above 0, up to 1")
     if config.layer_decay != 1 and not config.model.name.startswith("vit"):
         raise InputError(
             f"config.layer_decay={config.layer_decay}: a CNN has no numbered blocks: leave it at 1"
         )
-    if config.frozen_blocks < WHOLE_ENCODER:
-        raise InputError(
-            f"config.frozen_blocks={config.frozen_blocks}: give 0 or more, "
-            f"or {WHOLE_ENCODER} for the whole encoder"
-        )
+    mend = f"give 0 or more, or {WHOLE_ENCODER} for the whole encoder"
+    _check_each(config, ("frozen_blocks",), lambda n: n >= WHOLE_ENCODER, mend)
     if config.dtype not in ("auto", "float32", "bfloat16"):
         raise InputError(f"config.dtype={config.dtype!r}: it is auto, float32 or bfloat16")
     attention = config.model.get("attention", "auto")
@@ -96,7 +100,7 @@ def _check_input(config: ml_collections.ConfigDict) -> None:
             raise InputError(f"config.windows: ({low}, {high}) must run from low to high")
     make_crop(config)
     if (tissue := make_tissue(config)) is not None:
-        tissue.level(tuple(config.windows)[: config.model.channels], config.mean, config.std)
+        tissue.of_input(tuple(config.windows)[: config.model.channels], config.mean, config.std)
     if config.model.image_size > config.data.size:
         raise InputError(
             f"config.model.image_size={config.model.image_size} is above the shards' "

@@ -14,7 +14,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from data_builder.errors import InputError
+from data_builder.errors import InputError, first_line
 
 EXPLICIT = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 """Environment variables of any launcher: HOST:PORT of process 0, their number, and its own."""
@@ -126,8 +126,7 @@ def connect(environment: Mapping[str, str] = os.environ) -> None:
             raise
         return  # a TPU that is no pod
     except RuntimeError as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"the processes of the run did not meet: {reason}") from error
+        raise InputError(f"the processes of the run did not meet: {first_line(error)}") from error
 
 
 def check_source(source: str) -> None:
@@ -226,7 +225,7 @@ def ending_with_the_others() -> Iterator[None]:
         print(
             f"error: process {jax.process_index()} of {jax.process_count()}: another process of "
             "this run was lost; what was saved is whole: start all of them again with the same "
-            f"command ({str(error).splitlines()[0][:200]})",
+            f"command ({first_line(error)[:200]})",
             file=sys.stderr,
             flush=True,
         )

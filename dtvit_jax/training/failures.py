@@ -13,6 +13,7 @@ import numpy as np
 
 from data_builder.errors import InputError
 from dtvit_jax.data.examples import TrainingExamples
+from dtvit_jax.data.loader import stacked
 from dtvit_jax.data.shards import SliceSource
 from dtvit_jax.training import distributed
 from dtvit_jax.training.checkpoint import has_checkpoint
@@ -70,11 +71,10 @@ def write_batch(
     slices' keys (pseudonyms), the step and the seed.
     """
     end = step * config.batch_size
-    rows = [examples[i] for i in range(end - config.batch_size, end)]
-    fields: dict[str, Any] = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
-    keys = [source.describe(int(row["index"]))["key"] for row in rows]
+    batch: dict[str, Any] = stacked([examples[i] for i in range(end - config.batch_size, end)])
+    keys = [source.describe(int(index))["key"] for index in batch["index"]]
     path = workdir / f"not_finite_step_{step}.npz"
-    np.savez_compressed(path, **fields, key=keys, step=step, seed=config.seed)
+    np.savez_compressed(path, **batch, key=keys, step=step, seed=config.seed)
     return path
 
 

@@ -25,27 +25,37 @@ class Estimate:
     gradients: int
     activations_per_example: int
 
-    def total(self, examples: int, accumulation: int) -> int:
-        """Bytes for `examples` at a time; with accumulation the sum of gradients counts too."""
-        activations = int(MARGIN * self.activations_per_example * examples)
+    def total(self, batch: int, accumulation: int) -> int:
+        """Bytes for a device's part of a batch, computed in `accumulation` parts.
+
+        With more than one part the sum of gradients counts too.
+        """
+        activations = int(MARGIN * self.activations_per_example * (batch // accumulation))
         summed = self.gradients if accumulation > 1 else 0
         return self.state + max(self.gradients, activations) + summed + RUNTIME_BYTES
 
+    def fitting_accumulation(self, batch: int, least: int, limit: float | int) -> int | None:
+        """The smallest accumulation from `least` on that needs at most `limit` bytes, if any."""
+        for parts in range(least, batch + 1):
+            if batch % parts == 0 and self.total(batch, parts) <= limit:
+                return parts
+        return None
 
-def estimate(loss: Callable[[Any, int], Any], trained: Any, state: Any) -> Estimate:
+
+def estimate(loss: Callable[[Any, int], Any], trained: Any, state: int) -> Estimate:
     """Estimates the bytes from the shapes that the backward pass keeps; compiles nothing.
 
     Args:
       loss: (trained parameters, number of examples) -> scalar, to be differentiated by the first.
       trained: shapes of the parameters with a gradient.
-      state: shapes of all that is in memory between steps.
+      state: bytes that are in memory between steps.
     """
 
     def kept(examples: int) -> int:
         backward = jax.eval_shape(lambda p: jax.vjp(lambda q: loss(q, examples), p)[1], trained)
         return tree_bytes(backward)
 
-    return Estimate(tree_bytes(state), tree_bytes(trained), kept(2) - kept(1))
+    return Estimate(state, tree_bytes(trained), kept(2) - kept(1))
 
 
 def available() -> int:
@@ -65,22 +75,13 @@ def check(need: Estimate, batch: int, accumulation: int, has: int) -> None:
 
     `batch` is one device's part of the batch.
     """
-    total = need.total(batch // accumulation, accumulation)
+    total = need.total(batch, accumulation)
     if total <= has:
         return
-    fitting = [
-        parts
-        for parts in range(accumulation + 1, batch + 1)
-        if batch % parts == 0 and need.total(batch // parts, parts) <= has
-    ]
-    mend = (
-        f"--config.accumulation={fitting[0]} keeps the batch and fits"
-        if fitting
-        else "take a smaller model, or --config.model.remat=True"
-    )
-    if fitting:
-        smaller = batch // fitting[0]
-        mend += f", or --config.batch_size={smaller}"
+    mend = "take a smaller model, or --config.model.remat=True"
+    if fitting := need.fitting_accumulation(batch, accumulation, has):
+        smaller = f"--config.batch_size={batch // fitting}"
+        mend = f"--config.accumulation={fitting} keeps the batch and fits, or {smaller}"
     raise InputError(
         f"a step on {batch // accumulation} examples at a time needs about {total / GIB:.0f} GiB "
         f"and there are {has / GIB:.0f}: {mend}"

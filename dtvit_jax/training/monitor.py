@@ -10,15 +10,15 @@ from typing import Any
 
 import jax
 import ml_collections
-import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from dtvit_jax.data.examples import TrainingExamples
+from dtvit_jax.data.loader import stacked
 from dtvit_jax.training import record
 from dtvit_jax.training.failures import check_finite
 from dtvit_jax.training.record import HistoryRow
-from dtvit_jax.training.steps import SUMS, Task, TrainState
+from dtvit_jax.training.steps import SUMS, Setup, TrainState
 from dtvit_jax.training.tensorboard import MOST_IMAGES, TensorBoard
 from dtvit_jax.training.validation import in_words
 
@@ -26,7 +26,7 @@ SECONDS_BETWEEN_READINGS = 2.0
 SECONDS_BETWEEN_LINES = 15.0
 
 
-class TrainingProgress:
+class ProgressDisplay:
     """A bar on a terminal, plain lines elsewhere: loss, steps a second and time left.
 
     Reading the loss waits for the device, so it is done every few seconds only.
@@ -44,7 +44,7 @@ class TrainingProgress:
             SECONDS_BETWEEN_READINGS if self._console.is_terminal else SECONDS_BETWEEN_LINES
         )
 
-    def __enter__(self) -> "TrainingProgress":
+    def __enter__(self) -> "ProgressDisplay":
         self._last = time.monotonic()
         if self._console.is_terminal:
             self._bar.start()
@@ -83,27 +83,27 @@ class TrainingProgress:
 def describe(
     board: TensorBoard,
     config: ml_collections.ConfigDict,
-    task: Task,
+    setup: Setup,
     abstract: TrainState,
     examples: TrainingExamples,
 ) -> None:
     """Writes the config, the parameters and the first augmented slices to TensorBoard."""
     board.text("config", json.dumps(record.public_config(config), indent=1))
     board.parameters(abstract.params)
-    rows = [examples[i] for i in range(min(config.batch_size, MOST_IMAGES))]
-    images, drawn = (np.stack([row[name] for row in rows]) for name in ("image", "augmentation"))
-    board.images("augmented", jax.jit(task.network.transform)(images, drawn))
+    batch = stacked([examples[i] for i in range(min(config.batch_size, MOST_IMAGES))])
+    augmented = jax.jit(setup.network.transform)(batch["image"], batch["augmentation"])
+    board.images("augmented", augmented)
 
 
 def show(
-    history: list[HistoryRow], epoch: float, board: TensorBoard, bar: TrainingProgress
+    history: list[HistoryRow], epoch: float, board: TensorBoard, display: ProgressDisplay
 ) -> None:
     """Writes the last validation, and the training since the one before it, to both displays."""
     last = [r for r in history[-2:] if r["step"] == history[-1]["step"]]
     for r in last:
         values = {f"{r['split']}/{k}": v for k, v in r.items() if k not in ("step", "split")}
         board.scalars(r["step"], values)
-    bar.print(f"epoch {epoch:g}: {in_words(last)}")
+    display.print(f"epoch {epoch:g}: {in_words(last)}")
 
 
 SKIPPED = 2

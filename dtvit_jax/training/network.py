@@ -93,7 +93,7 @@ def make_network(config: ml_collections.ConfigDict, kernels: models.KernelForm =
         mean=tuple(config.mean),
         std=tuple(config.std),
         noise=config.augment.noise > 0,
-        head=make_crop(config).head,
+        head_threshold=make_crop(config).head_threshold,
     )
     return Network(graph, params, stats, prepare)
 
@@ -104,7 +104,7 @@ def make_model(config: ml_collections.ConfigDict, kernels: models.KernelForm = "
     options.pop("tokens", None)  # a rule for the input, not an option of the model
     if (tissue := make_tissue(config)) is not None:
         windows = tuple(config.windows)[: config.model.channels]
-        options["tissue"] = tissue.level(windows, tuple(config.mean), tuple(config.std))
+        options["tissue"] = tissue.of_input(windows, tuple(config.mean), tuple(config.std))
     dtype = compute_dtype(config)
     requested = options.pop("attention", "auto")  # the field is newer than the first runs
     if requested == "cudnn" and kernels == "auto" and has_cudnn_attention(config):
@@ -147,9 +147,9 @@ def make_tissue(config: ml_collections.ConfigDict) -> Tissue | None:
         raise InputError(
             f"config.model.tokens='tissue': {config.model.name} needs whole images; take 'all'"
         )
-    head = make_crop(config).head is not None
+    head_crop = make_crop(config).head_threshold is not None
     rule = config.tissue
-    return Tissue(config.model.image_size, patch, rule.threshold, rule.margin, head)
+    return Tissue(config.model.image_size, patch, rule.threshold, rule.margin, head_crop)
 
 
 def make_crop(config: ml_collections.ConfigDict) -> Crop:

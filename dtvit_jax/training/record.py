@@ -15,6 +15,7 @@ from configs import vit_l
 from data_builder.errors import InputError
 from data_builder.files import hold, write_json, write_whole
 from dtvit_jax.data import augment
+from dtvit_jax.weights import hub
 
 FORMAT = 2
 """The version of a run's folder.
@@ -33,8 +34,10 @@ PACKAGES = (
     "tensorflow-datasets",
     "numpy",
 )
-PRIVATE = ("source", "key")
+PRIVATE = ("source", "key", "dir")
 """Fields of config.data that name paths of the user; they are not written."""
+_DIGESTS = ("sha256:", "weights:")
+"""Prefixes of config.init_from in place of a path (`dtvit_jax.train`)."""
 FREE_TO_CHANGE = (
     "num_epochs",
     "num_steps",
@@ -103,9 +106,9 @@ def claim_workdir(
     path = workdir / "config.json"
     hold(workdir, "--workdir")
     try:
-        on_disk = [json.loads(path.read_text())] if path.exists() else []
+        on_disk = [_earlier(path)] if path.exists() else []
         for earlier in [*on_disk, *([saved] if saved else [])]:
-            names = differences(earlier, values)
+            names = differences(_comparable(earlier, values), values)
             names = [name for name in names if not {name, name.split(".")[0]} & set(FREE_TO_CHANGE)]
             if names:
                 raise InputError(
@@ -117,6 +120,34 @@ def claim_workdir(
         raise InputError(
             f"cannot write to {workdir}: {error.strerror}: give another --workdir"
         ) from error
+
+
+def _earlier(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text())
+        if not isinstance(values, dict):
+            raise ValueError("no config")
+    except ValueError as error:
+        raise InputError(
+            "config.json of --workdir is damaged: restore it, or remove it, and the same command "
+            "writes it again"
+        ) from error
+    return values
+
+
+def _comparable(earlier: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+    """The config of an earlier run without what only older versions wrote: paths of the user.
+
+    An older config's path of initial weights can't be compared with their digest: it counts as
+    the same.
+    """
+    data = {k: v for k, v in earlier.get("data", {}).items() if k not in PRIVATE}
+    start = earlier.get("init_from", "")
+    if values["init_from"].startswith(_DIGESTS) and not (
+        start == "scratch" or start.startswith(_DIGESTS) or hub.is_published(start)
+    ):
+        start = values["init_from"]
+    return {**earlier, "data": data, "init_from": start}
 
 
 def differences(first: dict[str, Any], second: dict[str, Any], prefix: str = "") -> list[str]:
@@ -132,11 +163,13 @@ def differences(first: dict[str, Any], second: dict[str, Any], prefix: str = "")
 
 
 def read_config(workdir: Path) -> ml_collections.ConfigDict:
-    """The config of the run in `workdir`. Raises InputError where there is none."""
+    """The config of the run in `workdir`. Raises InputError where there is none.
+
+    data.dir is empty, but for runs of older versions, which wrote it.
+    """
     try:
         values = json.loads((workdir / "config.json").read_text())
-        for name in PRIVATE:
-            values["data"][name] = ""
+        values["data"] = {"dir": "", **values["data"], "source": "", "key": ""}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{workdir} holds no run (config.json is missing or damaged): give a --workdir that "
@@ -163,9 +196,11 @@ def read_record(workdir: Path) -> RunRecord:
     try:
         record = json.loads((workdir / "run.json").read_text())
         versions = record.get("format", 1), record.get("transform_version", 1)
-    except (OSError, ValueError, AttributeError) as error:
+        str(record["dataset"]["digest"])
+    except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
         raise InputError(
-            f"{workdir}/run.json is missing or damaged: train again into a new workdir"
+            "run.json of --workdir is missing or damaged: restore it, or remove it and give the "
+            "command that trained the run again, which writes a new one"
         ) from error
     for what, version, own in zip(
         ("run folder", "transform"), versions, (FORMAT, augment.VERSION), strict=True
@@ -220,14 +255,28 @@ def git_commit() -> str:
 
 
 def write_history(workdir: Path, history: list[HistoryRow]) -> None:
-    """Writes history.jsonl, one row a line."""
+    """Writes history.jsonl, one row a line, unless it holds these rows."""
+    path = workdir / "history.jsonl"
     lines = "".join(json.dumps(row) + "\n" for row in history)
-    write_whole(workdir / "history.jsonl", lines)
+    if not path.exists() or path.read_bytes() != lines.encode():
+        write_whole(path, lines)
 
 
 def read_history(workdir: Path) -> list[HistoryRow]:
-    """The rows of history.jsonl; none where it is missing."""
+    """The rows of history.jsonl; none where it is missing.
+
+    Raises InputError where it is damaged.
+    """
     path = workdir / "history.jsonl"
     if not path.exists():
         return []
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    try:
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        if not all({"step", "split"} <= row.keys() for row in rows):
+            raise ValueError("a row without its step or side")
+    except (OSError, ValueError, AttributeError) as error:
+        raise InputError(
+            "history.jsonl of --workdir is damaged: give the command that trained the run again, "
+            "which writes it from the last checkpoint"
+        ) from error
+    return rows

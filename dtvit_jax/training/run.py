@@ -1,6 +1,5 @@
 """A run in its workdir: what is saved and restored, and what people see while it trains."""
 
-import json
 import sys
 import time
 from collections.abc import Iterator
@@ -12,24 +11,15 @@ import optax
 
 from data_builder.errors import InputError
 from data_builder.files import write_json
+from data_builder.shards import places
 from dtvit_jax.data.loader import Prefetched
+from dtvit_jax.data.shards import name_of
 from dtvit_jax.models.variables import Tree
 from dtvit_jax.training import distributed, record
-from dtvit_jax.training.checkpoint import Checkpoints, Progress, has_checkpoint, saved_config
+from dtvit_jax.training.checkpoint import Checkpoints, RunProgress, has_checkpoint, saved_config
 from dtvit_jax.training.disk_space import saying_disk_full
-from dtvit_jax.training.failures import (
-    StopSignals,
-    check_finite,
-    keeping_the_batch,
-    stop_signals,
-)
-from dtvit_jax.training.monitor import (
-    StepLog,
-    StepTrace,
-    TrainingProgress,
-    describe,
-    show,
-)
+from dtvit_jax.training.failures import StopSignals, check_finite, keeping_the_batch, stop_signals
+from dtvit_jax.training.monitor import ProgressDisplay, StepLog, StepTrace, describe, show
 from dtvit_jax.training.record import RunRecord
 from dtvit_jax.training.steps import Batch, TrainState, mean_figures
 from dtvit_jax.training.tensorboard import TensorBoard
@@ -58,7 +48,7 @@ class TrainingRun:
         batches: Prefetched,
         run_record: RunRecord,
         state: TrainState,
-        progress: Progress,
+        progress: RunProgress,
     ) -> None:
         self.state = state
         self.steps_before = int(state.step)
@@ -82,31 +72,26 @@ class TrainingRun:
         is full, or where a loss or gradient is not finite.
         """
         config, workdir, primary = self._config, self._workdir, self._primary
-        steps, data = self._data.steps, self._data
+        data, first, steps = self._data, self.steps_before, self._data.steps
         with ExitStack() as stack:
-            stack.enter_context(saying_disk_full(workdir))
-            signals = stack.enter_context(stop_signals())
-            self._bar = stack.enter_context(TrainingProgress(self.steps_before, steps, primary))
-            self._board = stack.enter_context(
-                TensorBoard(workdir / "tensorboard", self.steps_before, primary)
-            )
+            enter = stack.enter_context
+            enter(saying_disk_full(workdir))
+            signals = enter(stop_signals())
+            self._display = enter(ProgressDisplay(first, steps, primary))
+            self._board = enter(TensorBoard(workdir / "tensorboard", first, primary))
             profiled = config.profile and primary
-            self._trace = stack.enter_context(
-                StepTrace(workdir / "profile", self.steps_before, steps, profiled)
-            )
-            stack.enter_context(
-                keeping_the_batch(workdir, data.examples, data.shards.source("train"), config)
-            )
-            stack.enter_context(closing(self._checkpoints))
-            stack.enter_context(closing(self._batches))
+            self._trace = enter(StepTrace(workdir / "profile", first, steps, profiled))
+            enter(keeping_the_batch(workdir, data.examples, data.shards.source("train"), config))
+            enter(closing(self._checkpoints))
+            enter(closing(self._batches))
             self._log = StepLog(self._board, self._sums)
-            if self.steps_before < steps:
+            if first < steps:
                 # The first call loads this program from JAX's cache. Compiling it here overlaps
                 # with the making of the weights and of the first batch.
                 self._trainer.step.lower(self.state, self._batches.peek()).compile()
-            if not self.steps_before:
+            if not first:
                 describe(
-                    self._board, config, self._trainer.task, self._trainer.abstract, data.examples
+                    self._board, config, self._trainer.setup, self._trainer.abstract, data.examples
                 )
             yield signals
 
@@ -124,12 +109,12 @@ class TrainingRun:
             return None
         epoch = round(step / self._data.epoch_steps, 4)
         self._log.fetch()
-        of_training = mean_figures(self._log.start_again(), self._trainer.task.loss_weights)
+        of_training = mean_figures(self._log.start_again(), self._trainer.setup.loss_weights)
         self._history.append(history_row(step, epoch, "train", of_training))
         metrics = self._trainer.validate(self.state)
         check_finite("validation", metrics, step)
         self._history.append(history_row(step, epoch, "validation", metrics))
-        show(self._history, epoch, self._board, self._bar)
+        show(self._history, epoch, self._board, self._display)
         return metrics
 
     def save(self, step: int, metrics: dict[str, float] | None) -> None:
@@ -141,7 +126,7 @@ class TrainingRun:
         norm = float(jax.device_get(_norm(self.state.params)))
         check_finite("training", {"norm of the parameters": norm}, step)
         self._board.flush()
-        progress = Progress(
+        progress = RunProgress(
             batches=self._batches.get_state(),
             history=self._history,
             sums=self._log.sums,
@@ -173,7 +158,7 @@ class TrainingRun:
         self._log.append(step, logged)
         if step % self._config.log_every_steps == 0:
             self._log.fetch(leave=1)
-        self._bar.advance(step, logged["loss"])
+        self._display.advance(step, logged["loss"])
 
     def finish(self, step: int, leaving: bool, signals: StopSignals) -> int:
         """Completes run.json and reports how the run ended; returns the exit status."""
@@ -203,7 +188,8 @@ def start_or_resume(trainer: Trainer, workdir: Path, command: str) -> TrainingRu
     """The run in `workdir`: a new one, or the one there as its last whole checkpoint left it.
 
     `command` goes into run.json. Raises InputError where the workdir can't be written, is in use,
-    or holds a run with another config or with more steps. Until then nothing is written.
+    or holds a run with another config, on another data set or with more steps. Until then nothing
+    is written.
     """
     config, data = trainer.config, trainer.data
     # Weights that do not fit are reported before the workdir is made; a continued run has its own.
@@ -221,15 +207,39 @@ def start_or_resume(trainer: Trainer, workdir: Path, command: str) -> TrainingRu
                 f"{data.steps}: give more, or another --workdir"
             )
         batches.set_state(progress["batches"])
-        run_record = json.loads((workdir / "run.json").read_text())
     else:
         state = trainer.initial_state(loaded)
-        progress = Progress(batches=None, history=[], sums={}, seconds=0.0, waited=0.0, config={})
-        parameters = sum(x.size for x in jax.tree.leaves(trainer.abstract.params))
-        run_record = record.describe_run(command, config, data.shards.metadata, parameters)
-        if distributed.is_primary():
-            write_json(workdir / "run.json", run_record)
+        progress = RunProgress(
+            batches=None, history=[], sums={}, seconds=0.0, waited=0.0, config={}
+        )
+    run_record = _record(trainer, workdir, command, resumed=restored is not None)
+    if distributed.is_primary():
+        record.write_history(workdir, progress["history"])
+        places.remember(name_of(config.data, run_record["dataset"]["digest"]), data.shards.folder)
     return TrainingRun(trainer, workdir, checkpoints, batches, run_record, state, progress)
+
+
+def _record(trainer: Trainer, workdir: Path, command: str, resumed: bool) -> RunRecord:
+    """run.json; a new one where the run is new, or where it is missing.
+
+    Raises InputError where it is damaged, or of another data set than the trainer's.
+    """
+    path, dataset = workdir / "run.json", trainer.data.shards.metadata
+    if resumed and path.exists():
+        run_record = record.read_record(workdir)
+        if run_record["dataset"]["digest"] != dataset["digest"]:
+            raise InputError(
+                "--workdir holds a run on another data set: give another --workdir, or the data "
+                "set of before to go on"
+            )
+        return run_record
+    parameters = sum(x.size for x in jax.tree.leaves(trainer.abstract.params))
+    run_record = record.describe_run(command, trainer.config, dataset, parameters)
+    if distributed.is_primary():
+        if resumed:
+            print("run.json of --workdir was missing: this command writes it", file=sys.stderr)
+        write_json(path, run_record)
+    return run_record
 
 
 @jax.jit

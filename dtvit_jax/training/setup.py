@@ -1,4 +1,4 @@
-"""Builds what a config describes for training: task, augmentation, and the state to begin with."""
+"""Builds what a config describes for training: setup, augmentation and the first state."""
 
 import dataclasses
 import functools
@@ -16,13 +16,13 @@ from dtvit_jax.training.losses import LossWeights
 from dtvit_jax.training.memory import Estimate, estimate
 from dtvit_jax.training.network import make_model, make_network
 from dtvit_jax.training.optimizer import WHOLE_ENCODER, make_optimizer, trainable
-from dtvit_jax.training.sharding import create, gather_for_use
-from dtvit_jax.training.steps import Task, TrainState
+from dtvit_jax.training.sharding import create, gather_for_use, shardings
+from dtvit_jax.training.steps import Setup, TrainState
 
 
-def make_task(config: ml_collections.ConfigDict, steps: int) -> Task:
-    """The task of a training of `steps` steps (the length of the learning rate's schedule)."""
-    return Task(
+def make_setup(config: ml_collections.ConfigDict, steps: int) -> Setup:
+    """The setup of a training of `steps` steps (the length of the learning rate's schedule)."""
+    return Setup(
         network=make_network(config),
         optimizer=make_optimizer(config, steps),
         loss_weights=LossWeights(**config.loss),
@@ -54,29 +54,29 @@ def make_augmentation(config: ml_collections.ConfigDict) -> Augmentation:
     return augmentation
 
 
-def abstract_state(task: Task) -> TrainState:
+def abstract_state(setup: Setup) -> TrainState:
     """Shapes and types of the state that training changes; nothing is computed."""
-    network = task.network
-    with_gradient = trainable(network.params, task.frozen_blocks)
-    moments = jax.eval_shape(task.optimizer.init, with_gradient)
-    ema = {"params": with_gradient, "stats": network.stats} if task.ema_decay else {}
+    network = setup.network
+    with_gradient = trainable(network.params, setup.frozen_blocks)
+    moments = jax.eval_shape(setup.optimizer.init, with_gradient)
+    ema = {"params": with_gradient, "stats": network.stats} if setup.ema_decay else {}
     step: Any = jax.ShapeDtypeStruct((), np.int32)
     return TrainState(step, network.params, network.stats, moments, ema)
 
 
-def with_gathering(task: Task, placed: TrainState) -> Task:
-    """The task with a model that gathers the parameters which `placed` divides over devices."""
-    network = dataclasses.replace(task.network, gather=gather_for_use(placed.params))
-    return dataclasses.replace(task, network=network)
+def with_gathering(setup: Setup, placed: TrainState) -> Setup:
+    """The setup with a model that gathers the parameters that `placed` divides over devices."""
+    network = dataclasses.replace(setup.network, gather=gather_for_use(placed.params))
+    return dataclasses.replace(setup, network=network)
 
 
 def initial_state(
     config: ml_collections.ConfigDict,
-    task: Task,
+    setup: Setup,
     placed: TrainState,
     loaded: Variables | None = None,
 ) -> TrainState:
-    """The state at step 0, each array made where `placed` (a NamedSharding a leaf) says.
+    """The state at step 0, each array made in its place (`sharding.placed_on`).
 
     `loaded` are parameters and statistics from a file (`weights.load.load_into`). Leaves that are
     shapes only are drawn from config.seed; so are all without `loaded`.
@@ -87,21 +87,21 @@ def initial_state(
         return params, stats
 
     params, stats = create(make, (placed.params, placed.stats), loaded)
-    with_gradient = trainable(params, task.frozen_blocks)
-    moments = jax.jit(task.optimizer.init, out_shardings=placed.moments)(with_gradient)
-    ema = {"params": with_gradient, "stats": stats} if task.ema_decay else {}
+    with_gradient = trainable(params, setup.frozen_blocks)
+    moments = jax.jit(setup.optimizer.init, out_shardings=shardings(placed.moments))(with_gradient)
+    ema = {"params": with_gradient, "stats": stats} if setup.ema_decay else {}
     # A copy: the step donates the state, and one buffer can't be both parameters and averages.
-    copy = jax.jit(functools.partial(jax.tree.map, jnp.copy), out_shardings=placed.ema)
-    ema = copy(ema)
-    return TrainState(jax.device_put(np.int32(0), placed.step), params, stats, moments, ema)
+    copy = jax.jit(functools.partial(jax.tree.map, jnp.copy), out_shardings=shardings(placed.ema))
+    step = jax.device_put(np.int32(0), placed.step.sharding)
+    return TrainState(step, params, stats, moments, copy(ema))
 
 
-def step_memory(config: ml_collections.ConfigDict, task: Task) -> Estimate:
+def step_memory(config: ml_collections.ConfigDict, setup: Setup, state: int) -> Estimate:
     """Bytes that a training step needs on whole images, by the shapes of what it keeps.
 
-    With config.model.tokens='tissue' it needs less. `state` counts all of it on one device.
+    With config.model.tokens='tissue' it needs less. `state`: bytes of a device's part of the state.
     """
-    size, network = config.model.image_size, task.network
+    size, network = config.model.image_size, setup.network
 
     def scalar_output(with_gradient: Tree, examples: int) -> jax.Array:
         params, stats = jax.tree.map(
@@ -109,10 +109,8 @@ def step_memory(config: ml_collections.ConfigDict, task: Task) -> Estimate:
         )
         model = network.model(overlay(params, with_gradient), stats)
         images = jnp.zeros((examples, size, size, config.model.channels))
-        whole = task.frozen_blocks == WHOLE_ENCODER
+        whole = setup.frozen_blocks == WHOLE_ENCODER
         first, second = model(images, key=jax.random.key(0), train_encoder=not whole)
         return first.sum() + second.sum()  # any scalar: the backward pass keeps the same arrays
 
-    return estimate(
-        scalar_output, trainable(network.params, task.frozen_blocks), abstract_state(task)
-    )
+    return estimate(scalar_output, trainable(network.params, setup.frozen_blocks), state)

@@ -9,6 +9,7 @@ import numpy as np
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from data_builder.errors import InputError
+from dtvit_jax.training.memory import tree_bytes
 
 SMALLEST_SHARDED = 2**13
 """Smaller arrays are copied to every device: splitting them costs more than it saves."""
@@ -35,45 +36,46 @@ def make_mesh(shape: Any, on: Sequence[jax.Device] | None = None) -> Mesh:
     return jax.make_mesh((data, fsdp), ("data", "fsdp"), axis_types=types, devices=on)
 
 
-def state_sharding(mesh: Mesh | AbstractMesh, abstract: Any) -> Any:
-    """A NamedSharding for each leaf: its longest axis that 'fsdp' divides, if it is large."""
+def placed_on(mesh: Mesh | AbstractMesh, abstract: Any) -> Any:
+    """`abstract` with the place of each leaf: a NamedSharding, which Orbax and `lower` read.
+
+    'fsdp' divides the longest axis that it can, of a leaf that is large.
+    """
     parts = mesh.shape["fsdp"]
 
-    def one(leaf: jax.ShapeDtypeStruct) -> NamedSharding:
+    def place(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
         spec: list[str | None] = [None] * len(leaf.shape)
         divisible = [axis for axis, n in enumerate(leaf.shape) if n % parts == 0]
         if parts > 1 and divisible and np.prod(leaf.shape) >= SMALLEST_SHARDED:
             spec[max(divisible, key=lambda axis: leaf.shape[axis])] = "fsdp"
-        return NamedSharding(mesh, PartitionSpec(*spec))
+        sharding = NamedSharding(mesh, PartitionSpec(*spec))
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
-    return jax.tree.map(one, abstract)
+    return jax.tree.map(place, abstract)
 
 
-def is_split(part: NamedSharding) -> bool:
+def shardings(placed: Any) -> Any:
+    """The NamedSharding of each leaf."""
+    return jax.tree.map(lambda leaf: leaf.sharding, placed)
+
+
+def is_split(leaf: jax.ShapeDtypeStruct) -> bool:
     """Whether devices hold parts of the array."""
-    return any(axis is not None for axis in part.spec)
+    return any(axis is not None for axis in leaf.sharding.spec)
 
 
-def bytes_of_one(abstract: Any, placed: Any) -> int:
-    """Bytes that one device holds of `abstract`, placed as `placed` says."""
-    sizes = jax.tree.map(
-        lambda x, part: math.prod(part.shard_shape(x.shape)) * x.dtype.itemsize, abstract, placed
-    )
-    return sum(jax.tree.leaves(sizes))
-
-
-def placed_shapes(abstract: Any, placed: Any) -> Any:
-    """Shapes and types with the sharding of each leaf, for Orbax and `jax.jit(...).lower`."""
-    return jax.tree.map(
-        lambda x, part: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=part), abstract, placed
+def bytes_of_one(placed: Any) -> int:
+    """Bytes that one device holds of the arrays."""
+    return sum(
+        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+        for leaf in jax.tree.leaves(placed)
     )
 
 
-def held_by_one(state: Any, placed: Any) -> int:
+def held_by_one(state: Any) -> int:
     """Bytes that one device holds in a step: its part of a TrainState, and gathered parameters."""
-    both = zip(jax.tree.leaves(state.params), jax.tree.leaves(placed.params), strict=True)
-    gathered = sum(math.prod(x.shape) * x.dtype.itemsize for x, part in both if is_split(part))
-    return bytes_of_one(state, placed) + gathered
+    gathered = [leaf for leaf in jax.tree.leaves(state.params) if is_split(leaf)]
+    return bytes_of_one(state) + tree_bytes(gathered)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
@@ -82,31 +84,32 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 
 
 def create(make: Callable[[], Any], placed: Any, loaded: Any = None) -> Any:
-    """The tree that `make` returns, made where `placed` says: no device or process holds all of it.
+    """The tree that `make` returns, each leaf made in the place of its namesake in `placed`.
 
+    No device or process holds all of it.
     Leaves of `loaded` (the same tree) that are NumPy arrays replace those of `make`. Of such an
     array, also one in a mapped file, each process reads the parts of its own devices only.
     """
     if loaded is None:
-        return jax.jit(make, out_shardings=placed)()
+        return jax.jit(make, out_shardings=shardings(placed))()
     arrays, tree = jax.tree.flatten(loaded)
-    parts = jax.tree.leaves(placed)
+    places = jax.tree.leaves(shardings(placed))
     given = [isinstance(array, np.ndarray) for array in arrays]
 
     def make_missing() -> list[Any]:
         made = jax.tree.leaves(make())
         return [x for x, there in zip(made, given, strict=True) if not there]
 
-    missing = [part for part, there in zip(parts, given, strict=True) if not there]
+    missing = [place for place, there in zip(places, given, strict=True) if not there]
     made = iter(jax.jit(make_missing, out_shardings=missing)())
-    both = zip(arrays, parts, given, strict=True)
-    leaves = [_put(array, part) if there else next(made) for array, part, there in both]
+    rows = zip(arrays, places, given, strict=True)
+    leaves = [_put(array, place) if there else next(made) for array, place, there in rows]
     return jax.tree.unflatten(tree, leaves)
 
 
-def _put(array: np.ndarray, part: NamedSharding) -> jax.Array:
+def _put(array: np.ndarray, place: NamedSharding) -> jax.Array:
     return jax.make_array_from_callback(
-        array.shape, part, lambda where: np.ascontiguousarray(array[where])
+        array.shape, place, lambda part: np.ascontiguousarray(array[part])
     )
 
 
@@ -115,14 +118,14 @@ def gather_for_use(placed: Any) -> Callable[[Any], Any]:
 
     Each device computes whole layers on its own examples, so a parameter split over 'fsdp' is
     gathered first, and its gradient is scattered again (as in ZeRO-3, arXiv 1910.02054). Without
-    this, XLA's partitioner splits layers and sends activations. `placed` is a NamedSharding for
-    each parameter; those that every device holds whole pass unchanged.
+    this, XLA's partitioner splits layers and sends activations. Parameters that every device holds
+    whole pass unchanged.
     """
 
-    def gather(x: Any, part: NamedSharding) -> Any:
-        if not is_split(part):
+    def gather(x: Any, leaf: Any) -> Any:
+        if not is_split(leaf):
             return x
-        whole = NamedSharding(part.mesh, PartitionSpec())
+        whole = NamedSharding(leaf.sharding.mesh, PartitionSpec())
 
         @jax.custom_vjp
         def gathered(x: Any) -> Any:
@@ -134,7 +137,7 @@ def gather_for_use(placed: Any) -> Callable[[Any], Any]:
         def backward(_: None, gradient: Any) -> tuple[Any]:
             # Whole first, or the partitioner splits the layers that the gradient comes from.
             summed = jax.lax.with_sharding_constraint(gradient, whole)
-            return (jax.lax.with_sharding_constraint(summed, part),)
+            return (jax.lax.with_sharding_constraint(summed, leaf.sharding),)
 
         gathered.defvjp(forward, backward)
         return gathered(x)

@@ -44,7 +44,7 @@ class TrainState(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Task:
+class Setup:
     """What every step reads and none changes."""
 
     network: Network
@@ -60,31 +60,28 @@ class Task:
 
 
 def train_step(
-    state: TrainState, batch: Batch, *, task: Task
+    state: TrainState, batch: Batch, *, setup: Setup
 ) -> tuple[TrainState, dict[str, Array]]:
     """One AdamW step on `batch`; returns the next state and what is logged of the step.
 
     Logged, all float32 or int32 scalars: SUMS over the batch before the step, `loss` (Eq. 5, with
     class weights, label smoothing and mixup where the config has them) and `gradient_norm`.
     """
-    key = jax.random.fold_in(jax.random.key(task.seed), state.step)
-    batch = weighted(batch, task.location_classes)
-    with_gradient = trainable(state.params, task.frozen_blocks)
+    key = jax.random.fold_in(jax.random.key(setup.seed), state.step)
+    batch = weighted(batch, setup.location_classes)
+    with_gradient = trainable(state.params, setup.frozen_blocks)
     loss_and_gradient = functools.partial(
-        jax.value_and_grad(_loss, has_aux=True), with_gradient, state.params, task=task
+        jax.value_and_grad(_loss, has_aux=True), with_gradient, state.params, setup=setup
     )
-    if task.accumulation == 1:
-        (loss, (stats, sums)), gradient = loss_and_gradient(state.stats, batch, key)
-    else:
-        (loss, (stats, sums)), gradient = _accumulated(
-            loss_and_gradient, state.stats, batch, key, task.accumulation
-        )
-    updates, moments = task.optimizer.update(gradient, state.moments, with_gradient)
+    if setup.accumulation > 1:
+        loss_and_gradient = functools.partial(_accumulated, loss_and_gradient, setup.accumulation)
+    (loss, (stats, sums)), gradient = loss_and_gradient(state.stats, batch, key)
+    updates, moments = setup.optimizer.update(gradient, state.moments, with_gradient)
     with_gradient = optax.apply_updates(with_gradient, updates)
     ema = state.ema
-    if task.ema_decay:
+    if setup.ema_decay:
         now = {"params": with_gradient, "stats": stats}
-        ema = averaged(ema, now, state.step, task.ema_decay)
+        ema = averaged(ema, now, state.step, setup.ema_decay)
     logged = {**sums, "loss": loss, "gradient_norm": optax.tree.norm(gradient)}
     params = overlay(state.params, with_gradient)
     return TrainState(state.step + 1, params, stats, moments, ema), logged
@@ -117,10 +114,10 @@ LossAndGradient = Callable[
 
 def _accumulated(
     loss_and_gradient: LossAndGradient,
+    parts: int,
     stats: Tree,
     batch: Batch,
     key: Key[Array, ""],
-    parts: int,
 ) -> tuple[tuple[Array, tuple[Tree, dict[str, Array]]], Tree]:
     """What `loss_and_gradient` returns of the whole batch, computed part by part.
 
@@ -147,48 +144,45 @@ def _accumulated(
 
 
 def _loss(
-    with_gradient: Tree, params: Tree, stats: Tree, part: Batch, key: Key[Array, ""], task: Task
+    with_gradient: Tree, params: Tree, stats: Tree, part: Batch, key: Key[Array, ""], setup: Setup
 ) -> tuple[Array, tuple[Tree, dict[str, Array]]]:
     """Both tasks' weighted loss over one part of a batch; then the new statistics, and SUMS.
 
     `with_gradient` are the trained parameters; they replace their namesakes in `params`.
     """
-    model = task.network.model(overlay(params, with_gradient), stats)
-    images = task.network.transform(part["image"], part["augmentation"])
+    model = setup.network.model(overlay(params, with_gradient), stats)
+    images = setup.network.transform(part["image"], part["augmentation"])
     share: Array | float = 1.0
-    if task.mixes:
+    if setup.mixes:
         share = shares(part["augmentation"])
         images = mix(images, share)
-    train_encoder = task.frozen_blocks != WHOLE_ENCODER
+    train_encoder = setup.frozen_blocks != WHOLE_ENCODER
     logits = model(images, **packing_of(part), key=key, train_encoder=train_encoder)
-    loss, sums = _labelled_loss(logits, part, share, task)
-    if task.mixes:
+    loss, sums = _labelled_loss(logits, part, share, setup)
+    if setup.mixes:
         partners = {k: partner(v) for k, v in part.items() if k != "packing"}
-        loss += _labelled_loss(logits, partners, 1 - share, task)[0]
+        loss += _labelled_loss(logits, partners, 1 - share, setup)[0]
     _, _, stats = split_model(model)  # BatchNorm has updated its running statistics
     return loss, (stats, sums)
 
 
 def _labelled_loss(
-    logits: tuple[Array, Array], part: Batch, share: Array | float, task: Task
+    logits: tuple[Array, Array], part: Batch, share: Array | float, setup: Setup
 ) -> tuple[Array, dict[str, Array]]:
     """The loss where `share` of each example has the labels of `part`, and SUMS by these labels."""
-    sums = task_sums(logits, part, task.smoothing)
-    loss_1 = (sums.pop("each_hemorrhage") * part["weight"] * share).sum()
-    loss_2 = (sums.pop("each_location") * part["weight_location"] * share).sum()
-    return (
-        task.loss_weights.hemorrhage * loss_1 + task.loss_weights.location * loss_2,
-        sums,
-    )  # Eq. 5
+    sums, (hemorrhage, location) = sums_and_losses(logits, part, setup.smoothing)
+    loss_1 = (hemorrhage * part["weight"] * share).sum()
+    loss_2 = (location * part["weight_location"] * share).sum()
+    weights = setup.loss_weights
+    return weights.hemorrhage * loss_1 + weights.location * loss_2, sums  # Eq. 5
 
 
-def task_sums(
+def sums_and_losses(
     logits: tuple[Array, Array], batch: Batch, smoothing: float = 0.0
-) -> dict[str, Array]:
-    """SUMS over a batch, rows with a False mask left out, and each example's two losses.
+) -> tuple[dict[str, Array], tuple[Float[Array, " batch"], Float[Array, " batch"]]]:
+    """SUMS over a batch, rows with a False mask left out, and each example's loss in both tasks.
 
-    logits: [batch, 2] and [batch, 3 or 4]. The losses are `each_hemorrhage` and `each_location`
-    [batch]; `smoothing` of the labels is in these two, not in SUMS.
+    logits: [batch, 2] and [batch, 3 or 4]. `smoothing` of the labels is in the losses, not in SUMS.
     """
     mask = batch["mask"]
     target, has_location = location_target(
@@ -199,16 +193,16 @@ def task_sums(
     each_2 = cross_entropy(logits[1], target)
     right_1 = logits[0].argmax(-1) == batch["hemorrhage"]
     right_2 = logits[1].argmax(-1) == target
-    return {
+    sums = {
         "n": mask.sum(),
         "n_location": counted.sum(),
         "loss_hemorrhage": jnp.where(mask, each_1, 0).sum(),
         "loss_location": jnp.where(counted, each_2, 0).sum(),
         "right": (mask & right_1).sum(),
         "right_location": (counted & right_2).sum(),
-        "each_hemorrhage": cross_entropy(logits[0], batch["hemorrhage"], smoothing),
-        "each_location": cross_entropy(logits[1], target, smoothing),
     }
+    smoothed = cross_entropy(logits[0], batch["hemorrhage"], smoothing)
+    return sums, (smoothed, cross_entropy(logits[1], target, smoothing))
 
 
 def packing_of(batch: Batch) -> dict[str, Any]:
@@ -228,8 +222,7 @@ def averaged(ema: Tree, now: Tree, step: Array, decay: float) -> Tree:
 
 def validated_variables(state: TrainState) -> Variables:
     """Parameters and statistics that are validated: their averages where there are some."""
-    both = {"params": state.params, "stats": state.stats}
-    both = overlay(both, state.ema)
+    both = overlay({"params": state.params, "stats": state.stats}, state.ema)
     return both["params"], both["stats"]
 
 
@@ -239,8 +232,8 @@ def evaluate_step(
     """SUMS of the batch, and each example's probabilities as `probabilities` returns them."""
     model = network.model(params, stats)
     logits = model(network.transform(batch["image"], None), **packing_of(batch))
-    sums = task_sums(logits, batch)
-    return {name: sums[name] for name in SUMS}, *probabilities(logits)
+    sums, _ = sums_and_losses(logits, batch)
+    return sums, *probabilities(logits)
 
 
 def probabilities(

@@ -1,6 +1,5 @@
-"""The task on its devices: compiled steps, placement of arrays, and the weights to begin with."""
+"""A training on its devices: compiled steps, placed arrays, and the weights to begin with."""
 
-import dataclasses
 import functools
 from collections.abc import Iterable
 from typing import Any
@@ -19,16 +18,11 @@ from dtvit_jax.training.network import make_tissue
 from dtvit_jax.training.setup import (
     abstract_state,
     initial_state,
-    make_task,
+    make_setup,
     step_memory,
     with_gathering,
 )
-from dtvit_jax.training.sharding import (
-    batch_sharding,
-    held_by_one,
-    placed_shapes,
-    state_sharding,
-)
+from dtvit_jax.training.sharding import batch_sharding, held_by_one, placed_on, shardings
 from dtvit_jax.training.steps import (
     SUMS,
     Batch,
@@ -50,7 +44,7 @@ class Trainer:
       config: with the options that the weights were trained with (`load.model_options`).
       data: the examples and validation slices.
       mesh: axes 'data' and 'fsdp'.
-      task: what each step reads and none changes.
+      setup: what each step reads and none changes.
       abstract: shapes and placement of the state.
       step: (state, batch) -> (state, logged), compiled; it takes over the state's memory.
     """
@@ -73,25 +67,22 @@ class Trainer:
         if weights is not None:
             options = load.model_options(weights, config.model.name, config.init_heads)
             config.model.update(options)
-        task = make_task(config, data.steps)
-        abstract = abstract_state(task)
-        self._placed = state_sharding(mesh, abstract)
-        need = step_memory(config, task)
-        need = dataclasses.replace(need, state=held_by_one(abstract, self._placed))
+        setup = make_setup(config, data.steps)
+        self.abstract = placed_on(mesh, abstract_state(setup))
+        need = step_memory(config, setup, held_by_one(self.abstract))
         per_device = config.batch_size // mesh.size
         memory.check(need, per_device, config.accumulation, memory.available())
 
-        self.task = with_gathering(task, self._placed)
-        self.abstract = placed_shapes(abstract, self._placed)
+        self.setup = with_gathering(setup, self.abstract)
         self._over_devices = batch_sharding(mesh)
         everywhere = NamedSharding(mesh, PartitionSpec())
         self.step = jax.jit(
-            functools.partial(train_step, task=self.task),
+            functools.partial(train_step, setup=self.setup),
             donate_argnums=0,
-            out_shardings=(self._placed, everywhere),
+            out_shardings=(shardings(self.abstract), everywhere),
         )
         self._validation_step = jax.jit(
-            functools.partial(validation_step, network=self.task.network),
+            functools.partial(validation_step, network=self.setup.network),
             out_shardings=everywhere,
         )
 
@@ -110,7 +101,7 @@ class Trainer:
 
     def initial_state(self, loaded: Variables | None) -> TrainState:
         """The state at step 0, of `take_weights` and of config.seed."""
-        return initial_state(self.config, self.task, self._placed, loaded)
+        return initial_state(self.config, self.setup, self.abstract, loaded)
 
     def batches(self) -> Prefetched:
         """The endless batches of training, on the devices ahead of the step that takes them."""
@@ -133,7 +124,7 @@ class Trainer:
             total = {name: value + float(sums[name]) for name, value in total.items()}
             mask = table.pop("mask")
             tables.append({name: column[mask] for name, column in table.items()})
-        means = mean_figures(total, self.task.loss_weights)
+        means = mean_figures(total, self.setup.loss_weights)
         if not np.isfinite(list(means.values())).all():
             return means
         columns = {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}

@@ -16,7 +16,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from data_builder.errors import InputError
+from data_builder.errors import InputError, first_line
 from data_builder.files import draft_of
 from dtvit_jax.runtime import ALIGNMENT
 from dtvit_jax.weights import torch_zip
@@ -158,11 +158,6 @@ def _checked(path: Path, state: dict[Any, Any]) -> Arrays:
         if not isinstance(array, np.ndarray):
             raise InputError(f"{path}: {name!r} is a {type(array).__name__}, not a tensor")
     return state
-
-
-def first_line(error: Exception) -> str:
-    """The first line of an error's text, or its type where it has none."""
-    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def write(path: Path, arrays: Arrays, header: dict[str, str]) -> None:

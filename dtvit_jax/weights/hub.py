@@ -6,16 +6,16 @@ Names: `torchvision/vit_l_16`, `timm/vit_base_patch16_224.augreg2_in21k_ft_in1k`
 """
 
 import fcntl
+import functools
 import os
 import re
 import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
 from http.client import HTTPException
 from pathlib import Path
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple
 
 from data_builder.errors import InputError
 from data_builder.files import sha256_of, write_whole
@@ -91,6 +91,14 @@ def published(name: str) -> Published | None:
         url = f"https://storage.googleapis.com/vit_models/{rest}"
         return Published(url, "google--" + rest.replace("/", "--"), None)
     return None
+
+
+def is_published(init_from: str) -> bool:
+    """Whether `init_from` is a published name; a file or folder of that name takes precedence.
+
+    Raises InputError as `published`.
+    """
+    return not Path(init_from).expanduser().exists() and published(init_from) is not None
 
 
 def check(init_from: str) -> None:
@@ -183,11 +191,9 @@ def fetch(publication: Published, target: Path) -> None:
             try:
                 _resume(publication.url, part)
                 break
-            except urllib.error.HTTPError as error:
-                if error.code < 500 or attempt == ATTEMPTS - 1:
-                    raise
-            except (OSError, HTTPException):
-                if attempt == ATTEMPTS - 1:
+            except (OSError, HTTPException) as error:
+                refused = isinstance(error, urllib.error.HTTPError) and error.code < 500
+                if refused or attempt == ATTEMPTS - 1:
                     raise
             time.sleep(0.5 * 2**attempt)
         digest = _check(part, publication)
@@ -227,25 +233,16 @@ def _resume(url: str, part: Path) -> None:
         length = int(response.headers.get("Content-Length") or -1)
         _validator(part).write_text(response.headers.get("ETag") or "")
         mebibytes = max(1, -(-length // _MEBIBYTE))
+        pieces = iter(functools.partial(response.read, _MEBIBYTE), b"")
         with part.open("r+b" if have else "wb") as file:
             file.seek(have)
-            for piece in track(_pieces(response), mebibytes, f"fetching {part.stem} (MiB)"):
+            for piece in track(pieces, mebibytes, f"fetching {part.stem} (MiB)"):
                 file.write(piece)
             received = file.tell() - have
     if length >= 0 and received < length:
         raise ConnectionError(
             f"the server broke off after {have + received} of {have + length} bytes"
         )
-
-
-@runtime_checkable
-class _Readable(Protocol):
-    def read(self, n: int, /) -> bytes: ...
-
-
-def _pieces(response: _Readable) -> Iterator[bytes]:
-    while piece := response.read(_MEBIBYTE):
-        yield piece
 
 
 def _check(path: Path, publication: Published) -> str:

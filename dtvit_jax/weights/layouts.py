@@ -15,6 +15,8 @@ import numpy as np
 
 from dtvit_jax.weights.files import Arrays
 
+_Names = dict[str, tuple[str, ...]]
+
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
@@ -24,8 +26,8 @@ class Layout:
         name: the publisher, for messages.
         marker: pattern of a name that this layout alone has.
         heads: pattern of the classifier's names, which are not the encoder's.
-        names: our name to the publisher's; `#` is the block's number. Three names (query, key,
-            value) are concatenated. Empty for CNNs and our own files.
+        names: our name to the publisher's, or to three (query, key, value) that are concatenated;
+            `#` is the block's number. Empty for CNNs and our own files.
         renames: patterns and replacements that turn older names into those of `names`.
         options: the model's options that reproduce the publisher's computation.
         prefix: of our own files: what precedes our name; shapes are ours.
@@ -34,7 +36,7 @@ class Layout:
     name: str
     marker: str
     heads: str
-    names: dict[str, str | tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    names: _Names = dataclasses.field(default_factory=dict)
     renames: tuple[tuple[str, str], ...] = ()
     options: dict[str, str | float] = dataclasses.field(default_factory=dict)
     prefix: str | None = None
@@ -46,8 +48,7 @@ class Layout:
         if not self.names:
             return (_cnn_name(ours),)
         block = re.search(r"(?<=^blocks\.)\d+", ours)
-        theirs = self.names[re.sub(r"^blocks\.\d+", "blocks.#", ours)]
-        parts = (theirs,) if isinstance(theirs, str) else theirs
+        parts = self.names[re.sub(r"^blocks\.\d+", "blocks.#", ours)]
         return tuple(part.replace("#", block[0] if block else "#") for part in parts)
 
     def clean(self, arrays: Arrays) -> Arrays:
@@ -64,9 +65,9 @@ class Layout:
         """Our array from the publisher's: kernels become [in, out] or [rows, columns, in, out]."""
         if self.prefix is not None:
             return parts[0]
-        if self.name == "google":
-            return _join([_from_google(ours, part) for part in parts])
-        return _join([_from_torch(ours, part) for part in parts])
+        convert = _from_google if self.name == "google" else _from_torch
+        converted = [convert(ours, part) for part in parts]
+        return converted[0] if len(converted) == 1 else np.concatenate(converted, axis=-1)
 
     def from_ours(self, ours: str, array: np.ndarray, patch: int) -> np.ndarray:
         """The publisher's array from ours (not Google's or Hugging Face's, which split QKV).
@@ -88,10 +89,6 @@ def _cnn_name(ours: str) -> str:
     return f"{module}.{leaves.get(leaf, leaf)}"
 
 
-def _join(parts: list[np.ndarray]) -> np.ndarray:
-    return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)
-
-
 def _from_torch(ours: str, array: np.ndarray) -> np.ndarray:
     """Transposes kernels: torch's Linear is [out, in], Conv2d [out, in, rows, columns]."""
     if ours.endswith("kernel"):
@@ -110,36 +107,32 @@ def _from_google(ours: str, array: np.ndarray) -> np.ndarray:
     return array
 
 
-_Names = dict[str, str | tuple[str, ...]]
+_IN_BLOCK = ("norm1", "attention.qkv", "attention.out", "norm2", "mlp.hidden", "mlp.out")
 
 
-def _vit(
-    block: str, modules: _Names, *, class_token: str, position: str, patch: str, norm: str
-) -> _Names:
+def _vit(outside: tuple[str, ...], block: str, in_block: tuple[str, ...]) -> _Names:
     """The table of a ViT's parameters: kernel or scale, and bias, of each module.
 
     Args:
+        outside: the publisher's names of class token, position embedding, patch embedding and last
+            norm.
         block: what precedes the name of a block's module.
-        modules: our names of a block's modules to the publisher's.
-        class_token, position: the publisher's names of these parameters.
-        patch, norm: its names of the patch embedding and the last norm.
+        in_block: the publisher's names of _IN_BLOCK; query, key and value may be three.
     """
-    names: _Names = {"class_token": class_token, "position_embedding": position}
-    google = block.startswith("Transformer")
-    dot, weight, scale = ("/", "kernel", "scale") if google else (".", "weight", "weight")
-    all_modules: _Names = {f"blocks.#.{k}": v for k, v in modules.items()}
-    all_modules |= {"patch_embedding": patch, "norm": norm}
-    for ours, theirs in all_modules.items():
+    class_token, position, patch, norm = outside
+    names: _Names = {"class_token": (class_token,), "position_embedding": (position,)}
+    modules = {"patch_embedding": [patch], "norm": [norm]}
+    for ours, theirs in zip(_IN_BLOCK, in_block, strict=True):
+        modules[f"blocks.#.{ours}"] = [block + part for part in theirs.split()]
+    dot = block[-1]  # Flax writes a slash
+    weight, scale = ("kernel", "scale") if dot == "/" else ("weight", "weight")
+    for ours, parts in modules.items():
         main, leaf = ("scale", scale) if "norm" in ours else ("kernel", weight)
-        start = block if ours.startswith("blocks") else ""
         for mine, their in ((main, leaf), ("bias", "bias")):
-            parts = (theirs,) if isinstance(theirs, str) else theirs
-            full = tuple(
-                # torchvision's fused projection is `in_proj_weight`, without a dot
-                start + part + ("_" if part.endswith("in_proj") else dot) + their
-                for part in parts
+            # torchvision's fused projection is `in_proj_weight`, without a dot
+            names[f"{ours}.{mine}"] = tuple(
+                part + ("_" if part.endswith("in_proj") else dot) + their for part in parts
             )
-            names[f"{ours}.{mine}"] = full[0] if len(full) == 1 else full
     return names
 
 
@@ -150,19 +143,9 @@ TORCHVISION = Layout(
     # published files have the names of an older MLP, which torchvision renames when it loads them
     renames=((r"\.mlp\.linear_1\.", ".mlp.0."), (r"\.mlp\.linear_2\.", ".mlp.3.")),
     names=_vit(
+        ("class_token", "encoder.pos_embedding", "conv_proj", "encoder.ln"),
         "encoder.layers.encoder_layer_#.",
-        {
-            "norm1": "ln_1",
-            "attention.qkv": "self_attention.in_proj",
-            "attention.out": "self_attention.out_proj",
-            "norm2": "ln_2",
-            "mlp.hidden": "mlp.0",
-            "mlp.out": "mlp.3",
-        },
-        class_token="class_token",
-        position="encoder.pos_embedding",
-        patch="conv_proj",
-        norm="encoder.ln",
+        ("ln_1", "self_attention.in_proj", "self_attention.out_proj", "ln_2", "mlp.0", "mlp.3"),
     ),
     options={"gelu": "exact", "norm_epsilon": 1e-6},
 )
@@ -172,19 +155,9 @@ TIMM = Layout(
     marker=r"patch_embed\.proj\.weight$",
     heads=r"(head|pre_logits)\.",
     names=_vit(
+        ("cls_token", "pos_embed", "patch_embed.proj", "norm"),
         "blocks.#.",
-        {
-            "norm1": "norm1",
-            "attention.qkv": "attn.qkv",
-            "attention.out": "attn.proj",
-            "norm2": "norm2",
-            "mlp.hidden": "mlp.fc1",
-            "mlp.out": "mlp.fc2",
-        },
-        class_token="cls_token",
-        position="pos_embed",
-        patch="patch_embed.proj",
-        norm="norm",
+        ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2"),
     ),
     options={"gelu": "exact", "norm_epsilon": 1e-6},
 )
@@ -195,19 +168,21 @@ HUGGING_FACE = Layout(
     heads=r"(classifier|pooler)\.",
     renames=((r"^vit\.", ""),),
     names=_vit(
+        (
+            "embeddings.cls_token",
+            "embeddings.position_embeddings",
+            "embeddings.patch_embeddings.projection",
+            "layernorm",
+        ),
         "encoder.layer.#.",
-        {
-            "norm1": "layernorm_before",
-            "attention.qkv": tuple(f"attention.attention.{x}" for x in ("query", "key", "value")),
-            "attention.out": "attention.output.dense",
-            "norm2": "layernorm_after",
-            "mlp.hidden": "intermediate.dense",
-            "mlp.out": "output.dense",
-        },
-        class_token="embeddings.cls_token",
-        position="embeddings.position_embeddings",
-        patch="embeddings.patch_embeddings.projection",
-        norm="layernorm",
+        (
+            "layernorm_before",
+            "attention.attention.query attention.attention.key attention.attention.value",
+            "attention.output.dense",
+            "layernorm_after",
+            "intermediate.dense",
+            "output.dense",
+        ),
     ),
     options={"gelu": "exact", "norm_epsilon": 1e-12},
 )
@@ -217,21 +192,21 @@ GOOGLE = Layout(
     marker=r"Transformer/posembed_input/pos_embedding$",
     heads=r"(head|pre_logits)/",
     names=_vit(
+        (
+            "cls",
+            "Transformer/posembed_input/pos_embedding",
+            "embedding",
+            "Transformer/encoder_norm",
+        ),
         "Transformer/encoderblock_#/",
-        {
-            "norm1": "LayerNorm_0",
-            "attention.qkv": tuple(
-                f"MultiHeadDotProductAttention_1/{x}" for x in ("query", "key", "value")
-            ),
-            "attention.out": "MultiHeadDotProductAttention_1/out",
-            "norm2": "LayerNorm_2",
-            "mlp.hidden": "MlpBlock_3/Dense_0",
-            "mlp.out": "MlpBlock_3/Dense_1",
-        },
-        class_token="cls",
-        position="Transformer/posembed_input/pos_embedding",
-        patch="embedding",
-        norm="Transformer/encoder_norm",
+        (
+            "LayerNorm_0",
+            " ".join(f"MultiHeadDotProductAttention_1/{x}" for x in ("query", "key", "value")),
+            "MultiHeadDotProductAttention_1/out",
+            "LayerNorm_2",
+            "MlpBlock_3/Dense_0",
+            "MlpBlock_3/Dense_1",
+        ),
     ),
     options={"gelu": "tanh", "norm_epsilon": 1e-6},
 )

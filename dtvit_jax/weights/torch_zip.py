@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from data_builder.errors import InputError
+from data_builder.errors import InputError, first_line
 
 _STORAGES = {
     "torch DoubleStorage": "<f8",
@@ -71,9 +71,8 @@ def read(path: Path) -> Any:
         if len(folders) != 1:
             raise InputError(f"{path}: a zip archive, but not one that torch.save wrote")
         _check_members(path, members)
-        order = members.get(
-            folders[0] + "byteorder"
-        )  # older files have none: they are little-endian
+        # older files have none: they are little-endian
+        order = members.get(folders[0] + "byteorder")
         if order is not None and archive.read(order) != b"little":
             raise InputError(
                 f"{path}: its numbers are big-endian: load and save it with PyTorch on a "
@@ -94,8 +93,7 @@ def read(path: Path) -> Any:
             "of the model's state_dict() alone"
         ) from error
     except Exception as error:  # a damaged pickle can ask for anything with any argument
-        line = (str(error) or type(error).__name__).splitlines()[0]
-        raise InputError(f"{path}: damaged .pth file: {line[:200]}") from error
+        raise InputError(f"{path}: damaged .pth file: {first_line(error)[:200]}") from error
 
 
 def _check_members(path: Path, members: dict[str, zipfile.ZipInfo]) -> None:

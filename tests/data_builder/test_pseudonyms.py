@@ -2,6 +2,8 @@
 
 import base64
 import hashlib
+import hmac
+import os
 import stat
 
 import pytest
@@ -72,6 +74,23 @@ def test_a_short_key_and_an_unreadable_one_are_refused(tmp_path):
         load_key(str(short))
     with pytest.raises(InputError, match="--key"):
         load_key(str(tmp_path))
+
+
+def test_equal_bytes_have_one_name_under_one_key_and_what_cannot_be_read_has_none(tmp_path):
+    one, copy, other = (tmp_path / name for name in ("one", "copy", "other"))
+    one.write_bytes(b"Jane Doe")
+    copy.write_bytes(b"Jane Doe")
+    other.write_bytes(b"Jane Roe")
+    content = Pseudonyms(PUBLIC_KEY).content
+    assert content(one) == content(copy) != content(other)
+    # Of the hash's text under the key: without the key nobody can test a guess at a file.
+    text = hashlib.sha256(b"Jane Doe").hexdigest()
+    digest = hmac.digest(PUBLIC_KEY, f"con\0{text}".encode(), "sha256")[:10]
+    assert content(one) == f"con-{base64.b32encode(digest).decode().lower()}"
+    assert Pseudonyms(b"k" * 20).content(one) != content(one)
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    assert [content(tmp_path / name) for name in ("pipe", "link", "none", ".")] == [""] * 4
 
 
 def test_the_lookup_leads_back_and_is_private(tmp_path):

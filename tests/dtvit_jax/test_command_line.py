@@ -1,5 +1,6 @@
 """What main, plan and experiment say of a wrong command line, and of --help."""
 
+import shlex
 import subprocess
 import sys
 
@@ -105,6 +106,47 @@ def test_a_right_command_line_is_parsed(parse):
     config = flags.FLAGS.config
     assert (config.batch_size, config.num_epochs, flags.FLAGS.workdir) == (8, 2, "a")
     assert tiny.get_config().learning_rate == config.learning_rate
+
+
+PRIVATE = {
+    "config.data.source": NAME,
+    "config.data.dir": "Jane",
+    "config.data.key": "~/Jane",
+    "config.init_from": f"{NAME}.pth",
+    "workdir": NAME,
+}
+
+
+@pytest.mark.parametrize("dashes", ["-", "--"])
+@pytest.mark.parametrize("joined", [True, False])
+def test_the_command_that_is_written_is_the_parsed_one_without_paths(
+    parse, monkeypatch, tmp_path, dashes, joined
+):
+    monkeypatch.chdir(tmp_path)
+    given = {"config": ROOT / "configs/vit_b.py", **PRIVATE, "config.windows": "((0, 9),)"}
+    words = [
+        (f"{dashes}{k}={v}",) if joined else (f"{dashes}{k}", str(v)) for k, v in given.items()
+    ]
+    flags_alone = [f"{dashes}config.profile", f"{dashes}noconfig.init_heads"]
+    status = parse(*(part for word in words for part in word), *flags_alone)
+    assert status == (0, "", "")
+    written = main.public_command(flags.FLAGS)
+    assert "Jane" not in written and "home" not in written
+    assert shlex.split(written) == [
+        *("python", "-m", "dtvit_jax.main", "--config=configs/vit_b.py"),
+        *(f"--{name}=PATH" for name in list(PRIVATE)[:-1]),
+        *("--config.windows=((0, 9),)", "--config.profile=True", "--config.init_heads=False"),
+        "--workdir=PATH",
+    ]
+
+
+def test_published_weights_are_named_and_a_path_of_that_name_is_not(parse, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert parse(TINY, "--config.init_from=hf/Jane/Doe")[0] == 0
+    named = "python -m dtvit_jax.main --config=PATH --config.init_from="
+    assert main.public_command(flags.FLAGS) == f"{named}hf/Jane/Doe"
+    (tmp_path / "hf/Jane/Doe").mkdir(parents=True)
+    assert main.public_command(flags.FLAGS) == f"{named}PATH"
 
 
 @pytest.mark.parametrize(

@@ -43,8 +43,8 @@ def test_delong_reproduces_the_table_of_its_paper():
     apart = contrast @ got.areas
     spread = contrast @ got.covariance @ contrast.T
     assert apart @ np.linalg.solve(spread, apart) == pytest.approx(2.5340, abs=5e-5)
-    assert got.difference(0, 1).value == pytest.approx(0.0108, abs=5e-5)
-    assert got.difference(0, 1).se == pytest.approx(0.0953, abs=5e-5)
+    assert got.difference(0, 1)["value"] == pytest.approx(0.0108, abs=5e-5)
+    assert got.difference(0, 1)["se"] == pytest.approx(0.0953, abs=5e-5)
 
 
 @given(st.integers(2, 9), st.integers(2, 9), st.integers(0, 2**31))
@@ -72,12 +72,12 @@ def test_mcnemar_is_statsmodels(only_a, only_b, both):
     a = np.repeat([True, False, True], [only_a, only_b, both])
     b = np.repeat([False, True, True], [only_a, only_b, both])
     got = mcnemar(a, b)
-    assert (got.only_a, got.only_b) == (only_a, only_b)
+    assert (got["only_a"], got["only_b"]) == (only_a, only_b)
     if only_a + only_b:
         wanted = reference_mcnemar([[both, only_a], [only_b, 0]], exact=True).pvalue
-        assert got.p == pytest.approx(wanted, abs=1e-9)
+        assert got["p"] == pytest.approx(wanted, abs=1e-9)
     else:
-        assert got.p == 1
+        assert got["p"] == 1
 
 
 @settings(max_examples=25, deadline=None)
@@ -99,7 +99,7 @@ def test_delong_keeps_its_level_for_equal_models():
     for _ in range(400):
         shared = truth + rng.normal(size=60)
         scores = np.stack([shared + rng.normal(size=60) for _ in range(2)])
-        significant += delong(truth, scores).difference(0, 1).p < 0.05
+        significant += delong(truth, scores).difference(0, 1)["p"] < 0.05
     assert significant <= scipy.stats.binom.ppf(0.999, 400, 0.05)
 
 

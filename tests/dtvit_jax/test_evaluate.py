@@ -1,10 +1,13 @@
 import csv
 import json
+import shutil
 
+import jax
 import numpy as np
 import pytest
 import safetensors.numpy
 
+from data_builder.errors import InputError
 from dtvit_jax import evaluate
 from dtvit_jax.decision import outlier
 from dtvit_jax.decision import rule as decision_rule
@@ -14,7 +17,11 @@ from dtvit_jax.evaluation import fitted_rule
 from dtvit_jax.reports import evaluation, report
 from dtvit_jax.reports.rows import anchor
 from dtvit_jax.runs import evaluated_weights
+from dtvit_jax.runs.evaluated_run import open_model
+from dtvit_jax.runs.export_folder import model_card
 from dtvit_jax.runs.trained_run import TrainedRun
+from dtvit_jax.training.checkpoint import Checkpoints
+from dtvit_jax.training.setup import abstract_state, make_setup
 from dtvit_jax.weights import load
 from tests.helpers import tiny
 from tests.helpers.html_page import Page
@@ -35,9 +42,9 @@ def fast(monkeypatch, request):
 
 
 def a_file(path, split="test", seed=0, tag="", **options):
-    p = make(seed=seed, **options)
+    p = make(seed=seed, split=split, **options)
     columns = {name: np.char.add(tag, getattr(p, name)) for name in ("key", "subject")}
-    p = replaced(p, split=np.full(len(p), split), **columns)
+    p = replaced(p, **columns)
     write_csv(path, p)
     return p
 
@@ -98,6 +105,46 @@ def test_the_evaluated_weights_are_written_and_restored_if_removed(workdir):
     path.unlink()
     assert run("--workdir", workdir) == 0
     assert path.read_bytes() == before and metrics.stat().st_mtime_ns == written
+
+
+def other_weights_at_the_same_step(workdir):
+    """Changes the best checkpoint, as of a run that was trained again on other hardware."""
+    run = TrainedRun(workdir)
+    best, abstract = run.config.best, abstract_state(make_setup(run.config, steps=1))
+    checkpoints = Checkpoints(workdir, best)
+    state, progress = checkpoints.restore(run.step, abstract)
+    checkpoints.close()
+    shutil.rmtree(workdir / "checkpoints")
+    state = state._replace(params=jax.tree.map(lambda x: 1.5 * x, state.params))
+    checkpoints = Checkpoints(workdir, best)
+    checkpoints.save(run.step, state, progress, {best: 1.0})
+    checkpoints.close()
+
+
+def test_other_weights_at_the_same_step_are_evaluated_again(workdir, tmp_path):
+    assert run("--workdir", workdir) == 0
+    again = tmp_path / "again"
+    shutil.copytree(workdir, again)
+    other_weights_at_the_same_step(again)
+    assert run("--workdir", again) == 0
+    new = tmp_path / "new"
+    shutil.copytree(
+        again, new, ignore=shutil.ignore_patterns("test", "*rule.json", "*.safetensors")
+    )
+    assert run("--workdir", new) == 0
+    for name in ("decision_rule.json", "weights.safetensors", "test/predictions.csv"):
+        assert (again / name).read_bytes() == (new / name).read_bytes()
+        assert (again / name).read_bytes() != (workdir / name).read_bytes()
+    weights = evaluated_weights.origin(again)
+    assert model_card(open_model(again)).parent.name == "test"
+    shutil.rmtree(again / "test")
+    shutil.copytree(workdir / "test", again / "test")
+    with pytest.raises(InputError, match="no model card of its best checkpoint"):
+        model_card(open_model(again))
+    shutil.copy(workdir / "weights.safetensors", again / "weights.safetensors")
+    with pytest.raises(InputError, match="another checkpoint"):
+        open_model(again)
+    assert weights.checkpoint == TrainedRun(again).checksum
 
 
 def predicted(workdir, split):

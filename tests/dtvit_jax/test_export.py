@@ -127,9 +127,11 @@ def test_what_the_folder_says(exported, runs):
             assert len(content) == facts["bytes"]
         assert index["files"]["model.onnx"]["largest_difference"] <= 1e-4
         assert index["model"]["name"] == name and index["model"]["phantom"]
+        assert index["notice"][1].startswith("The model was trained on synthetic phantoms. It has")
         assert index["input"]["shape"] == ["batch", 36, 36]
         assert index["cleaning"]["mode"] == "robust" and index["cleaning"]["window_hu"] == [0, 80]
         assert index["calibration"]["applied"]["hemorrhage"] == MODELS[name]
+        assert index["calibration"]["in_force"]["hemorrhage"].startswith(MODELS[name])
         assert index["operating_points"][0]["name"] == "sensitivity_0.95"
         for path in folder.iterdir():  # no place on this disk
             content = path.read_bytes()

@@ -27,7 +27,7 @@ from dtvit_jax.decision.predictions import read_csv
 from dtvit_jax.decision.study import points_of
 from dtvit_jax.prediction import intake, study_folder, study_output
 from dtvit_jax.training import record as run_record
-from dtvit_jax.training.setup import abstract_state, make_task
+from dtvit_jax.training.setup import abstract_state, make_setup
 from dtvit_jax.training.steps import probabilities
 from tests.helpers.dicom_files import ct, encoded, enhanced, head_hu
 from tests.helpers.model_folder import SIZE, save_model
@@ -106,14 +106,14 @@ def test_slices_and_probabilities_equal_those_of_clean_build_and_evaluate(
     records = open_source(tmp_path / "cleaned", Pseudonyms(PUBLIC_KEY)).records
     images = np.stack([pixels(record, SIZE)[..., 0] for record in records])
     config = run_record.read_config(model)
-    task = make_task(config, steps=1)
-    abstract = abstract_state(task)
+    setup = make_setup(config, steps=1)
+    abstract = abstract_state(setup)
     params, stats = random_weights(abstract)
 
     @jax.jit
     def evaluate(params, stats, images):
         return probabilities(
-            task.network.model(params, stats)(task.network.transform(images, None))
+            setup.network.model(params, stats)(setup.network.transform(images, None))
         )
 
     raw, where = map(np.asarray, evaluate(params, stats, jnp.asarray(images)))

@@ -2,6 +2,7 @@ import json
 import logging
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,8 +18,10 @@ from data_builder.errors import InputError
 from dtvit_jax.data.examples import TrainingExamples
 from dtvit_jax.data.loader import training_batches
 from dtvit_jax.models import resnet
+from dtvit_jax.runs.evaluated_weights import digest
 from dtvit_jax.runs.trained_run import TrainedRun
 from dtvit_jax.train import train
+from dtvit_jax.training import record
 from dtvit_jax.training.setup import make_augmentation
 from dtvit_jax.training.validation import check_best
 from tests.helpers import ROOT, tiny
@@ -64,7 +67,8 @@ def test_a_run_learns_and_records_itself(trained):
     run = json.loads((workdir / "run.json").read_text())
     assert run["dataset"]["split"] == "subject" and run["train_seconds"] > 0
     assert run["parameters"] > 1000 and run["command"] == "a command"
-    assert "source" not in json.loads((workdir / "config.json").read_text())["data"]
+    data = json.loads((workdir / "config.json").read_text())["data"]
+    assert not {"source", "key", "dir"} & data.keys()
 
 
 def test_a_stopped_run_goes_on_to_the_same_bytes(trained, shards, tmp_path, monkeypatch, caplog):
@@ -164,6 +168,35 @@ def test_a_finished_run_is_not_trained_again(trained, capsys):
     assert train(config, workdir, "a command") == 0
     assert (workdir / "history.jsonl").stat().st_mtime_ns == before
     assert "evaluate with" in capsys.readouterr().out
+
+
+def test_damaged_files_of_a_run_are_one_line_and_can_be_mended(trained, tmp_path):
+    config = trained[1]
+    workdir = shutil.copytree(trained[0], tmp_path / "run")
+    texts = {name: (workdir / name).read_text() for name in ("run.json", "history.jsonl")}
+    (workdir / "run.json").write_text("{")
+    for command in (lambda: train(config, workdir, "again"), lambda: TrainedRun(workdir)):
+        with pytest.raises(InputError, match=r"run\.json of --workdir is missing or damaged"):
+            command()
+    (workdir / "run.json").unlink()
+    (workdir / "history.jsonl").write_text("{")
+    with pytest.raises(InputError, match=r"history\.jsonl of --workdir is damaged"):
+        record.read_history(workdir)
+    assert train(config, workdir, "again") == 0
+    assert (workdir / "history.jsonl").read_text() == texts["history.jsonl"]
+    made, before = json.loads((workdir / "run.json").read_text()), json.loads(texts["run.json"])
+    assert made["command"] == "again" and made["dataset"] == before["dataset"]
+
+
+def test_a_run_on_another_data_set_is_refused(trained, published, tmp_path):
+    workdir = shutil.copytree(trained[0], tmp_path / "run")
+    source = shutil.copytree(published, tmp_path / "source")
+    next((source / "no").iterdir()).unlink()
+    config = trained[1].copy_and_resolve_references()
+    config.data.dir, config.data.source = str(tmp_path / "data"), str(source)
+    config.num_epochs = 12  # or it would have fewer steps than are done
+    with pytest.raises(InputError, match="--workdir holds a run on another data set"):
+        train(config, workdir, "")
 
 
 def test_another_config_in_the_same_workdir_is_refused(trained):
@@ -334,6 +367,8 @@ def test_a_run_begins_with_the_weights_of_another(trained, shards, tmp_path):
     last = json.loads((tmp_path / "run" / "history.jsonl").read_text().splitlines()[-1])
     assert (last["step"], last["split"]) == (1, "validation")
     assert last["loss"] == pytest.approx(best, rel=1e-5)
+    start = json.loads((tmp_path / "run" / "config.json").read_text())["init_from"]
+    assert start == f"weights:{digest(TrainedRun(workdir).weights())}"
 
 
 def test_weights_that_do_not_fit_leave_no_workdir(trained, shards, tmp_path):

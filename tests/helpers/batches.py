@@ -4,7 +4,7 @@ import numpy as np
 from dtvit_jax.data.augment import IDENTITY
 from dtvit_jax.models.variables import split_model
 from dtvit_jax.training.network import make_model
-from dtvit_jax.training.setup import make_task
+from dtvit_jax.training.setup import make_setup
 from dtvit_jax.training.steps import TrainState
 
 
@@ -22,7 +22,7 @@ def batch_of(n, seed=0):
 
 
 def fresh(config):
-    task = make_task(config, steps=10)
+    setup = make_setup(config, steps=10)
     _, params, stats = split_model(make_model(config))
-    state = TrainState(jnp.zeros((), jnp.int32), params, stats, task.optimizer.init(params))
-    return task, state
+    state = TrainState(jnp.zeros((), jnp.int32), params, stats, setup.optimizer.init(params))
+    return setup, state

@@ -27,12 +27,13 @@ def small(rng: random.Random) -> bytes:
     side = rng.choice([48, 64, 96])
     hu = head_hu(side, rng.choice([side, side + 16])) + rng.randrange(30)
     uid = f"1.2.{rng.randrange(1, 10**9)}"
+    study = rng.randrange(1, 20)
     ds = ct(
         hu,
         SOPInstanceUID=f"{uid}.1",
-        StudyInstanceUID=f"1.2.{rng.randrange(1, 20)}",
+        StudyInstanceUID=f"1.2.{study}",
         PatientName=f"{SECRET}^{rng.randrange(99)}",
-        PatientID=f"{SECRET}{rng.randrange(9)}",
+        PatientID=f"{SECRET}{study}",
         InstanceNumber=rng.randrange(1, 40),
         ImagePositionPatient=[0, 0, 5 * rng.randrange(30)],
     )

@@ -34,6 +34,7 @@ def ct(hu=None, **changes):
     ds.SeriesInstanceUID = generate_uid(entropy_srcs=["a series"])
     ds.Modality = "CT"
     ds.PatientID = "A17"
+    ds.QualityControlSubject = "YES"  # the mark of a phantom
     ds.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL"]
     ds.InstanceNumber = 1
     ds.ImagePositionPatient = [-30, -30, 5]

@@ -10,6 +10,8 @@ import pydicom
 from data_builder.pseudonyms import PUBLIC_KEY
 from dtvit_jax.dicom.secondary_capture import Overlay
 from dtvit_jax.dicom.write import write_objects
+from dtvit_jax.pacs.arrivals import Pace
+from dtvit_jax.pacs.connections import ConnectionLimits
 from dtvit_jax.pacs.listener import serve
 from dtvit_jax.pacs.receiver import Listening
 from dtvit_jax.pacs.sender import read_peer
@@ -32,7 +34,17 @@ def main():
         return objects
 
     peer = read_peer(settings["send_to"]) if "send_to" in settings else None
-    listening = Listening(0, "DTVIT", ("KNOWN",), quiet=settings["quiet"], send_to=peer)
+    connections = ConnectionLimits(**settings.get("connections", {}))
+    pace = Pace(**settings.get("pace", {}))
+    listening = Listening(
+        0,
+        "DTVIT",
+        ("KNOWN",),
+        quiet=settings["quiet"],
+        send_to=peer,
+        connections=connections,
+        pace=pace,
+    )
     limits = Limits(**settings.get("limits", {}))
     with Spool(out / "spool", PUBLIC_KEY, limits) as spool:
         return serve(listening, spool, handle)

@@ -9,19 +9,20 @@ import functools
 import json
 
 import jax
+import ml_collections
 import numpy as np
 
 from dtvit_jax.data.packing import Level, Packer
 from dtvit_jax.planning.collectives import collectives
 from dtvit_jax.planning.step_cost import sent
 from dtvit_jax.training.network import make_tissue
-from dtvit_jax.training.setup import abstract_state, initial_state, make_task, with_gathering
+from dtvit_jax.training.setup import abstract_state, initial_state, make_setup, with_gathering
 from dtvit_jax.training.sharding import (
     batch_sharding,
     bytes_of_one,
     is_split,
     make_mesh,
-    state_sharding,
+    placed_on,
 )
 from dtvit_jax.training.steps import train_step
 from tests.helpers import tiny
@@ -31,15 +32,19 @@ MESHES = ((1, 1), (8, 1), (1, 2), (2, 4))
 STEPS = 20
 
 
+def start(config: ml_collections.ConfigDict, data: int, fsdp: int) -> tuple:
+    """The mesh, the setup, and the first state: its shapes in their places, and its values."""
+    mesh = make_mesh({"data": data, "fsdp": fsdp}, jax.devices()[: data * fsdp])
+    setup = make_setup(config, steps=STEPS)
+    placed = placed_on(mesh, abstract_state(setup))
+    setup = with_gathering(setup, placed)
+    return mesh, setup, placed, initial_state(config, setup, placed)
+
+
 def run(data: int, fsdp: int) -> dict:
     config = tiny.get_config()
-    mesh = make_mesh({"data": data, "fsdp": fsdp}, jax.devices()[: data * fsdp])
-    task = make_task(config, steps=STEPS)
-    abstract = abstract_state(task)
-    placed = state_sharding(mesh, abstract)
-    task = with_gathering(task, placed)
-    state = initial_state(config, task, placed, None)
-    split = [is_split(part) for part in jax.tree.leaves(placed.params)]
+    mesh, setup, placed, state = start(config, data, fsdp)
+    split = [is_split(leaf) for leaf in jax.tree.leaves(placed.params)]
     sizes = [x.nbytes for x in jax.tree.leaves(state.params)]
     on_each = {
         device.id: sum(
@@ -51,7 +56,7 @@ def run(data: int, fsdp: int) -> dict:
         for device in mesh.devices.flat
     }
     batches = [jax.device_put(batch_of(16, seed=i), batch_sharding(mesh)) for i in range(STEPS)]
-    step = jax.jit(functools.partial(train_step, task=task), donate_argnums=0)
+    step = jax.jit(functools.partial(train_step, setup=setup), donate_argnums=0)
     compiled = step.lower(state, batches[0]).compile()
     losses = []
     for batch in batches:
@@ -60,10 +65,10 @@ def run(data: int, fsdp: int) -> dict:
     return {
         "losses": losses,
         "bytes_on_each": sorted(set(on_each.values())),
-        "bytes_by_arithmetic": bytes_of_one(abstract.params, placed.params),
+        "bytes_by_arithmetic": bytes_of_one(placed.params),
         "whole": sum(n for n, parts in zip(sizes, split, strict=True) if not parts),
         "in_parts": sum(n for n, parts in zip(sizes, split, strict=True) if parts),
-        "sent": sent(abstract.params, placed.params, data, fsdp),
+        "sent": sent(placed.params, data, fsdp),
         "collectives": [(one.kind, one.size) for one in collectives(compiled.as_text())],
     }
 
@@ -73,16 +78,11 @@ def run_on_tissue(data: int, fsdp: int, accumulation: int) -> dict:
     config = tiny.get_config()
     config.model.tokens, config.model.head_dropout = "tissue", 0.0
     config.accumulation, config.batch_size = accumulation, 16
-    mesh = make_mesh({"data": data, "fsdp": fsdp}, jax.devices()[: data * fsdp])
-    task = make_task(config, steps=STEPS)
-    abstract = abstract_state(task)
-    placed = state_sharding(mesh, abstract)
-    task = with_gathering(task, placed)
-    state = initial_state(config, task, placed, None)
+    mesh, setup, _, state = start(config, data, fsdp)
     rule, groups = make_tissue(config), data * fsdp * accumulation
     each = 16 // groups
     packer = Packer(rule, (Level(16 * each, (17,)),), 16, groups, accumulation)
-    step = jax.jit(functools.partial(train_step, task=task), donate_argnums=0)
+    step = jax.jit(functools.partial(train_step, setup=setup), donate_argnums=0)
     compiled, losses = None, []
     for i in range(4):
         batch = batch_of(16, seed=i)

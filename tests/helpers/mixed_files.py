@@ -27,7 +27,7 @@ from pathlib import Path
 
 from pydicom.data import DATA_ROOT
 
-from data_builder.pseudonyms import PUBLIC_KEY, Pseudonyms
+from data_builder.pseudonyms import Pseudonyms
 from tests.helpers import ROOT
 from tests.helpers.broken_files import MUTATIONS, SECRET, inflating_file, small
 from tests.helpers.source_folder import contents
@@ -137,10 +137,20 @@ def entries(folder: Path) -> list[str]:
     return paths
 
 
+_KEY = b"a key for odd files"
+
+
+def key_file(src: Path) -> Path:
+    """A key beside the folder: pydicom's files are of people, which the public key is not for."""
+    path = src.with_name(f"{src.name}.key")
+    path.write_bytes(_KEY)
+    return path
+
+
 def clean(src: Path, out: Path, jobs: int, kill_after: float = 0.0) -> tuple[int, str]:
     """Exit status and output of one run, which is killed after so many seconds if not 0."""
     command = [sys.executable, "-m", "data_builder", "clean", src, "--out", out]
-    command += ["--key", "public", "--jobs", str(jobs)]
+    command += ["--key", key_file(src), "--jobs", str(jobs)]
     process = subprocess.Popen(
         list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
@@ -153,7 +163,7 @@ def clean(src: Path, out: Path, jobs: int, kill_after: float = 0.0) -> tuple[int
 
 def check(src: Path, out: Path, output: str) -> Counter:
     """Asserts that every file is in one table and no name got out; counts files by outcome."""
-    files = sorted(Pseudonyms(PUBLIC_KEY).file(path) for path in entries(src))
+    files = sorted(Pseudonyms(_KEY).file(path) for path in entries(src))
     with (out / "manifest.csv").open(newline="") as table:
         used = {row["file"] for row in csv.DictReader(table)}
     with (out / "refused.csv").open(newline="") as table:

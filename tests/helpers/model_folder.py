@@ -15,7 +15,7 @@ from dtvit_jax.evaluation import fitted_rule
 from dtvit_jax.runs import evaluated_weights
 from dtvit_jax.training import record as run_record
 from tests.helpers.dicom_files import head_hu
-from tests.helpers.predictions import make, replaced
+from tests.helpers.predictions import make
 from tests.helpers.run_folder import save_run
 
 SIZE = 36
@@ -58,8 +58,7 @@ def save_model(workdir: Path, validation=None, model=MODEL, method="temperature"
     (workdir / "run.json").write_text(json.dumps(record))
     of = {"checkpoint_step": 3, "dataset_digest": "0123"}
     if validation is None:
-        validation = make(seed=1)
-        validation = replaced(validation, split=np.full(len(validation), "validation"))
+        validation = make(seed=1, split="validation")
     rule = fitted_rule.fit(validation, Aggregation(), method, of, resamples=50)
     fitted_rule.write(workdir, rule)
     outlier.write(workdir, outlier.fit(heads(60, 0), heads(40, 1), "0123"))

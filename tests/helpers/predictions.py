@@ -7,7 +7,9 @@ from dtvit_jax.decision.predictions import Predictions
 LOCATIONS = (-1, 0, -1, 1, -1, 0, 2, 0, 1, -1)  # of ten subjects four are normal
 
 
-def make(subjects: int = 20, slices: int = 10, seed: int = 0, skill: float = 2.0) -> Predictions:
+def make(
+    subjects: int = 20, slices: int = 10, seed: int = 0, skill: float = 2.0, split: str = "test"
+) -> Predictions:
     """Makes a table: slices 3 to 6 of an ICH subject are ICH; skill: distance of the classes."""
     rng = np.random.default_rng(seed)
     of_subject = np.array(LOCATIONS)[np.arange(subjects) % len(LOCATIONS)]
@@ -27,7 +29,7 @@ def make(subjects: int = 20, slices: int = 10, seed: int = 0, skill: float = 2.0
         location=location.astype(np.int8),
         p_hemorrhage=1 / (1 + np.exp(-z)),
         p_location=odds / odds.sum(axis=1, keepdims=True),
-        split=np.full(len(subject), "test"),
+        split=np.full(len(subject), split),
         study=np.array([f"stu-{s:03d}" for s in subject]),
         fold=np.zeros(len(subject), np.int32),
     )

@@ -29,4 +29,5 @@ def write_published(folder: Path, subjects: int = 4, slices: int = 3) -> Path:
                     admission = f"{LOCATIONS.index(name)}{subject:04d}"
                     stem = f"{100 * subject + i:04d}-2020_filtered-1Doe John-{admission}"
                 Image.fromarray(image.astype(np.uint8)).save(class_folder / f"{stem}.png")
+    (folder / "phantom.json").write_text('{"phantom": true}')
     return folder

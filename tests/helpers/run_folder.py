@@ -9,7 +9,7 @@ import numpy as np
 
 from dtvit_jax.training import record
 from dtvit_jax.training.checkpoint import Checkpoints
-from dtvit_jax.training.setup import abstract_state, make_task
+from dtvit_jax.training.setup import abstract_state, make_setup
 from tests.helpers import tiny
 
 
@@ -21,8 +21,8 @@ def save_run(workdir: Path, model: dict[str, Any]) -> tuple[Any, Any]:
     config = tiny.get_config()
     config.model = model
     record.claim_workdir(workdir, config)
-    task = make_task(config, steps=1)
-    abstract = abstract_state(task)
+    setup = make_setup(config, steps=1)
+    abstract = abstract_state(setup)
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), abstract)
     params, stats = random_weights(abstract)
     checkpoints = Checkpoints(workdir, config.best)

@@ -5,6 +5,7 @@ import csv
 import numpy as np
 from pydicom.uid import generate_uid
 
+from data_builder.dicom.header import PHANTOM_MARKS
 from dtvit_jax import predict
 from tests.helpers.dicom_files import ct, encoded, head_hu
 
@@ -12,7 +13,10 @@ NAME = "Doe^Jane"
 
 
 def head(i, study="a study", patient="A17", **changes):
-    """Slice `i` of a study: a disc whose ramp is rotated by i quarter turns."""
+    """Slice `i` of a study: a disc whose ramp is rotated by i quarter turns.
+
+    It is marked as a synthetic phantom, as the model of `model_folder` is trained on some.
+    """
     hu = np.rot90(head_hu(), i % 4) + (i // 4)
     return ct(
         hu.copy(),
@@ -22,7 +26,7 @@ def head(i, study="a study", patient="A17", **changes):
         PatientName=NAME,
         ImagePositionPatient=[-30, -30, 5.0 * i],
         InstanceNumber=i + 1,
-        **changes,
+        **PHANTOM_MARKS | changes,
     )
 
 

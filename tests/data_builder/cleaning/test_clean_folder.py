@@ -6,6 +6,7 @@ import json
 import cv2
 import pytest
 
+from data_builder.dicom.header import PHANTOM_MARKS
 from data_builder.errors import InputError
 from data_builder.pseudonyms import Lookup, lookup_path
 from data_builder.records import MANIFEST_COLUMNS, REFUSED_COLUMNS, pixel_digest
@@ -126,6 +127,21 @@ def test_phantoms_and_jpeg(tmp_path):
         "jpg",
     )
     assert all(row["image"].endswith(".jpg") for row in read_table(out))
+
+
+@pytest.mark.parametrize(("marked", "scanned"), [(4, 0), (3, 2), (0, 4)])
+def test_phantoms_are_counted_by_the_marks_in_their_files(tmp_path, marked, scanned):
+    """Also where phantom.json is not beside them, or scans are."""
+    src, out = tmp_path / "src", tmp_path / "out"
+    if marked:
+        put_study(src, "marked", slices=marked, **PHANTOM_MARKS)
+    if scanned:
+        put_study(src, "scanned", slices=scanned, QualityControlSubject="YES")
+    clean(src, out)
+    settings = json.loads((out / "cleaning.json").read_text())
+    assert (settings["phantom"], settings["phantom_slices"]) == (marked > 0, marked)
+    before = contents(out)
+    assert clean(src, out).skipped == marked + scanned and contents(out) == before
 
 
 def test_no_name_number_or_path_gets_out_and_the_lookup_leads_back(tmp_path, capfd):

@@ -1,15 +1,21 @@
 """A run goes on from the journal of the last one, to the same bytes."""
 
+import hashlib
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
 
+import cv2
 import pytest
 
+from data_builder.cleaning.journal import NAME
+from data_builder.dicom.header import PHANTOM_MARKS
+from data_builder.records import pixel_digest
 from tests.helpers import ROOT
-from tests.helpers.dicom_files import ct, head_hu
+from tests.helpers.dicom_files import ct, encoded, head_hu
 from tests.helpers.source_folder import (
     PSEUDONYMS,
     all_listed,
@@ -35,6 +41,24 @@ def test_jobs_do_not_change_a_byte_and_a_second_run_does_nothing(tmp_path):
     assert again.skipped == again.used + again.refused and "nothing to do" in str(again)
     assert contents(tmp_path / "one") == before
     assert stamps == {p: p.stat().st_mtime_ns for p in (tmp_path / "one").rglob("*.png")}
+
+
+def test_files_whose_journal_lacks_a_field_are_cleaned_again(tmp_path):
+    """The journal of an earlier version does not say which slices are phantoms."""
+    src, out = tmp_path / "src", tmp_path / "out"
+    put_study(src, **PHANTOM_MARKS)
+    clean(src, out)
+    before = contents(out)
+    journal = out / NAME
+    head, *lines = journal.read_text().splitlines()
+    for i, line in enumerate(lines[:-1]):
+        values = json.loads(line)
+        for row in values["rows"]:
+            del row["phantom"]
+        lines[i] = json.dumps(values)
+    journal.write_text("\n".join([head, *lines, ""]))
+    assert clean(src, out).skipped == 0
+    assert contents(out) == before
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
@@ -75,6 +99,112 @@ def test_what_changes_in_the_source_is_done_anew(tmp_path):
     assert summary.skipped == 3 and summary.slices == 5
     assert len(list(out.glob("images/*/*"))) == 5
     assert PSEUDONYMS.slice("1.2.77") in {row["key"] for row in read_table(out)}
+
+
+def overwrite(path, ds):
+    """Writes other bytes of the same number into a file, which keeps its times."""
+    before = path.stat()
+    data = encoded(ds)
+    assert len(data) == before.st_size and data != path.read_bytes()
+    path.write_bytes(data)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def assert_images_are_those_of_the_manifest(out):
+    rows = read_table(out)
+    for row in rows:
+        image = cv2.imread(str(out / row["image"]), cv2.IMREAD_UNCHANGED)
+        assert pixel_digest(image) == row["digest"]
+    assert len(list(out.glob("images/*/*"))) == len(rows) > 0
+
+
+def test_other_pixels_under_the_same_uid_size_and_times_are_cleaned_anew(tmp_path):
+    src, out = tmp_path / "src", tmp_path / "out"
+    put_study(src)
+    twin = ct(SOPInstanceUID="1.2.77")
+    changed = put(src, "visit/9", twin)
+    clean(src, out)
+    overwrite(changed, ct(head_hu() + 9, SOPInstanceUID="1.2.77"))
+    summary = clean(src, out)
+    assert summary.skipped == 4 and "nothing to do" not in str(summary)
+    clean(src, tmp_path / "new")
+    assert read_table(out) == read_table(tmp_path / "new")
+    assert_images_are_those_of_the_manifest(out)
+    assert clean(src, out).unchanged
+
+
+def test_other_times_alone_are_no_change(tmp_path):
+    src, out = tmp_path / "src", tmp_path / "out"
+    put_study(src)
+    clean(src, out)
+    for path in src.rglob("0*"):
+        os.utime(path, (time.time() + 5, time.time() + 5))
+    assert "nothing to do" in str(clean(src, out))
+
+
+def test_files_that_are_gone_leave_the_folder_and_that_is_no_nothing_to_do(tmp_path):
+    src, out = tmp_path / "src", tmp_path / "out"
+    put_study(src)
+    (src / "notes.txt").write_text("words")
+    clean(src, out)
+    (src / "visit" / "002").unlink()
+    summary = clean(src, out)
+    assert (summary.slices, summary.skipped) == (3, 4) and "nothing to do" not in str(summary)
+    assert_images_are_those_of_the_manifest(out)
+    (src / "notes.txt").unlink()
+    assert "nothing to do" not in str(clean(src, out)) and all_listed(src, out)
+    assert "nothing to do" in str(clean(src, out))
+
+
+@pytest.mark.parametrize("content", [b"other bytes", None])
+def test_an_image_that_was_changed_or_removed_is_written_again(tmp_path, content):
+    src, out = tmp_path / "src", tmp_path / "out"
+    put_study(src)
+    clean(src, out)
+    before = contents(out)
+    image = next(out.glob("images/*/*"))
+    image.unlink() if content is None else image.write_bytes(content)
+    summary = clean(src, out)
+    assert summary.skipped == 3 and "nothing to do" not in str(summary)
+    assert contents(out) == before
+
+
+def test_where_the_first_of_two_duplicates_is_gone_the_second_gets_its_own_pixels(tmp_path):
+    src, out = tmp_path / "src", tmp_path / "out"
+    put(src, "first", ct(SOPInstanceUID="1.2.77"))
+    put(src, "second", ct(head_hu() + 9, SOPInstanceUID="1.2.77"))
+    clean(src, out)
+    assert_images_are_those_of_the_manifest(out)
+    (src / "first").unlink()
+    clean(src, out)
+    assert_images_are_those_of_the_manifest(out)
+    clean(src, tmp_path / "new")
+    assert contents(out) == contents(tmp_path / "new")
+
+
+def test_the_journal_of_an_earlier_version_is_cleaned_again_once(tmp_path):
+    src, out = tmp_path / "src", tmp_path / "out"
+    put_study(src)
+    clean(src, out)
+    before = contents(out)
+    head, *lines = (out / ".journal.jsonl").read_text().splitlines()
+    earlier = [json.loads(line) for line in lines]
+    for values in earlier:
+        del values["content"], values["images"]
+    text = "\n".join([head, *map(json.dumps, earlier), '"the end"']) + "\n"
+    (out / ".journal.jsonl").write_text(text)
+    assert clean(src, out).skipped == 0
+    assert contents(out) == before and "nothing to do" in str(clean(src, out))
+
+
+def test_no_hash_in_the_journal_confirms_a_guess_at_a_file(tmp_path):
+    src, out = tmp_path / "src", tmp_path / "out"
+    put_study(src)
+    put(src, "notes.txt", b"Jane Doe")
+    clean(src, out)
+    guess = hashlib.sha256(b"Jane Doe")
+    assert guess.hexdigest().encode() not in (out / ".journal.jsonl").read_bytes()
+    assert guess.hexdigest()[:32].encode() not in (out / ".journal.jsonl").read_bytes()
 
 
 def test_what_killed_runs_left_is_removed(tmp_path):

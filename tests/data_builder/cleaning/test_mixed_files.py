@@ -6,7 +6,7 @@ import sys
 
 import psutil
 
-from tests.helpers.mixed_files import check, clean, make_folder
+from tests.helpers.mixed_files import check, clean, key_file, make_folder
 from tests.helpers.source_folder import contents
 from tests.helpers.waiting import wait_until
 
@@ -29,7 +29,8 @@ def test_a_folder_of_all_sorts_is_cleaned_whole_and_after_kills(tmp_path):
 
 def kill(src, out, condition):
     """Kills a run once the condition holds; its workers end too."""
-    command = [sys.executable, "-m", "data_builder", "clean", src, "--out", out, "--key", "public"]
+    command = [sys.executable, "-m", "data_builder", "clean", src, "--out", out]
+    command += ["--key", key_file(src)]
     process = subprocess.Popen(
         list(map(str, command)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )

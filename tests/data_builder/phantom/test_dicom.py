@@ -10,6 +10,8 @@ import numpy as np
 import pydicom
 import pytest
 
+from data_builder.dicom.header import PHANTOM_MARKS, frame_header
+from data_builder.dicom.read import read_slices
 from data_builder.phantom import Tissue, make_study, plan
 from data_builder.phantom.dicom import slice_uid
 from tests.helpers.phantoms import SEED, SUBJECTS
@@ -52,6 +54,17 @@ def test_dicom_round_trip_gives_the_voxels_and_the_geometry(folder):
         by_name = [pydicom.dcmread(folder / visit.folder / n).SliceLocation for n in names]
         assert by_name != sorted(by_name) and by_name != sorted(by_name, reverse=True)
         assert str(objects[0].PatientName).startswith("PHANTOM^")
+
+
+def test_a_reader_knows_every_slice_for_a_phantom(folder):
+    for path in sorted(folder.rglob("*.dcm"))[::7]:
+        (one,) = read_slices(path)
+        assert one.header.phantom
+        ds = pydicom.dcmread(path)
+        for keyword in PHANTOM_MARKS:
+            left = pydicom.Dataset(ds)
+            delattr(left, keyword)
+            assert not frame_header(left, 0).phantom
 
 
 def test_labels_name_every_slice_once_with_its_truth(folder):

@@ -17,7 +17,7 @@ def test_shapes_and_coverage(studies):
         first, last = study.classes[:4], study.classes[-4:]
         assert (first == Tissue.AIR_CELL).any() and (first == Tissue.SKULL).any()
         assert (last == Tissue.SKULL).any() and not (last[-1] == Tissue.WHITE).any()
-        np.testing.assert_allclose(np.diff(study.positions), 5.0, atol=1e-6)
+        np.testing.assert_allclose(np.diff(study.geometry.positions), 5.0, atol=1e-6)
 
 
 # Textbook HU, with room for noise, partial volume and beam hardening in the median of a class.

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import hashlib
+import os
 import shutil
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from data_builder.shards.files import damaged_shards, data_sets
 from data_builder.shards.sources import open_source
 from data_builder.shards.splits import SplitPlan
 from tests.helpers.published import write_published
+from tests.helpers.review_folder import write_folder
 
 
 def test_the_second_build_writes_nothing(source, shards):
@@ -54,6 +56,42 @@ def test_an_unreadable_image_is_named_by_key_and_leaves_no_data_set(tmp_path):
     assert lines[0] == "key,subject,split,sex,year,scanner,thickness_mm,fold,digest"
     assert {line.split(",")[4] for line in lines[1:]} == {"", "2020"}  # in ICH files' names alone
     assert not list((tmp_path / "data").rglob("*incomplete*"))
+
+
+@pytest.fixture
+def cleaned(tmp_path):
+    """A folder as `clean` writes it: three normal studies and three with a deep hemorrhage."""
+    folder = write_folder(tmp_path / "cleaned", studies=6, slices=3)
+    with (folder / "manifest.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    for row in rows:
+        bled = row["study"] > "stu-0002"
+        row |= {"hemorrhage": str(int(bled)), "location": "deep" if bled else ""}
+    with (folder / "manifest.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return folder
+
+
+def test_a_cleaned_folder_whose_images_are_not_those_of_its_manifest_is_not_built(
+    cleaned, tmp_path
+):
+    arguments = (tmp_path / "data", SplitPlan("slice"), 36, "public")
+    built = prepare(cleaned, *arguments)
+    assert prepare(cleaned, *arguments) == built
+    image = cleaned / "images/stu-0001/sli-0001-0002.png"
+    data, before = image.read_bytes(), image.stat()
+    Image.new("L", (48, 48), 7).save(image)
+    os.utime(image, ns=(before.st_atime_ns, before.st_mtime_ns))
+    says = "1 of 18 images of the source SRC, the first that of slice sli-0001-0002, have other"
+    with pytest.raises(InputError, match=says):
+        prepare(cleaned, *arguments)
+    with pytest.raises(InputError, match=says):
+        prepare(cleaned, tmp_path / "new", *arguments[1:])
+    assert not list((tmp_path / "new").rglob("*.array_record*"))
+    image.write_bytes(data)
+    assert prepare(cleaned, *arguments) == built
 
 
 def test_names_and_paths_are_neither_written_nor_printed(tmp_path):

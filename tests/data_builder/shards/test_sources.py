@@ -119,8 +119,19 @@ def test_slices_dropped_or_without_a_label_are_left_out(tmp_path, change):
         ({"location": "elsewhere"}, "location of an ICH slice"),
         ({"image": "b.png"}, "image is not in the folder"),
         ({"image": "../a.png"}, "image is not in the folder"),
+        ({"image": "a" * 5000}, "image is not in the folder"),
+        ({"position_mm": "high"}, "position_mm must be a number"),
     ],
 )
 def test_a_bad_manifest_row_is_named_by_its_line(tmp_path, change, message):
     with pytest.raises(InputError, match=f"line 2: .*{message}"):
         open_source(cleaned(tmp_path, **change), PSEUDONYMS)
+
+
+@pytest.mark.parametrize("damage", [b"sli-b\n", b"sli-b" + b"," * 30 + b"\n", b"\xff\xfe\n"])
+def test_a_damaged_manifest_is_one_line(tmp_path, damage):
+    folder = cleaned(tmp_path)
+    with (folder / "manifest.csv").open("ab") as file:
+        file.write(damage)
+    with pytest.raises(InputError, match=r"manifest\.csv (line 3|can't be read as CSV)"):
+        open_source(folder, PSEUDONYMS)

@@ -11,10 +11,10 @@ from dtvit_jax.data.augment import (
     PARAMETERS,
     Augmentation,
     normalise,
-    rotate,
     shares,
     sharpen,
     transform,
+    warp,
 )
 from dtvit_jax.data.crop import centre_crop
 
@@ -43,7 +43,7 @@ def row(**values):
 def test_rotation_is_torchvisions(images, angle):
     for image in images:
         expected = np.asarray(Image.fromarray(image).rotate(angle))
-        found = np.asarray(rotate(jnp.float32(image)[None], row(angle=angle)))[0]
+        found = np.asarray(warp(jnp.float32(image)[None], row(angle=angle)))[0]
         assert (found == expected).mean() >= 0.995
 
 
@@ -101,10 +101,10 @@ def test_a_table_of_another_width_is_refused_when_traced(width):
 
 def test_flip_zoom_and_shift(images):
     image = jnp.float32(images[0])[None]
-    assert (np.asarray(rotate(image, row(flip=1)))[0] == images[0][:, ::-1]).all()
-    moved = np.asarray(rotate(image, row(shift_x=4 / 64, shift_y=-2 / 64)))[0]
+    assert (np.asarray(warp(image, row(flip=1)))[0] == images[0][:, ::-1]).all()
+    moved = np.asarray(warp(image, row(shift_x=4 / 64, shift_y=-2 / 64)))[0]
     assert (moved[:-2, 4:] == images[0][2:, :-4]).all() and (moved[:, :4] == 0).all()
-    larger = np.asarray(rotate(image, row(scale=2)))[0]
+    larger = np.asarray(warp(image, row(scale=2)))[0]
     assert (larger[1:-1:2, 1:-1:2] == images[0][16:47, 16:47]).mean() > 0.9
 
 

@@ -11,7 +11,7 @@ import pytest
 from data_builder.errors import InputError
 from dtvit_jax.data import augment
 from dtvit_jax.data.augment import IDENTITY, PARAMETERS, Augmentation
-from dtvit_jax.training.setup import make_augmentation, make_task
+from dtvit_jax.training.setup import make_augmentation, make_setup
 from dtvit_jax.training.steps import train_step
 from tests.helpers import tiny
 from tests.helpers.batches import batch_of, fresh
@@ -51,12 +51,12 @@ def test_the_loss_of_mixed_labels():
     batch = {k: jnp.asarray(v) for k, v in {**batch_of(SIZE), "augmentation": rows}.items()}
     assert 0 < batch["hemorrhage"].sum() < SIZE
     other = (np.arange(SIZE) + HALF) % SIZE
-    task, state = fresh(config)
+    setup, state = fresh(config)
 
     @jax.jit
     def logits_of(params):
-        model = task.network.model(params, {})
-        images = task.network.transform(batch["image"], batch["augmentation"])
+        model = setup.network.model(params, {})
+        images = setup.network.transform(batch["image"], batch["augmentation"])
         kept = share[:, None, None, None]
         return model(kept * images + (1 - kept) * images[other])
 
@@ -73,8 +73,8 @@ def test_the_loss_of_mixed_labels():
     loss_2 = optax.softmax_cross_entropy(logits[1], target_2).sum() / target_2.sum()
     for parts in (1, 2):
         config.accumulation = parts
-        task = make_task(config, steps=10)
-        _, logged = jax.jit(functools.partial(train_step, task=task))(state, batch)
+        setup = make_setup(config, steps=10)
+        _, logged = jax.jit(functools.partial(train_step, setup=setup))(state, batch)
         assert float(logged["loss"]) == pytest.approx(float(0.5 * loss_1 + 0.5 * loss_2), rel=1e-5)
 
 

@@ -19,7 +19,7 @@ from dtvit_jax.prediction.heat_maps import to_slice
 from dtvit_jax.runs.portable import run_onnx, to_onnx
 from dtvit_jax.training.config_checks import check_config
 from dtvit_jax.training.network import make_model, make_network, make_tissue
-from dtvit_jax.training.setup import make_task
+from dtvit_jax.training.setup import make_setup
 from dtvit_jax.training.steps import evaluate_step, probabilities
 from tests.helpers import tiny
 
@@ -107,12 +107,13 @@ def test_evaluation_prediction_and_export_see_the_same(tmp_path):
     config = tiny.get_config()
     config.crop, config.model.tokens = "head", "tissue"
     check_config(config)
-    task = make_task(config, steps=1)
+    setup = make_setup(config, steps=1)
     _, params, stats = split_model(make_model(config))
     images = slices(np.random.default_rng(3), 8)
     rule = make_tissue(config)
     kept = np.stack([rule.kept(image) for image in images])
-    assert (kept != np.stack([dataclasses.replace(rule, head=False).kept(i) for i in images])).any()
+    centre = dataclasses.replace(rule, head_crop=False)
+    assert (kept != np.stack([centre.kept(image) for image in images])).any()
     level = packing.Level(8 * rule.patches, (rule.patches + 1,) * 4)
     batch = {
         "image": images,
@@ -121,7 +122,7 @@ def test_evaluation_prediction_and_export_see_the_same(tmp_path):
         "location": np.full(8, -1),
         "packing": packing.pack(kept, level, 1),
     }
-    _, *packed = jax.jit(functools.partial(evaluate_step, network=task.network))(
+    _, *packed = jax.jit(functools.partial(evaluate_step, network=setup.network))(
         params, stats, batch
     )
 

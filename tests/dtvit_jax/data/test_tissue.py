@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from data_builder.errors import InputError
 from dtvit_jax.data import packing
-from dtvit_jax.data.augment import IDENTITY, Augmentation, normalise, rotate, sharpen
+from dtvit_jax.data.augment import IDENTITY, Augmentation, normalise, sharpen, warp
 from dtvit_jax.data.crop import Crop
 from dtvit_jax.data.examples import TrainingExamples
 from dtvit_jax.data.loader import training_batches
@@ -44,7 +44,7 @@ WILD = Augmentation(180.0, 2.0, 0.5, 0.5, 0.3, 0.3, 0.3)
 def transformed_gray(images, parameters, head=None):
     """Applies `augment.transform` up to the normalisation."""
     x = Crop(SIDE, head)(images).astype(jnp.float32)
-    x = sharpen(rotate(x, parameters), parameters[:, 5])
+    x = sharpen(warp(x, parameters), parameters[:, 5])
     return jnp.clip(x * parameters[:, 6, None, None], 0, 255)
 
 
@@ -71,7 +71,7 @@ def test_no_pixel_above_the_threshold_is_lost(seed, soft, still, head):
     exact = patches_with(
         np.asarray(transformed_gray(images, rows, RULE.threshold if head else None))
     )
-    rule = dataclasses.replace(RULE, head=head)
+    rule = dataclasses.replace(RULE, head_crop=head)
     kept = np.stack([rule.kept(*pair) for pair in zip(images, rows, strict=True)])
     assert not (exact & ~kept).any()
 
@@ -109,13 +109,13 @@ def test_the_model_finds_the_same_patches_in_its_own_input():
     windows, mean, std = ((144.0, 208.0), (0.0, 255.0)), (0.5, 0.4), (0.5, 0.2)
     for margin in (0, 2):
         rule = dataclasses.replace(RULE, margin=margin)
-        channel, level, reach = rule.level(windows, mean, std)
+        channel, level, reach = rule.of_input(windows, mean, std)
         shown = normalise(jnp.float32(images), windows, mean, std, 2)
         found = np.asarray(patches_above(shown[..., channel], level, PATCH, reach))
         host = np.stack([rule.kept(image) for image in images.astype(np.uint8)])
         assert (found == host).all() and 0 < host.mean() < 1
     with pytest.raises(InputError, match=r"no channel of config\.windows shows gray 10\.5"):
-        RULE.level(windows[:1], mean, std)
+        RULE.of_input(windows[:1], mean, std)
 
 
 OPTIONS = {"key": jax.random.key(0), "image_size": SIDE, "channels": 1, "head_dropout": 0.0}

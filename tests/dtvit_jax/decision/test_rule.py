@@ -3,18 +3,11 @@ import json
 import numpy as np
 import pytest
 import scipy.stats
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from sklearn.calibration import CalibratedClassifierCV
-from sklearn.frozen import FrozenEstimator
-from sklearn.isotonic import IsotonicRegression
-from sklearn.linear_model import LogisticRegression
 
 from data_builder.errors import InputError
 from dtvit_jax.decision import calibration
 from dtvit_jax.decision import rule as decision_rule
 from dtvit_jax.decision.aggregation import CANDIDATES, Aggregation, by_subject
-from dtvit_jax.decision.rule import both
 from dtvit_jax.evaluation import fitted_rule
 from dtvit_jax.evaluation.fitted_rule import apply_rule, fit
 from dtvit_jax.evaluation.operating_points import AIMS, Aim, choose
@@ -30,80 +23,6 @@ def on(split, seed=0, subjects=40, **options):
 
 VALIDATION = on("validation", seed=1)
 RULE = fit(VALIDATION, AGGREGATION, resamples=300)
-
-
-def test_the_temperature_is_that_of_scikit_learns_logistic_regression_without_intercept():
-    p = VALIDATION
-    logit = np.log(p.p_hemorrhage / (1 - p.p_hemorrhage))[:, None]
-    theirs = LogisticRegression(fit_intercept=False, C=np.inf, tol=1e-10).fit(logit, p.hemorrhage)
-    got = calibration.fit(both(p.p_hemorrhage), p.hemorrhage.astype(int))
-    assert 1 / got.temperature == pytest.approx(theirs.coef_[0, 0], rel=1e-4)
-
-
-def test_calibrated_locations_are_those_of_scikit_learns_temperature_scaling():
-    rows = VALIDATION.location >= 0
-    p, truth = VALIDATION.p_location[rows], VALIDATION.location[rows].astype(int)
-
-    class Fixed:
-        """A classifier whose logits are given."""
-
-        classes_ = np.arange(3)
-        _estimator_type = "classifier"
-
-        def fit(self, x, y):
-            return self
-
-        def decision_function(self, x):
-            return x
-
-        def predict(self, x):
-            return x.argmax(axis=1)
-
-        def __sklearn_tags__(self):
-            return LogisticRegression().__sklearn_tags__()
-
-        def __sklearn_is_fitted__(self):
-            return True
-
-    theirs = CalibratedClassifierCV(FrozenEstimator(Fixed()), method="temperature")
-    wanted = theirs.fit(np.log(p), truth).predict_proba(np.log(p))
-    got = calibration.fit(p, truth).apply(p, "temperature")
-    np.testing.assert_allclose(got, wanted, atol=1e-3)
-
-
-def test_the_isotonic_step_is_scikit_learns_within_its_margin():
-    p, truth = VALIDATION.p_hemorrhage, VALIDATION.hemorrhage.astype(int)
-    wanted = IsotonicRegression(out_of_bounds="clip").fit(p, truth).predict(p)
-    margin = 1 / (len(p) + 2)
-    got = calibration.fit(both(p), truth).apply(both(p), "isotonic")[:, 1]
-    np.testing.assert_allclose(got, np.clip(wanted, margin, 1 - margin), atol=1e-9)
-
-
-def test_sharpened_probabilities_are_restored():
-    rng = np.random.default_rng(0)
-    p = rng.uniform(0.02, 0.98, 4000)
-    truth = (rng.random(4000) < p).astype(int)
-    sharp = calibration.Calibration(1 / 3).apply(both(p), "temperature")
-    back = calibration.fit(sharp, truth)
-    assert back.temperature == pytest.approx(3, rel=0.1)
-    np.testing.assert_allclose(back.apply(sharp, "temperature")[:, 1], p, atol=0.03)
-
-
-@settings(max_examples=25)
-@given(st.floats(0.05, 20), st.integers(0, 2**31))
-def test_a_temperature_changes_neither_order_nor_decision(temperature, seed):
-    p = np.random.default_rng(seed).dirichlet(np.ones(3), 20)
-    after = calibration.Calibration(temperature).apply(p, "temperature")
-    np.testing.assert_array_equal(after.argmax(axis=1), p.argmax(axis=1))
-    np.testing.assert_allclose(after.sum(axis=1), 1)
-
-
-def test_one_class_fits_no_temperature_and_a_sample_without_errors_stays_within_bounds():
-    p = both(np.array([0.6, 0.7, 0.9]))
-    one = calibration.fit(p, np.ones(3, int))
-    assert np.isnan(one.temperature) and not one.x
-    np.testing.assert_array_equal(one.apply(p, "temperature"), p)
-    assert calibration.fit(both(np.array([0.4, 0.6])), np.array([0, 1])).temperature >= 0.049
 
 
 @pytest.mark.parametrize("aim", [a for a in AIMS if not a.assured], ids=lambda aim: aim.name)
@@ -184,6 +103,60 @@ def test_a_rule_is_read_as_it_was_written(tmp_path):
         one, two = (r.calibrated(VALIDATION, "slice", method) for r in (back, RULE))
         np.testing.assert_array_equal(one.p_hemorrhage, two.p_hemorrhage)
         np.testing.assert_array_equal(one.p_location, two.p_location)
+
+
+def test_the_file_states_the_calibration_in_force_and_why(tmp_path):
+    path = fitted_rule.write(tmp_path, RULE)
+    stored = json.loads(path.read_text())["calibration"]
+    for level, tasks in RULE.in_force().items():
+        for task, words in tasks.items():
+            fitted = stored[level][task]
+            assert fitted["in_force"] == words
+            assert f"temperature {fitted['temperature']:.2f}, shrunk towards 1" in words
+            assert f"{fitted['subjects']} validation subjects" in words
+    assert stored["slice"]["hemorrhage"]["subjects"] == 40  # not 480 slices
+    bleeding = len(set(VALIDATION.subject[VALIDATION.location >= 0]))
+    assert stored["slice"]["location"]["subjects"] == bleeding < 40
+    isotonic = fit(VALIDATION, AGGREGATION, "isotonic", resamples=20).in_force()["subject"]
+    assert isotonic["hemorrhage"].startswith("isotonic, at least 1/42 from 0 and 1")
+    assert isotonic["location"].startswith("temperature")
+    none = fit(VALIDATION, AGGREGATION, "none", resamples=20).in_force()["subject"]
+    assert none["hemorrhage"] == "identity: no calibration was asked for"
+
+
+def as_before(raw, temperature):
+    """The content of a file as earlier versions wrote it, with `temperature` for the location."""
+    raw = json.loads(json.dumps(raw))
+    for level in ("slice", "subject"):
+        for fitted in (raw["calibration"][level][task] for task in decision_rule.TASKS):
+            for name in ("subjects", "wrong", "in_force"):
+                del fitted[name]
+        raw["calibration"][level]["location"]["temperature"] = temperature
+    return raw
+
+
+@pytest.mark.parametrize(
+    ("temperature", "applied"), [(0.0500001, False), (0.07, False), (19.9999, False), (0.6, True)]
+)
+def test_a_temperature_at_the_bound_of_an_earlier_version_is_not_applied(temperature, applied):
+    rule = decision_rule.parse(as_before(RULE.raw, temperature))
+    p = replaced(VALIDATION, p_location=np.tile([0.6, 0.3, 0.1], (len(VALIDATION), 1)))
+    got = rule.calibrated(p, "subject").p_location[0]
+    np.testing.assert_allclose(got.sum(), 1)
+    assert (got[0] > 0.7) == applied
+    assert applied or np.allclose(got, [0.6, 0.3, 0.1])
+    words = rule.in_force()["subject"]["location"]
+    assert words.startswith(f"temperature {temperature:.2f}" if applied else "identity: an earlier")
+    before = RULE.calibrations["subject"]["hemorrhage"].temperature
+    assert rule.calibrations["subject"]["hemorrhage"].temperature == before
+
+
+def test_a_rule_whose_temperatures_were_not_shrunk_is_fitted_again(tmp_path):
+    choices = fitted_rule.Choices(AGGREGATION, "temperature")
+    fitted_rule.write(tmp_path, RULE)
+    assert fitted_rule.find(tmp_path, {}, choices)
+    (tmp_path / decision_rule.FILE).write_text(json.dumps(as_before(RULE.raw, 0.6)))
+    assert fitted_rule.find(tmp_path, {}, choices) is None
 
 
 @pytest.mark.parametrize(

@@ -108,6 +108,9 @@ def test_remarks_follow_the_notice():
     sources, remark = series(1), "Trained on synthetic phantoms"
     report = structured_report(answer_for(sources), sources, MODEL, MADE, [remark])
     assert list(texts_of(report, dicom_codes.COMMENT))[1:] == [remark]
+    own = answer_for(sources, remarks=("1 of 9 slices is left out",))
+    report = structured_report(own, sources, MODEL, MADE, [remark])
+    assert list(texts_of(report, dicom_codes.COMMENT))[1:] == [remark, *own.remarks]
 
 
 def test_sources_are_not_changed():
@@ -115,3 +118,22 @@ def test_sources_are_not_changed():
     before = [Dataset(source) for source in sources]
     structured_report(answer_for(sources), sources, MODEL)
     assert sources == before
+
+
+@pytest.mark.parametrize("sources", [series(7), frames(7)], ids=["classic", "multi-frame"])
+def test_a_study_without_a_probability_has_one_group_and_no_measurement_of_it(sources, tmp_path):
+    answer = answer_for(
+        sources, decision="uncertain", location="", p_hemorrhage=None, p_location=None,
+        reasons=("7 of 7 slices are unlike the training slices",),
+    )  # fmt: skip
+    path, _ = written(tmp_path, sources, answer)
+    (study,) = groups_of(path)
+    assert not study.get_measurements(name=dicom_codes.PROBABILITY)
+    assert not study.get_measurements(name=dicom_codes.PROBABILITY_OF_LOCATION)
+    (presence,) = study.get_qualitative_evaluations(name=dicom_codes.PRESENCE)
+    assert presence.value == codes.DCM.PresenceUndetermined
+    evidence = {uid for *_, uid, _ in highdicom.sr.srread(path).get_evidence()}
+    assert evidence == {source.SOPInstanceUID for source in sources}
+    with_numbers, _ = written(tmp_path / "other", sources)
+    uids = {highdicom.sr.srread(each).SOPInstanceUID for each in (path, with_numbers)}
+    assert len(uids) == 2

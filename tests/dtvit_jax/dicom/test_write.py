@@ -1,6 +1,7 @@
 """Objects on disk are valid, private, written once and replaced by another answer."""
 
 import dataclasses
+import io
 import shutil
 import stat
 import subprocess
@@ -46,6 +47,12 @@ def test_objects_of_phantoms_are_valid(phantoms, tmp_path):
     study = sorted((phantoms[0] / "phantom-0001-1").glob("*.dcm"))
     sources = [pydicom.dcmread(path, stop_before_pixels=True) for path in study]
     assert_valid(written(tmp_path, sources, size=512))
+
+
+def test_objects_of_a_study_without_a_probability_are_valid(tmp_path):
+    sources = series(3)
+    changes = {"p_hemorrhage": None, "p_location": None, "decision": "uncertain", "location": ""}
+    assert_valid(written(tmp_path, sources, answer_for(sources, reasons=("a reason",), **changes)))
 
 
 def test_objects_of_a_real_head_are_valid(tmp_path):
@@ -126,6 +133,18 @@ def test_the_same_answer_changes_nothing_and_another_one_replaces_it(tmp_path):
     )
     assert all(uid.SOPInstanceUID.startswith("2.25.") for uid in before)
     assert {path.name for path in (tmp_path / answer.key).iterdir()} == {"sr.dcm", "capture.dcm"}
+
+
+def test_other_pictures_under_the_same_numbers_are_another_capture(tmp_path):
+    sources = series(3)
+    answer = answer_for(sources)
+    report, capture = (path.read_bytes() for path in written(tmp_path, sources, answer))
+    overlays = [dataclasses.replace(o, image=255 - o.image) for o in overlays_of(answer)]
+    again, other = write_objects(tmp_path, answer, sources, MODEL, overlays)
+    assert again.read_bytes() == report
+    before, after = pydicom.dcmread(io.BytesIO(capture)), pydicom.dcmread(other)
+    assert before.SOPInstanceUID != after.SOPInstanceUID
+    assert before.PixelData != after.PixelData
 
 
 def test_without_overlays_there_is_no_capture(tmp_path):

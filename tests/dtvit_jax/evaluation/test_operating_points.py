@@ -83,11 +83,11 @@ def test_an_assured_threshold_reaches_its_sensitivity_on_its_own_data(normal, ic
 
 def certain_of_a_normal(level_slices=10):
     """Validation slices, of which some of normal subjects score exactly 1, in single precision."""
-    p = make(subjects=40, slices=level_slices, seed=1)
+    p = make(subjects=40, slices=level_slices, seed=1, split="validation")
     score = p.p_hemorrhage.astype(np.float32)
     normal = np.unique(p.subject[p.hemorrhage == 0])[:8]
     score[np.isin(p.subject, normal) & (p.hemorrhage == 0)] = 1
-    return replaced(p, p_hemorrhage=score, split=np.full(len(p), "validation"))
+    return replaced(p, p_hemorrhage=score)
 
 
 def test_a_point_without_threshold_says_why_wherever_it_is_asked_for(tmp_path):
@@ -100,6 +100,10 @@ def test_a_point_without_threshold_says_why_wherever_it_is_asked_for(tmp_path):
     card = (tmp_path / "model_card.md").read_text()
     for text in (report.read_text(), card):
         assert "normal cases score 1" in text
+        for tasks in rule.in_force().values():
+            for words in tasks.values():
+                assert words in text  # which calibration is in force, and why
+        assert "shrunk towards 1" in text
     (point, _) = (
         point
         for point in json.loads((tmp_path / "metrics.json").read_text())["operating_points"]
@@ -109,9 +113,7 @@ def test_a_point_without_threshold_says_why_wherever_it_is_asked_for(tmp_path):
 
 
 def test_a_stored_threshold_that_does_not_reach_its_aim_is_fitted_again(tmp_path):
-    rule = fit(
-        replaced(p := make(), split=np.full(len(p), "validation")), Aggregation(), resamples=20
-    )
+    rule = fit(make(split="validation"), Aggregation(), resamples=20)
     choices = Choices(Aggregation(), "temperature")
     path = fitted_rule.write(tmp_path, rule)
     assert find(tmp_path, {}, choices) is not None

@@ -7,6 +7,7 @@ import pytest
 from flax import nnx
 
 from dtvit_jax.models import count_parameters, create, create_encoder
+from dtvit_jax.models.kernels import PLAIN
 from dtvit_jax.models.vit import SIZES, ViT
 
 
@@ -20,7 +21,8 @@ IMAGES = jnp.asarray(np.random.default_rng(0).normal(size=(3, 32, 32, 3)), jnp.f
 def test_parameters_are_drawn_from_the_keys_that_flax_gives_out():
     key = jax.random.key(3)
     ours = create_encoder("vit_nano8", key=key, image_size=32)
-    theirs = ViT(SIZES["nano"], 8, image_size=32, rngs=nnx.Rngs(params=key))
+    options = {"kernels": PLAIN, "dtype": jnp.float32, "rngs": nnx.Rngs(params=key)}
+    theirs = ViT(SIZES["nano"], 8, image_size=32, **options)
     jax.tree.map(
         np.testing.assert_array_equal,
         *(nnx.to_pure_dict(nnx.state(model, nnx.Param)) for model in (ours, theirs)),

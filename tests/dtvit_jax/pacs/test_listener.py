@@ -1,6 +1,7 @@
 """Studies come over the network, are answered once, and results go back; strangers are refused."""
 
 import contextlib
+import copy
 import json
 import re
 import signal
@@ -22,6 +23,7 @@ from pynetdicom.sop_class import (
     MultiFrameTrueColorSecondaryCaptureImageStorage,
 )
 
+from data_builder.dicom.header import PHANTOM_MARKS
 from dtvit_jax import predict
 from dtvit_jax.dicom.write import PHANTOM
 from tests.helpers.dicom_files import ct, head_hu
@@ -137,6 +139,47 @@ def test_an_aborted_association_loses_no_accepted_object(running):
     running.wait_for(f"answered {key_of(sent)} of 1")
 
 
+def test_other_pixels_of_the_same_uid_replace_the_first_and_are_answered(running):
+    sent = study_of(1)
+    key, changed = key_of(sent), copy.deepcopy(sent[0])
+    changed.PixelData = bytes(len(changed.PixelData))
+    with association(running.port) as opened:
+        assert status_of(opened, sent[0]) == 0x0000
+        running.wait_for(f"answered {key} of 1")
+        running.wait_for(f"{key}: 2 results sent")
+        assert status_of(opened, changed) == 0x0000
+        running.wait_for("an object replaced an earlier one")
+        running.wait_for(f"answered {key} of 1")
+        running.wait_for(f"{key}: 2 results sent")
+        (stored,) = running.studies()[key].iterdir()
+        assert pydicom.dcmread(stored).PixelData == changed.PixelData
+
+
+def test_malformed_values_are_not_repeated(running, monkeypatch):
+    """As in messages of libraries on values that their own rules forbid."""
+    for mode in ("reading_validation_mode", "writing_validation_mode"):
+        monkeypatch.setattr(pydicom.config.settings, mode, pydicom.config.IGNORE)
+    forbidden = [
+        {"SOPInstanceUID": "1.2.826.0.01.SECRET"},
+        {"SOPInstanceUID": "1.2.826.007", "StudyInstanceUID": "1.2.826.008"},
+        {"StudyInstanceUID": "1.2.826.9.SECRET!", "PatientAge": "SECRETAGE"},
+        {"PatientBirthDate": "SECRETDATE", "StudyDate": "20SECRET", "StudyID": "SECRET" * 9},
+        {"Modality": "SECRET" * 9},
+    ]
+    for changes in forbidden:
+        (ds,) = study_of(1, **changes)
+        with association(running.port) as opened:
+            status = status_of(opened, ds)
+        if status == 0:
+            running.wait_for(f"{key_of([ds])}: complete")
+    (ds,) = study_of(1)
+    with association(running.port) as opened:
+        assert status_of(opened, ds) == 0
+    running.wait_for(f"{key_of([ds])}: 2 results sent")
+    printed = "\n".join(running.printed).upper()
+    assert "SECRET" not in printed and "1.2.826" not in printed
+
+
 def test_nothing_of_a_patient_is_printed_or_logged(running):
     """The program of these tests prints every library's log, debug messages too."""
     printed = "\n".join(running.printed)
@@ -190,9 +233,11 @@ def test_predict_listens_answers_and_sends_back(tmp_path, pacs):
     save_model(tmp_path / "run")
     sent = [
         ct(np.rot90(head_hu(), i).copy(), StudyInstanceUID="1.2.3.4", SOPInstanceUID=f"1.2.3.4.{i}",
-           PatientName="Secret^Person", PatientID="SECRET1", ImagePositionPatient=[-30, -30, 5 * i])
+           PatientName="Secret^Person", PatientID="SECRET1", ImagePositionPatient=[-30, -30, 5 * i],
+           **PHANTOM_MARKS)
         for i in range(4)
     ]  # fmt: skip
+    scan = [ct(StudyInstanceUID="1.2.3.5", SOPInstanceUID=f"1.2.3.5.{i}") for i in range(3)]
     flags = ["--listen", "0", "--callers", "KNOWN", "--send_to", f"PACS@127.0.0.1:{port}"]
     flags += ["--quiet", "0.5", "--key", "public", "--jobs", "1"]
     flags += ["--workdir", str(tmp_path / "run"), "--out", str(tmp_path / "out")]
@@ -202,10 +247,13 @@ def test_predict_listens_answers_and_sends_back(tmp_path, pacs):
         send = ("-aet", "KNOWN", "-aec", "DTVIT", "127.0.0.1", running.port, "+sd", folder)
         assert tool("storescu", *send).returncode == 0
         running.wait_for("2 results sent", 90)
+        send = (*send[:-1], saved(tmp_path / "another", scan))
+        assert tool("storescu", *send).returncode == 0
+        running.wait_for(f"{key_of(scan)}: 2 results sent", 90)
         assert running.stop(signal.SIGINT)[0] == 130
     key = key_of(sent)
     answer = json.loads((tmp_path / "out/studies" / key / "results.json").read_text())["study"]
-    report, capture = received
+    report, capture, *of_scan = received
     assert report.StudyInstanceUID == capture.StudyInstanceUID == "1.2.3.4"
     group = report.ContentSequence[-1].ContentSequence[0]
     numbers = [item for item in group.ContentSequence if item.ValueType == "NUM"]
@@ -215,3 +263,9 @@ def test_predict_listens_answers_and_sends_back(tmp_path, pacs):
     assert PHANTOM in comments
     assert capture.NumberOfFrames == 4
     assert "SECRET" not in "\n".join(running.printed).upper()
+    # The model was trained on phantoms, and this is none.
+    assert [ds.StudyInstanceUID for ds in of_scan] == 2 * ["1.2.3.5"]
+    (group,) = of_scan[0].ContentSequence[-1].ContentSequence
+    reasons = [item.TextValue for item in group.ContentSequence if item.ValueType == "TEXT"]
+    assert any("it has no answer for 3 of 3 slices" in reason for reason in reasons)
+    assert f"{key_of(scan)}: uncertain (the model was trained" in "\n".join(running.printed)

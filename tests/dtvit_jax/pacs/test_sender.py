@@ -12,6 +12,7 @@ from pynetdicom.sop_class import Comprehensive3DSRStorage
 from dtvit_jax.pacs.sender import Peer, SendBack, read_peer
 from dtvit_jax.pacs.spool import Limits, Spool
 from tests.helpers.dicom_network import archive, saved, study_of
+from tests.helpers.spool import put
 
 
 def test_results_are_kept_until_they_are_accepted(tmp_path, capsys, caplog):
@@ -20,7 +21,7 @@ def test_results_are_kept_until_they_are_accepted(tmp_path, capsys, caplog):
     result = saved(tmp_path / "results", study_of(1, SOPClassUID=Comprehensive3DSRStorage))
     path = result / "0.dcm"
     with Spool(tmp_path / "spool", PUBLIC_KEY, Limits()) as spool:
-        spool.store(bytes(1000), "1.2.3", "1.2.3.4")
+        put(spool, bytes(1000), "1.2.3", "1.2.3.4")
         (study,) = spool.complete(0.0)
         spool.answered(study, spool.images(study), [path])
         deaf = SendBack(spool, Peer("PACS", "127.0.0.1", 9), "DTVIT")

@@ -3,7 +3,7 @@ import functools
 import pytest
 
 from dtvit_jax.planning import accelerators
-from dtvit_jax.planning.step_cost import step_cost, step_time
+from dtvit_jax.planning.step_cost import on_accelerator, step_cost
 from tests.helpers import tiny
 
 
@@ -22,10 +22,10 @@ def test_sharding_and_links():
     assert both.flops == alone.flops and both.examples == alone.examples // 8
     assert sum(alone.sent.values()) == 0 < both.sent["all-gather"] == both.sent["reduce-scatter"]
     v5e = accelerators.find("v5e")
-    time = step_time(both, v5e, 0.5, True)
-    assert time.products == pytest.approx(both.flops / 8 / (197e12 / 2))
-    assert time.links == pytest.approx(sum(both.sent.values()) / 200e9)
-    assert time.total >= time.links + time.memory
+    found = on_accelerator(both, v5e, 0.5, True)
+    assert found.products_s == pytest.approx(both.flops / 8 / (197e12 / 2))
+    assert found.links_s == pytest.approx(sum(both.sent.values()) / 200e9)
+    assert found.step_s >= found.links_s + found.memory_s
 
 
 def test_convolutions_of_a_training_step():

@@ -20,7 +20,7 @@ from dtvit_jax.models.variables import split_model
 from dtvit_jax.prediction import attribution
 from dtvit_jax.prediction.heat_maps import heat_maps, methods_of, overlay, to_slice
 from dtvit_jax.training.network import make_model, make_network
-from dtvit_jax.training.setup import make_task
+from dtvit_jax.training.setup import make_setup
 from dtvit_jax.training.steps import TrainState, train_step
 from tests.helpers import tiny
 
@@ -47,10 +47,10 @@ def trained():
     """A nano ViT that has learnt to see the spots: network, parameters and statistics."""
     config = tiny.get_config()
     config.num_epochs, config.num_steps, config.warmup = 0, 150, 0.1
-    task = make_task(config, 150)
+    setup = make_setup(config, 150)
     _, params, stats = split_model(nnx.jit(lambda: make_model(config))())
-    state = TrainState(jnp.int32(0), params, stats, task.optimizer.init(params))
-    step = jax.jit(functools.partial(train_step, task=task))
+    state = TrainState(jnp.int32(0), params, stats, setup.optimizer.init(params))
+    step = jax.jit(functools.partial(train_step, setup=setup))
     rng = np.random.default_rng(0)
     for _ in range(150):
         images, location, _, _ = draw(rng, 16)
@@ -62,7 +62,7 @@ def trained():
         }
         state, logged = step(state, batch)
     assert logged["right"] >= 15 and logged["loss"] < 0.3  # it has learnt something to explain
-    return task.network, state.params, state.stats
+    return setup.network, state.params, state.stats
 
 
 @pytest.fixture(scope="module")

@@ -1,13 +1,18 @@
 """A watched folder: quiet studies are answered once, across restarts and kills."""
 
+import os
+
+import numpy as np
 import pytest
 
 from data_builder.errors import InputError
-from data_builder.pseudonyms import PUBLIC_KEY
+from data_builder.pseudonyms import PUBLIC_KEY, Pseudonyms
 from dtvit_jax import predict
 from dtvit_jax.prediction.session import Session, Settings
 from dtvit_jax.prediction.watch import Watch, watch
+from tests.helpers.dicom_files import encoded
 from tests.helpers.model_folder import save_model
+from tests.helpers.source_folder import contents
 from tests.helpers.studies import head, table, write
 
 
@@ -56,6 +61,106 @@ def test_a_study_is_quiet_when_nothing_of_it_came_for_a_while(tmp_path):
     studies, _ = watched.poll(23.0)  # the new file belongs to b, which is not quiet any more
     assert [len(study.files) for study in studies] == [2]
     assert sorted(len(study.files) for study in watched.poll(31.0)[0]) == [2, 2]
+
+
+def test_a_study_that_changes_or_loses_files_is_not_quiet_and_never_offered_in_part(tmp_path):
+    incoming = tmp_path / "in"
+    write(incoming, [head(i, "a") for i in range(3)])
+    watched = Watch(incoming, PUBLIC_KEY, 1, quiet_seconds=10.0)
+    offered = {}
+    changes = {
+        20.0: lambda: (incoming / "Jane Doe 01.dcm").write_bytes(encoded(head(5, "a"))),
+        40.0: (incoming / "Jane Doe 00.dcm").unlink,
+        45.0: (incoming / "Jane Doe 01.dcm").unlink,
+    }
+    for second in range(60):
+        changes.get(float(second), lambda: None)()
+        studies, _ = watched.poll(float(second))
+        offered[second] = [len(study.files) for study in studies]
+    quiet = {second: files for second, files in offered.items() if files}
+    assert quiet == {s: [3] for s in [*range(10, 20), *range(30, 40)]} | {
+        s: [1] for s in range(55, 60)
+    }
+
+
+def overwrite(path, data):
+    """Writes other bytes of the same number into a file, which keeps its times."""
+    before = path.stat()
+    assert len(data) == before.st_size and data != path.read_bytes()
+    path.write_bytes(data)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def test_a_rewrite_of_equal_size_and_files_that_go_are_answered_and_new_times_are_not(
+    model, tmp_path, lines
+):
+    incoming, out = tmp_path / "in", tmp_path / "out"
+    write(incoming, [head(i, "a") for i in range(3)])
+    of_another_study = encoded(head(0, "b"))
+    (incoming / "notes.txt").write_bytes(b"a" * len(of_another_study))
+    with session(model, out) as watching:
+        watched = Watch(incoming, PUBLIC_KEY, 1, 0.0)
+
+        def answered_as_new(name):
+            poll(watching, watched, 3)
+            with session(model, tmp_path / name) as other:
+                poll(other, Watch(incoming, PUBLIC_KEY, 1, 0.0), 3)
+            assert contents(out) == contents(tmp_path / name)
+
+        poll(watching, watched, 3)
+        ds = head(1, "a")
+        ds.PixelData = np.roll(ds.pixel_array, 3).tobytes()
+        overwrite(incoming / "Jane Doe 01.dcm", encoded(ds))
+        answered_as_new("rewritten")
+        (incoming / "Jane Doe 00.dcm").unlink()
+        answered_as_new("gone")
+        assert len(lines()) == 5 and table(out / "results.csv")[0]["slices"] == "2"
+        overwrite(incoming / "notes.txt", of_another_study)
+        answered_as_new("another study")
+        assert {row["use"] for row in table(out / "files.csv")} == {"used"}
+        lines()
+        before = contents(out)
+        for path in incoming.iterdir():
+            os.utime(path)
+        poll(watching, watched, 3)
+        assert lines() == [] and contents(out) == before
+
+
+def test_files_that_stay_as_they_are_are_not_read_at_every_poll(model, tmp_path, monkeypatch):
+    incoming, out = tmp_path / "in", tmp_path / "out"
+    write(incoming, [head(i, "a") for i in range(3)])
+    (incoming / "notes.txt").write_text("a text")
+    polls = iter(range(6))
+
+    def never(*arguments):
+        raise AssertionError("a settled file was read")
+
+    def stop():
+        number = next(polls, None)
+        if number == 3:
+            monkeypatch.setattr("dtvit_jax.prediction.watch.identify_all", never)
+            monkeypatch.setattr("dtvit_jax.prediction.predictor.prepare_all", never)
+            monkeypatch.setattr(Pseudonyms, "content", never)
+        return number is None
+
+    with session(model, out) as watching:
+        watched = Watch(incoming, PUBLIC_KEY, 1, 0.0)
+        watch(watching, watched, poll_seconds=0.0, stop=stop)
+    assert len(table(out / "results.csv")) == 1
+
+
+def test_what_changed_while_nobody_watched_is_answered_again(model, tmp_path, lines):
+    incoming, out = tmp_path / "in", tmp_path / "out"
+    write(incoming, [head(i, "a") for i in range(3)])
+    with session(model, out) as first:
+        poll(first, Watch(incoming, PUBLIC_KEY, 1, 0.0), 3)
+    ds = head(1, "a")
+    ds.PixelData = np.roll(ds.pixel_array, 3).tobytes()
+    overwrite(incoming / "Jane Doe 01.dcm", encoded(ds))
+    with session(model, out) as second:
+        poll(second, Watch(incoming, PUBLIC_KEY, 1, 0.0), 3)
+    one, other = lines()
+    assert one.split(":")[0] == other.split(":")[0]
 
 
 def test_each_study_is_answered_once_also_when_sent_again_and_after_a_restart(

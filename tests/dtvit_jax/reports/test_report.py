@@ -248,6 +248,11 @@ def test_caveats_begin_with_the_leak_and_its_size():
         ({"source_kind": "published"}, "show no bleeding"),
         ({"confounds": ["the year"]}, "A confound: the year"),
         ({"split": "slice"}, "slices of one subject may be in both training and test"),
+        ({"subjects": {"doubts": ["all are one"]}}, "The subjects are in doubt: all are one."),
+        (
+            {"subjects": {"read_from": "headers: 9", "unknown": ["whether a", "whether b"]}},
+            "read from headers: 9. It is not known whether a; nor whether b.",
+        ),
     ],
 )
 def test_caveats_follow_from_the_data_set(dataset, words):

@@ -1,6 +1,7 @@
 """The folder of a model: the five files that answer, and what is refused before they do."""
 
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -9,7 +10,8 @@ import pytest
 from data_builder.cleaning import clean
 from dtvit_jax.runs import evaluated_weights
 from dtvit_jax.training import record as run_record
-from dtvit_jax.training.setup import abstract_state, make_task
+from dtvit_jax.training.checkpoint import Checkpoints
+from dtvit_jax.training.setup import abstract_state, make_setup
 from dtvit_jax.weights.save import save
 from tests.helpers.model_folder import MODEL, save_model
 from tests.helpers.run_folder import random_weights
@@ -63,15 +65,15 @@ def cleaned_by(path, **changes):
 
 
 def weights_of(path, step=3, dataset="0123"):
-    task = make_task(run_record.read_config(path), steps=1)
-    abstract = abstract_state(task)
+    setup = make_setup(run_record.read_config(path), steps=1)
+    abstract = abstract_state(setup)
     evaluated_weights.write(path, MODEL, random_weights(abstract), step, dataset)
 
 
 def weights_alone(path):
     """As `convert --all` writes them, which says nothing of a checkpoint."""
-    task = make_task(run_record.read_config(path), steps=1)
-    abstract = abstract_state(task)
+    setup = make_setup(run_record.read_config(path), steps=1)
+    abstract = abstract_state(setup)
     save(path / "weights.safetensors", MODEL, *random_weights(abstract), heads=True)
 
 
@@ -98,6 +100,8 @@ OTHER_MODELS = {
     "missing or no evaluated run's": lambda m: weights_alone(m),
     "again": lambda m: (m / "history.jsonl").write_text(GONE_ON),
     "holds no run": lambda m: (m / "config.json").unlink(),
+    "run.json of --workdir is missing or damaged": lambda m: (m / "run.json").write_text("{"),
+    "history.jsonl of --workdir is damaged": lambda m: (m / "history.jsonl").write_text("{"),
 }
 
 
@@ -119,6 +123,21 @@ def test_five_files_of_a_run_answer_elsewhere(copy, answered, tmp_path):
     assert run(answered[0], "--workdir", copy, "--out", tmp_path / "out") == 0
     found = (tmp_path / "out" / "slices.csv").read_bytes()
     assert found == (answered[1] / "slices.csv").read_bytes()
+
+
+def test_a_better_checkpoint_that_was_damaged_and_set_aside_takes_nothing_away(
+    model, answered, tmp_path, capsys
+):
+    """An evaluation of the best checkpoint that is left is the evaluation of the run."""
+    whole = shutil.copytree(model, tmp_path / "run")
+    rows = [{"step": n, "split": "validation", "loss": loss} for n, loss in ((3, 1.0), (4, 0.5))]
+    (whole / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = (answered[0], "--workdir", whole, "--out", tmp_path / "out")
+    assert run(*words) == 2 and "is another checkpoint" in capsys.readouterr().err
+    (whole / "checkpoints/4/metrics/metrics").write_text("{")
+    Checkpoints(whole, "loss").close()
+    assert (whole / "damaged/4_0").is_dir()
+    assert run(*words) == 0
 
 
 def test_weights_with_a_flipped_bit_answer_nothing(copy, tmp_path, capsys):

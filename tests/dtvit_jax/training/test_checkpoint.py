@@ -7,7 +7,8 @@ import pytest
 
 from data_builder.errors import InputError
 from dtvit_jax.runtime import quiet_libraries
-from dtvit_jax.training.checkpoint import Checkpoints, Damaged, check, checksums, saved_config
+from dtvit_jax.training.checkpoint import Checkpoints, saved_config
+from dtvit_jax.training.damaged import Damaged, check, checksums
 from dtvit_jax.training.steps import TrainState
 
 
@@ -119,11 +120,24 @@ def test_where_all_are_damaged_that_is_said(tmp_path):
 
 
 def test_a_damaged_best_is_not_evaluated(tmp_path):
-    saved(tmp_path, steps=(1,))
+    saved(tmp_path, steps=(1, 2), losses={1: 1.0, 2: 2.0})
     flip(tmp_path / "checkpoints" / "1")
     for how in (None, abstract(state_at(1))):
-        with pytest.raises(Damaged, match="damaged checkpoint"):
+        with pytest.raises(Damaged, match=r"1: a damaged checkpoint \(.*\): move it away, and the"):
             Checkpoints(tmp_path, "loss", read_only=True).restore_model(1, how)
+    (tmp_path / "checkpoints" / "1").rename(tmp_path / "away")
+    left = Checkpoints(tmp_path, "loss", read_only=True)
+    params, _ = left.restore_model(left.best)
+    assert left.best == 2 and same(params, state_at(2).ema["params"])
+
+
+def test_a_checkpoint_holds_no_path_and_one_of_an_older_version_loses_it(tmp_path):
+    saved(tmp_path)
+    marks = list((tmp_path / "checkpoints").rglob("commit_success.txt"))
+    assert marks and all(str(tmp_path) not in mark.read_text() for mark in marks)
+    marks[0].write_text(f"Checkpoint commit was successful to {tmp_path}")
+    Checkpoints(tmp_path, "loss").close()
+    assert str(tmp_path) not in marks[0].read_text()
 
 
 def test_a_checkpoint_of_another_model_is_refused_and_left_in_place(tmp_path):

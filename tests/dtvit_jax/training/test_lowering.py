@@ -20,14 +20,14 @@ import pytest
 from jax._src.cudnn import fused_attention_stablehlo as cudnn
 
 from data_builder.errors import InputError
-from dtvit_jax.data.augment import PARAMETERS
 from dtvit_jax.data.packing import Level, pack
 from dtvit_jax.models.vit import SIZES
+from dtvit_jax.planning.step_cost import abstract_batch
 from dtvit_jax.prediction.classifier import answer_step
 from dtvit_jax.training import network
 from dtvit_jax.training.config_checks import check_config
 from dtvit_jax.training.network import Device
-from dtvit_jax.training.setup import abstract_state, make_task
+from dtvit_jax.training.setup import abstract_state, make_setup
 from dtvit_jax.training.steps import evaluate_step, train_step
 from tests.helpers import ROOT
 
@@ -68,17 +68,18 @@ def on(monkeypatch):
 
 def batch_of(config, training):
     """Shapes of a batch, as the loader makes it."""
-    n = config.batch_size // config.accumulation if training else config.eval_batch_size
-    shapes = {
-        "image": ((n, config.data.size, config.data.size), np.uint8),
-        "hemorrhage": ((n,), np.int32),
-        "location": ((n,), np.int32),
-        **({"augmentation": ((n, len(PARAMETERS)), np.float32)} if training else {}),
-        **({} if training else {"mask": ((n,), bool)}),
-    }
-    batch = {name: jax.ShapeDtypeStruct(*shape) for name, shape in shapes.items()}
+    if training:
+        batch = abstract_batch(config)
+    else:
+        n, side = config.eval_batch_size, config.data.size
+        batch = {
+            "image": jax.ShapeDtypeStruct((n, side, side), np.uint8),
+            "hemorrhage": jax.ShapeDtypeStruct((n,), np.int32),
+            "location": jax.ShapeDtypeStruct((n,), np.int32),
+            "mask": jax.ShapeDtypeStruct((n,), bool),
+        }
     if config.model.get("tokens") == "tissue":
-        patches = network.make_tissue(config).patches
+        n, patches = batch["image"].shape[0], network.make_tissue(config).patches
         level = Level(n * patches, (patches + 1, 8))  # an odd length and an even one
         packing = pack(np.zeros((n, patches), bool), level, groups=1)
         batch["packing"] = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), packing)
@@ -87,17 +88,17 @@ def batch_of(config, training):
 
 def lowered(config, step, device):
     """StableHLO of one step for a device, and the number of arrays that it may overwrite."""
-    task = make_task(config, steps=10)
-    state = abstract_state(task)
+    setup = make_setup(config, steps=10)
+    state = abstract_state(setup)
     model = state.params, state.stats
     if step == "train":
-        function = jax.jit(functools.partial(train_step, task=task), donate_argnums=0)
+        function = jax.jit(functools.partial(train_step, setup=setup), donate_argnums=0)
         arguments = state, batch_of(config, training=True)
     elif step == "evaluate":
-        function = jax.jit(functools.partial(evaluate_step, network=task.network))
+        function = jax.jit(functools.partial(evaluate_step, network=setup.network))
         arguments = *model, batch_of(config, training=False)
     else:
-        function = jax.jit(functools.partial(answer_step, network=task.network))
+        function = jax.jit(functools.partial(answer_step, network=setup.network))
         arguments = *model, batch_of(config, training=False)["image"]
     program = function.trace(*arguments).lower(lowering_platforms=(LOWERING[device.platform],))
     donated = len(jax.tree.leaves(state)) if step == "train" else 0

@@ -1,10 +1,8 @@
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 
 from data_builder.errors import InputError
-from dtvit_jax.data.augment import PARAMETERS
 from dtvit_jax.training import memory
 from dtvit_jax.training.memory import GIB, RUNTIME_BYTES, Estimate
 
@@ -16,7 +14,7 @@ def test_activations_of_a_linear_chain_by_hand():
     def loss(p, examples):
         return jnp.tanh(jnp.ones((examples, 64)) @ p["kernel"]).sum()
 
-    need = memory.estimate(loss, params, [params] * 3)
+    need = memory.estimate(loss, params, memory.tree_bytes([params] * 3))
     assert need.state == 3 * 64 * 32 * 4
     assert need.gradients == 64 * 32 * 4
     kept = (64 + 32) * 4  # the input, and tanh's output
@@ -27,26 +25,21 @@ def test_the_estimate_is_near_what_xla_allots():
     """A small ViT's whole step: XLA's own count within a quarter of ours."""
     import functools
 
-    from dtvit_jax.training.setup import abstract_state, make_task, step_memory
+    from dtvit_jax.planning.step_cost import abstract_batch
+    from dtvit_jax.training.setup import abstract_state, make_setup, step_memory
     from dtvit_jax.training.steps import train_step
     from tests.helpers import tiny
 
     config = tiny.get_config()
     config.model.name, config.model.image_size, config.data.size = "vit_micro8", 64, 72
-    task = make_task(config, steps=10)
-    abstract = abstract_state(task)
-    need = step_memory(config, task)
-    n = 32
-    batch = {
-        "image": jax.ShapeDtypeStruct((n, 72, 72), np.uint8),
-        "hemorrhage": jax.ShapeDtypeStruct((n,), np.int32),
-        "location": jax.ShapeDtypeStruct((n,), np.int32),
-        "augmentation": jax.ShapeDtypeStruct((n, len(PARAMETERS)), np.float32),
-    }
-    step = jax.jit(functools.partial(train_step, task=task), donate_argnums=0)
-    found = step.lower(abstract, batch).compile().memory_analysis()
+    config.batch_size = 32
+    setup = make_setup(config, steps=10)
+    abstract = abstract_state(setup)
+    need = step_memory(config, setup, memory.tree_bytes(abstract))
+    step = jax.jit(functools.partial(train_step, setup=setup), donate_argnums=0)
+    found = step.lower(abstract, abstract_batch(config)).compile().memory_analysis()
     xla = found.argument_size_in_bytes + found.temp_size_in_bytes
-    assert need.total(n, 1) - RUNTIME_BYTES == pytest.approx(xla, rel=0.25)
+    assert need.total(32, 1) - RUNTIME_BYTES == pytest.approx(xla, rel=0.25)
 
 
 def test_the_papers_batch_on_24_gib():

@@ -10,11 +10,11 @@ from scipy.special import log_softmax
 from dtvit_jax.training import optimizer as parameter_groups
 from dtvit_jax.training.losses import LossWeights, cross_entropy, location_target
 from dtvit_jax.training.optimizer import decayed, learning_rate, make_optimizer
-from dtvit_jax.training.setup import abstract_state, make_task
+from dtvit_jax.training.setup import abstract_state, make_setup
 from dtvit_jax.training.steps import (
     evaluate_step,
     mean_figures,
-    task_sums,
+    sums_and_losses,
     train_step,
     validated_variables,
 )
@@ -37,7 +37,8 @@ def test_the_loss_is_equation_5_by_hand():
         "location": jnp.array([2, -1, 0, 1, -1]),
         "mask": jnp.array([True, True, True, False, True]),
     }
-    found = mean_figures(task_sums(tuple(map(jnp.asarray, logits)), batch), LossWeights(0.5, 0.5))
+    sums, _ = sums_and_losses(tuple(map(jnp.asarray, logits)), batch)
+    found = mean_figures(sums, LossWeights(0.5, 0.5))
     first = -log_softmax(logits[0], 1)[[0, 1, 2, 4], [1, 0, 1, 0]].mean()
     second = -log_softmax(logits[1], 1)[[0, 2], [2, 0]].mean()
     assert found["loss_hemorrhage"] == pytest.approx(first, rel=1e-5)
@@ -58,8 +59,8 @@ def test_with_four_classes_normal_is_the_fourth():
 @pytest.fixture(scope="module")
 def plain():
     """The task, a first state and the compiled step of `no_dropout`, for a batch of 8."""
-    task, state = fresh(no_dropout())
-    return task, state, jax.jit(functools.partial(train_step, task=task))
+    setup, state = fresh(no_dropout())
+    return setup, state, jax.jit(functools.partial(train_step, setup=setup))
 
 
 def test_a_normal_slices_location_label_changes_nothing(plain):
@@ -78,8 +79,8 @@ def test_accumulation_gives_the_whole_batchs_step(plain):
     batch = batch_of(8)
     _, state, step = plain
     one, logged = step(state, batch)
-    in_parts = make_task(config, steps=10)
-    two, logged_too = jax.jit(functools.partial(train_step, task=in_parts))(state, batch)
+    in_parts = make_setup(config, steps=10)
+    two, logged_too = jax.jit(functools.partial(train_step, setup=in_parts))(state, batch)
     assert float(logged["loss"]) == pytest.approx(float(logged_too["loss"]), rel=1e-5)
     assert float(logged["gradient_norm"]) == pytest.approx(
         float(logged_too["gradient_norm"]), rel=1e-4
@@ -90,12 +91,12 @@ def test_accumulation_gives_the_whole_batchs_step(plain):
 
 def test_the_step_descends_the_gradient_of_the_loss(plain):
     """The logged loss and gradient norm are those of Eq. 5 under `jax.grad`."""
-    task, state, step = plain
+    setup, state, step = plain
     batch = {k: jnp.asarray(v) for k, v in batch_of(8).items()}
 
     def loss(params):
-        model = task.network.model(params, {})
-        logits = model(task.network.transform(batch["image"], batch["augmentation"]))
+        model = setup.network.model(params, {})
+        logits = model(setup.network.transform(batch["image"], batch["augmentation"]))
         ich = batch["hemorrhage"] == 1
         first = optax.softmax_cross_entropy_with_integer_labels(logits[0], batch["hemorrhage"])
         second = optax.softmax_cross_entropy_with_integer_labels(
@@ -111,12 +112,12 @@ def test_the_step_descends_the_gradient_of_the_loss(plain):
 
 
 def test_evaluation_gives_probabilities_and_leaves_out_padding():
-    task, state = fresh(tiny.get_config())
+    setup, state = fresh(tiny.get_config())
     batch = batch_of(8)
     batch.pop("augmentation")
     full = {**batch, "mask": np.ones(8, bool)}
     half = {**batch, "mask": np.arange(8) < 5}
-    evaluate = jax.jit(functools.partial(evaluate_step, network=task.network))
+    evaluate = jax.jit(functools.partial(evaluate_step, network=setup.network))
     sums, p_hemorrhage, p_location = evaluate(state.params, state.stats, full)
     assert sums["n"] == 8 and p_hemorrhage.shape == (8,)
     assert np.allclose(p_location.sum(1), 1, atol=1e-6)
@@ -166,22 +167,22 @@ def test_class_weights_turn_the_loss_into_a_weighted_mean():
     """By torch's rule for class weights: sum(w * loss) / sum(w), each task on its own."""
     config = no_dropout()
     config.accumulation = 2
-    task, state = fresh(config)
+    setup, state = fresh(config)
     batch = {name: jnp.asarray(value) for name, value in batch_of(8).items()}
 
     @jax.jit
     def losses(params, stats):
-        model = task.network.model(params, stats)
-        logits = model(task.network.transform(batch["image"], batch["augmentation"]))
-        return task_sums(logits, {**batch, "mask": jnp.ones(8, bool)})
+        model = setup.network.model(params, stats)
+        logits = model(setup.network.transform(batch["image"], batch["augmentation"]))
+        return sums_and_losses(logits, {**batch, "mask": jnp.ones(8, bool)})[1]
 
-    each = losses(state.params, state.stats)
-    step = jax.jit(functools.partial(train_step, task=task))
+    of_hemorrhage, of_location = losses(state.params, state.stats)
+    step = jax.jit(functools.partial(train_step, setup=setup))
     drawn = np.random.default_rng(1).uniform(0.2, 3, (8, 2)).astype(np.float32)
     for weights in (drawn, np.ones_like(drawn)):
-        first = np.average(each["each_hemorrhage"], weights=weights[:, 0])
+        first = np.average(of_hemorrhage, weights=weights[:, 0])
         of_ich = weights[:, 1] * np.asarray(batch["hemorrhage"])
-        second = np.average(each["each_location"], weights=of_ich)
+        second = np.average(of_location, weights=of_ich)
         _, logged = step(state, {**batch, "class_weight": jnp.asarray(weights)})
         assert float(logged["loss"]) == pytest.approx(0.5 * first + 0.5 * second, rel=1e-5)
 
@@ -196,8 +197,9 @@ def test_smoothed_labels_by_hand():
     assert cross_entropy(jnp.asarray(logits), labels, 0.3) == pytest.approx(by_hand, rel=1e-6)
     two = jnp.asarray(logits[:, :2]), jnp.asarray(logits)
     batch = {"hemorrhage": jnp.array([1, 1]), "location": labels, "mask": jnp.ones(2, bool)}
-    plain, smooth = task_sums(two, batch), task_sums(two, batch, 0.3)
-    assert smooth["each_location"] == pytest.approx(by_hand, rel=1e-6)
+    plain, _ = sums_and_losses(two, batch)
+    smooth, (_, of_location) = sums_and_losses(two, batch, 0.3)
+    assert of_location == pytest.approx(by_hand, rel=1e-6)
     assert smooth["loss_location"] == plain["loss_location"]
 
 
@@ -229,11 +231,11 @@ def test_frozen_parameters_stay_and_their_gradient_is_not_computed(plain, frozen
     _, state, step = plain
     whole = step.lower(state, batch_of(8))
     config.frozen_blocks = frozen
-    task = make_task(config, steps=10)
-    abstract = abstract_state(task)
+    setup = make_setup(config, steps=10)
+    abstract = abstract_state(setup)
     trained = parameter_groups.trainable(state.params, frozen)
-    state = state._replace(moments=task.optimizer.init(trained))
-    lowered = jax.jit(functools.partial(train_step, task=task)).lower(state, batch_of(8))
+    state = state._replace(moments=setup.optimizer.init(trained))
+    lowered = jax.jit(functools.partial(train_step, setup=setup)).lower(state, batch_of(8))
     flops = [x.cost_analysis()["flops"] for x in (whole, lowered)]
     assert flops[1] < (0.75 if frozen == 1 else 0.45) * flops[0]  # of 3 parts, 2 are backward
     after, logged = lowered.compile()(state, batch_of(8))
@@ -248,9 +250,9 @@ def test_the_moving_average_by_hand():
     """d = min(0.9, (1 + t) / (10 + t)) after step t, over parameters, two parts a batch."""
     config = no_dropout()
     config.ema_decay, config.accumulation = 0.2, 2
-    task, state = fresh(config)
+    setup, state = fresh(config)
     state = state._replace(ema={"params": state.params, "stats": {}})
-    step = jax.jit(functools.partial(train_step, task=task))
+    step = jax.jit(functools.partial(train_step, setup=setup))
     mean = [np.asarray(x, np.float64) for x in jax.tree.leaves(state.params)]
     for t, kept in enumerate((1 / 10, 2 / 11, 0.2)):
         state, _ = step(state, batch_of(8, seed=t))

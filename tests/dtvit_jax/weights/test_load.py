@@ -16,8 +16,8 @@ from dtvit_jax import convert, models, runtime
 from dtvit_jax.models.variables import split_model
 from dtvit_jax.runs.trained_run import open_weights
 from dtvit_jax.training.checkpoint import has_checkpoint
-from dtvit_jax.training.setup import abstract_state, initial_state, make_task
-from dtvit_jax.training.sharding import make_mesh, state_sharding
+from dtvit_jax.training.setup import abstract_state, initial_state, make_setup
+from dtvit_jax.training.sharding import make_mesh, placed_on
 from dtvit_jax.weights import files, load
 from tests.helpers import tiny
 from tests.helpers.reference_models import assert_equal, pictures, write_reference
@@ -193,11 +193,11 @@ def test_training_begins_with_the_runs_encoder_and_heads_of_its_own(run):
     workdir, model, params, _ = run
     config = tiny.get_config()
     config.model = model
-    task = make_task(config, steps=1)
-    abstract = abstract_state(task)
-    placed = state_sharding(make_mesh(config.mesh), abstract)
+    setup = make_setup(config, steps=1)
+    abstract = abstract_state(setup)
+    placed = placed_on(make_mesh(config.mesh), abstract)
     loaded = load.load_into(open_weights(workdir), model, abstract.params, abstract.stats)
-    got = initial_state(config, task, placed, loaded).params
+    got = initial_state(config, setup, placed, loaded).params
     assert_same(got["encoder"], params["encoder"])
     for name in ("hemorrhage", "location"):
         kernel = np.asarray(got[name]["out"]["kernel"])
