@@ -24,6 +24,9 @@ ALIGNMENT = 64
 SECONDS_WORTH_KEEPING = 0.5
 """Compile time from which a program is kept for later processes."""
 
+MEMORY_FRACTION = 0.92
+"""Fraction of a GPU's memory that JAX takes for arrays; driver and libraries need the rest."""
+
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8  # glibc's malloc.h
 _MADV_HUGEPAGE = 14  # Linux's mman.h
 _HUGE_PAGE = 2 << 20  # of x86-64; a whole number of pages elsewhere
@@ -43,6 +46,7 @@ _QUIET = {
 def prepare() -> None:
     """Prepares the process for a quick start and fast steps; call it before JAX runs."""
     quiet_libraries()
+    os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", str(MEMORY_FRACTION))
     keep_freed_memory()
     keep_programs()
 

@@ -11,13 +11,13 @@ from data_builder.errors import InputError
 from dtvit_jax.planning.accelerators import Accelerator
 from dtvit_jax.planning.collectives import collectives
 from dtvit_jax.planning.step_cost import (
-    USABLE,
     OnAccelerator,
     compiled_step,
     on_accelerator,
     step_cost,
     ways_to_fit,
 )
+from dtvit_jax.runtime import MEMORY_FRACTION
 from dtvit_jax.training.config_checks import check_config
 from dtvit_jax.training.memory import GIB
 from dtvit_jax.training.sharding import make_mesh
@@ -137,7 +137,7 @@ def make_plan(
             sent_per_step={kind: round(size) for kind, size in cost.sent.items()},
         ),
         utilisation=utilisation,
-        usable_memory=USABLE,
+        usable_memory=MEMORY_FRACTION,
         devices=[on_accelerator(cost, one, utilisation, bfloat16) for one in accelerators],
         fits=WaysToFit(memory, ways_to_fit(config, cost, memory)),
         compiled=_compiled(config, data, fsdp) if compiling else None,

@@ -14,14 +14,12 @@ from dtvit_jax.data.augment import PARAMETERS
 from dtvit_jax.planning import flops
 from dtvit_jax.planning.accelerators import Accelerator
 from dtvit_jax.planning.collectives import sent_by_all_gather, sent_by_all_reduce
+from dtvit_jax.runtime import MEMORY_FRACTION
 from dtvit_jax.training.memory import Estimate, tree_bytes
 from dtvit_jax.training.network import Network
 from dtvit_jax.training.setup import abstract_state, make_setup, step_memory, with_gathering
 from dtvit_jax.training.sharding import batch_sharding, held_by_one, is_split, placed_on
 from dtvit_jax.training.steps import Setup, train_step
-
-USABLE = 0.92
-"""Fraction of an accelerator's memory for arrays; driver and fragmentation take the rest."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,7 +183,7 @@ def on_accelerator(
     return OnAccelerator(
         name=accelerator.name,
         memory=accelerator.memory,
-        fits=cost.total() <= USABLE * accelerator.memory,
+        fits=cost.total() <= MEMORY_FRACTION * accelerator.memory,
         products_s=products,
         memory_s=memory,
         links_s=links,
@@ -208,7 +206,9 @@ def ways_to_fit(config: ml_collections.ConfigDict, cost: StepCost, memory: int) 
         need = needed(again, make_setup(again, steps=1), cost.memory.state, plain=cost.memory)
         options.append(("--config.model.remat=True", need))
     for option, need in options:
-        parts = need.fitting_accumulation(cost.examples, cost.accumulation, USABLE * memory)
+        parts = need.fitting_accumulation(
+            cost.examples, cost.accumulation, MEMORY_FRACTION * memory
+        )
         if parts is None:
             continue
         flags = [option] if option else []

@@ -35,6 +35,12 @@ from dtvit_jax.runtime import prepare
 prepare()
 print(jax.config.jax_compilation_cache_dir)
 """
+GPU_MEMORY = """
+import os
+from dtvit_jax.runtime import prepare
+prepare()
+print(os.environ["XLA_PYTHON_CLIENT_MEM_FRACTION"])
+"""
 LOGGER_LEVELS = """
 import logging, absl.logging, pynetdicom, highdicom, orbax.checkpoint
 names = ("absl", "asyncio", "concurrent.futures", "pynetdicom", "highdicom")
@@ -95,6 +101,11 @@ def test_programs_are_kept_in_the_users_cache_or_in_jaxs_own_folder(tmp_path):
     assert output_of(CACHE_FOLDER, **environment) == str(tmp_path / "dtvit" / "programs")
     environment["JAX_COMPILATION_CACHE_DIR"] = str(tmp_path / "chosen")
     assert output_of(CACHE_FOLDER, **environment) == str(tmp_path / "chosen")
+
+
+def test_a_run_takes_the_memory_of_a_gpu_that_plan_counts_unless_the_user_says_otherwise():
+    assert float(output_of(GPU_MEMORY)) == runtime.MEMORY_FRACTION
+    assert output_of(GPU_MEMORY, XLA_PYTHON_CLIENT_MEM_FRACTION=".5") == ".5"
 
 
 def test_collection_is_paused_inside_the_block_also_where_that_raises():
