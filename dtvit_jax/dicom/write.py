@@ -73,11 +73,13 @@ def write_objects(
 ) -> list[Path]:
     """Writes `folder/<study's key>/sr.dcm`, and `capture.dcm` where there are overlays.
 
-    Folders get mode 700, files 600. A file that holds the same answer already (the same SOP
-    Instance UID) is left as it is. `made` and `remarks` are as in `structured_report`; a remark is
+    Folders get mode 700, files 600. A file that holds the same answer (the same SOP Instance UID)
+    for the same patient and study attributes already is left as it is. `made` and `remarks` are as in `structured_report`; a remark is
     one line of ASCII. Returns the paths. Raises InputError as `read_source_study` does, or where
     the folder can't be written.
     """
+    identity = read_source_study(sources).identity
+    keywords = ["SOPInstanceUID", "IssuerOfPatientID", *identity]  # an issuer may be gone
     objects: dict[str, Dataset] = {
         _REPORT: structured_report(answer, sources, model, made, remarks)
     }
@@ -87,7 +89,7 @@ def write_objects(
         make_private(folder)
         study = make_private(folder / answer.key)
         for name, ds in objects.items():
-            if _uid_of(study / name) != ds.SOPInstanceUID:
+            if not _holds(study / name, ds, keywords):
                 write_private(study / name, _encoded(ds))
         if not overlays:  # one of an earlier answer would contradict the report
             (study / _CAPTURE).unlink(missing_ok=True)
@@ -99,12 +101,14 @@ def write_objects(
     return [study / name for name in objects]
 
 
-def _uid_of(path: Path) -> str | None:
+def _holds(path: Path, ds: Dataset, keywords: list[str]) -> bool:
+    """Whether a file has the values of `ds` for all keywords."""
     try:
         with quiet():
-            return pydicom.dcmread(path, specific_tags=["SOPInstanceUID"]).SOPInstanceUID
+            stored = pydicom.dcmread(path, stop_before_pixels=True)
+            return all(str(stored.get(each, "")) == str(ds.get(each, "")) for each in keywords)
     except (FileNotFoundError, InvalidDicomError, AttributeError, EOFError):
-        return None
+        return False
 
 
 def _encoded(ds: Dataset) -> bytes:

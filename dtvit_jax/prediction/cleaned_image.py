@@ -56,22 +56,39 @@ def read_gray(path: Path) -> Image.Image:
 
 
 def is_phantom(path: Path, digest: str) -> bool:
-    """Whether a cleaned image is of a synthetic phantom: one of a folder of phantoms alone.
+    """Whether a cleaned image is of a synthetic phantom: listed as one, with these pixels.
 
-    The image is in the manifest.csv of a folder above it, with this `records.pixel_digest` (which a
-    JPEG does not keep), and the folder's cleaning.json says that all its slices are phantoms.
+    digest: `records.pixel_digest` of its pixels, which a JPEG does not keep.
+    """
+    listed = phantom_digest(path)
+    return bool(listed) and (listed == digest or path.suffix.lower() != ".png")
+
+
+def phantom_digest(path: Path) -> str:
+    """The digest that a cleaned image is listed with as a synthetic phantom's; empty for others.
+
+    It is in the manifest.csv of a folder above it, whose cleaning.json says that all its slices are
+    phantoms.
     """
     for folder in list(path.parents)[:3]:
         manifest = folder / "manifest.csv"
         if manifest.is_file():
-            images = _phantom_images(folder, manifest.stat().st_mtime_ns)
-            listed = images.get(path.relative_to(folder).as_posix())
-            return listed == digest or (listed is not None and path.suffix.lower() != ".png")
-    return False
+            images = _phantom_images(folder, _stamp(manifest), _stamp(folder / "cleaning.json"))
+            return images.get(path.relative_to(folder).as_posix(), "")
+    return ""
+
+
+def _stamp(file: Path) -> tuple[int, ...]:
+    """Changes with the file; empty where there is none."""
+    try:
+        status = file.stat()
+    except OSError:
+        return ()
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
 
 
 @functools.lru_cache(maxsize=8)
-def _phantom_images(folder: Path, _changed: int) -> dict[str, str]:
+def _phantom_images(folder: Path, *_stamps: tuple[int, ...]) -> dict[str, str]:
     """Image -> digest of a folder that `clean` made of phantoms alone; empty for any other.
 
     Earlier versions did not count phantoms: the mark of the source is taken instead.

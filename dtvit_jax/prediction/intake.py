@@ -28,7 +28,7 @@ from data_builder.pseudonyms import Pseudonyms
 from data_builder.records import pixel_digest
 from data_builder.shards.images import resize
 from dtvit_jax.decision.outlier import features
-from dtvit_jax.prediction.cleaned_image import is_image, is_phantom, read_gray
+from dtvit_jax.prediction.cleaned_image import is_image, is_phantom, phantom_digest, read_gray
 
 _SECONDS_TO_IDENTIFY, _SECONDS_TO_PREPARE = 60.0, 60.0
 BUILDER_FILES = {
@@ -181,6 +181,15 @@ def group_by_study(files: Iterable[InputFile]) -> tuple[list[StudyFiles], list[I
     return grouped, strays
 
 
+def content_of(path: Path, pseudonyms: Pseudonyms) -> str:
+    """All that the answer takes from a file, hashed: another text where anything of it differs.
+
+    `Pseudonyms.content`, and of a cleaned image what marks it as a phantom's.
+    """
+    content = pseudonyms.content(path)
+    return f"{content} {phantom_digest(path)}".rstrip() if is_image(path) else content
+
+
 def prepare(task: PrepareTask) -> Prepared:
     """Reads, cleans and resizes every image of one file. Never raises."""
     source = task.source
@@ -212,7 +221,7 @@ def _prepare_image(task: PrepareTask) -> Prepared:
     source = task.source
     path, pseudonyms = Path(source.path), Pseudonyms(task.key)
     key = path.stem if _PSEUDONYM.fullmatch(path.stem) else source.instance
-    content = pseudonyms.content(path)  # before the pixels, as in `clean_file`
+    content = content_of(path, pseudonyms)  # before the pixels, as in `clean_file`
     try:
         gray = read_gray(path)
         result = FileResult(source.file, source.size, content)

@@ -135,20 +135,27 @@ class StudyState:
       instances: of each image its pseudonym, then `Pseudonyms.content` of each of its files, in
         order of path and each content once: of duplicates that differ the first is answered.
         Earlier versions stored the number of bytes instead, which equals no content.
+      objects: file names of its DICOM objects.
     """
 
     of: AnsweredBy
     instances: frozenset[tuple[str, ...]]
+    objects: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The state as JSON values."""
-        return {"of": dataclasses.asdict(self.of), "instances": sorted(map(list, self.instances))}
+        return {
+            "of": dataclasses.asdict(self.of),
+            "instances": sorted(map(list, self.instances)),
+            "objects": list(self.objects),
+        }
 
     @classmethod
     def from_json(cls, stored: dict[str, Any]) -> "StudyState":
-        """Builds it from the parsed JSON. Raises KeyError or TypeError for missing fields."""
-        instances = frozenset(map(tuple, stored["instances"]))
-        return cls(AnsweredBy(**stored["of"]), instances)
+        """Builds it from the parsed JSON. Raises KeyError, TypeError or ValueError if damaged."""
+        instances = frozenset((name, *found) for name, *found in stored["instances"])
+        objects = tuple(map(str, stored.get("objects", ())))
+        return cls(AnsweredBy(**stored["of"]), instances, objects)
 
 
 @dataclasses.dataclass(frozen=True)

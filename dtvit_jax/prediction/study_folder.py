@@ -71,6 +71,10 @@ class StudyFolders:
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise _damaged(key, _STATE) from error
 
+    def is_whole(self, key: str) -> bool:
+        """Whether all files of a finished study are there."""
+        return all((self.root / key / name).is_file() for name in (RESULTS, REPORT, FILES))
+
     def finished(self) -> Iterator[tuple[StudyResults, list[FileRow]]]:
         """Reads results and file rows of the finished studies, sorted by key.
 

@@ -15,7 +15,7 @@ from data_builder.pseudonyms import Pseudonyms
 from dtvit_jax.prediction.attribution import METHODS
 from dtvit_jax.prediction.classifier import Classifier
 from dtvit_jax.prediction.cleaned_image import is_image
-from dtvit_jax.prediction.intake import InputFile, StudyFiles
+from dtvit_jax.prediction.intake import InputFile, StudyFiles, content_of
 from dtvit_jax.prediction.records import (
     FILE_COLUMNS,
     AnsweredBy,
@@ -67,14 +67,19 @@ class StudyOutput:
         return self._folders.images(key)
 
     def is_done(self, study: StudyFiles) -> bool:
-        """Whether the study was answered with the same `of`, over the same bytes as now.
+        """Whether the study was answered with the same `of`, over the same content as now.
 
-        An answer with DICOM objects does for one without. The files are read where the state of
-        the study names the same images. Raises InputError where what an earlier run wrote of it is
-        damaged.
+        An answer with DICOM objects does for one without. What was written has to be there. The
+        files are read where the state of the study names the same images. Raises InputError where
+        what an earlier run wrote of it is damaged.
         """
         state = self._folders.state(study.key)
         if state is None or self._of not in (state.of, dataclasses.replace(state.of, dicom=False)):
+            return False
+        objects = state.objects if self._of.dicom else ()
+        if not self._folders.is_whole(study.key) or not all(
+            (self._dicom / study.key / name).is_file() for name in objects
+        ):
             return False
         if {name for name, *_ in state.instances} != {file.instance for file in study.files}:
             return False
@@ -108,7 +113,8 @@ class StudyOutput:
             put(draft / REPORT, study_page(results, rows, pictures, maps))
             put(draft / FILES, csv_text(FILE_COLUMNS, map(dataclasses.asdict, rows)))
             put(draft / RESULTS, json.dumps(dataclasses.asdict(results), indent=1) + "\n")
-            write_state(draft, StudyState(self._of, _instances(study, contents)))
+            names = tuple(path.name for path in objects)
+            write_state(draft, StudyState(self._of, _instances(study, contents), names))
         shutil.rmtree(self.images(study.key), ignore_errors=True)
         return FinishedStudy(results, tuple(rows), tuple(objects))
 
@@ -135,10 +141,11 @@ class StudyOutput:
         return objects
 
     def _contents(self, files: Iterable[InputFile]) -> dict[str, str]:
-        """`Pseudonyms.content` of each file, by the pseudonym of its path."""
+        """`content_of` each file, by the pseudonym of its path."""
         sources = list(files)
         with ThreadPoolExecutor() as threads:  # hashing releases Python's lock
-            found = threads.map(lambda source: self._pseudonyms.content(Path(source.path)), sources)
+            paths = (Path(source.path) for source in sources)
+            found = threads.map(lambda path: content_of(path, self._pseudonyms), paths)
             return dict(zip((source.file for source in sources), found, strict=True))
 
 

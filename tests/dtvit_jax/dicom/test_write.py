@@ -135,6 +135,23 @@ def test_the_same_answer_changes_nothing_and_another_one_replaces_it(tmp_path):
     assert {path.name for path in (tmp_path / answer.key).iterdir()} == {"sr.dcm", "capture.dcm"}
 
 
+@pytest.mark.parametrize("issuer", ["HOSPITAL", None])
+def test_a_corrected_name_or_issuer_is_in_the_objects_of_the_same_answer(tmp_path, issuer):
+    sources = series(3, PatientName="Doe^Jane", IssuerOfPatientID="CLINIC")
+    answer = answer_for(sources)
+    before = [pydicom.dcmread(path) for path in written(tmp_path, sources, answer)]
+    for source in sources:
+        source.PatientName = "Roe^Jane"
+        if issuer:
+            source.IssuerOfPatientID = issuer
+        else:
+            del source.IssuerOfPatientID
+    after = [pydicom.dcmread(path) for path in written(tmp_path, sources, answer)]
+    for old, new in zip(before, after, strict=True):
+        assert new.PatientName == "Roe^Jane" and new.get("IssuerOfPatientID") == issuer
+        assert new.SOPInstanceUID == old.SOPInstanceUID  # an archive corrects its own
+
+
 def test_other_pictures_under_the_same_numbers_are_another_capture(tmp_path):
     sources = series(3)
     answer = answer_for(sources)

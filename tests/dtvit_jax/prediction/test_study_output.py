@@ -116,6 +116,32 @@ def test_another_cleaned_image_is_answered_again(answer, tmp_path):
     assert contents(tmp_path / "out") == contents(tmp_path / "new")
 
 
+def test_a_cleaned_image_that_gets_or_loses_the_mark_of_a_phantom_is_answered_again(
+    answer, tmp_path
+):
+    write(tmp_path / "src", [head(i) for i in range(4)])
+    clean_folder(tmp_path / "src", tmp_path / "cleaned", key="public", jobs=1)
+    images = next((tmp_path / "cleaned" / "images").iterdir())
+    marked = table_after(answer, images, tmp_path)
+    assert "1 done before" in answer(images)
+    manifest, aside = tmp_path / "cleaned" / "manifest.csv", tmp_path / "aside"
+    manifest.rename(aside)
+    assert "no answer for" in table_after(answer, images, tmp_path)["reasons"]
+    aside.rename(manifest)
+    assert table_after(answer, images, tmp_path) == marked
+    cleaning = tmp_path / "cleaned" / "cleaning.json"
+    text = cleaning.read_text()
+    cleaning.write_text(text.replace('"phantom_slices": 4', '"phantom_slices": 3'))
+    assert "no answer for" in table_after(answer, images, tmp_path)["reasons"]
+
+
+def table_after(answer, images, tmp_path):
+    """The one row of results.csv after an answer."""
+    assert "done before" not in answer(images)
+    (row,) = table(tmp_path / "out" / "results.csv")
+    return row
+
+
 def other_weights(workdir, weights):
     """The same step and data set, as of a run that was trained again."""
     other = jax.tree.map(lambda x: x * 1.5, weights)
@@ -161,6 +187,28 @@ def test_dicom_objects_are_made_when_they_are_asked_for_and_leave_with_their_ans
     (source / "Jane Doe 00.dcm").unlink()
     answer(source)
     assert not list(objects.rglob("*.dcm"))  # they were of another answer
+
+
+@pytest.mark.parametrize("name", ["report.html", "files.csv", "results.json", "sr.dcm"])
+def test_a_file_that_was_removed_from_the_answer_is_written_again(answer, tmp_path, name):
+    source, out = write(tmp_path / "study", [head(i) for i in range(3)]), tmp_path / "out"
+    words = ["--dicom_out", "yes", "--explain", "none"]
+    answer(source, "out", *words)
+    (path,) = out.rglob(f"stu-*/{name}")
+    path.unlink()
+    assert "done before" not in answer(source, "out", *words)
+    assert path.exists() and "1 done before" in answer(source, "out", *words)
+
+
+@pytest.mark.parametrize("instances", [[[]], [1], {"a": 1}, None])
+def test_a_damaged_list_of_images_is_answered_again(answer, tmp_path, instances):
+    source = write(tmp_path / "study", [head(i) for i in range(3)])
+    answer(source)
+    (path,) = (tmp_path / "out").glob("studies/*/.state.json")
+    before = path.read_text()
+    path.write_text(json.dumps(json.loads(before) | {"instances": instances}))
+    assert "done before" not in answer(source)
+    assert path.read_text() == before
 
 
 def test_the_state_of_an_earlier_version_is_answered_again_once(answer, tmp_path, capsys):
