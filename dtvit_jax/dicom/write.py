@@ -73,10 +73,10 @@ def write_objects(
 ) -> list[Path]:
     """Writes `folder/<study's key>/sr.dcm`, and `capture.dcm` where there are overlays.
 
-    Folders get mode 700, files 600. A file that holds the same answer (the same SOP Instance UID)
-    for the same patient and study attributes already is left as it is. `made` and `remarks` are as in `structured_report`; a remark is
-    one line of ASCII. Returns the paths. Raises InputError as `read_source_study` does, or where
-    the folder can't be written.
+    Folders get mode 700, files 600. A file that holds the same answer already (the same SOP
+    Instance UID), for the same patient and study attributes, is left as it is. `made` and `remarks`
+    are as in `structured_report`; a remark is one line of ASCII. Returns the paths. Raises
+    InputError as `read_source_study` does, or where the folder can't be written.
     """
     identity = read_source_study(sources).identity
     keywords = ["SOPInstanceUID", "IssuerOfPatientID", *identity]  # an issuer may be gone
