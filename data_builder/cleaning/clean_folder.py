@@ -141,7 +141,7 @@ def clean_folder(
         damaged = [tasks[name] for name in _with_other_images(out, tables, results)]
         for result in _run(damaged, jobs, seconds_a_file):
             results[result.file] = result
-        remove_strays(out, tables)
+        removed = remove_strays(out, tables)
         written = write_tables(out, tables, settings)
         journal.finish(results.values())
     for warning in _warnings(tables):
@@ -152,7 +152,8 @@ def clean_folder(
             f"each of {len(files)} files"
         )
     cleaned = {task.file for task in new + damaged}
-    return _summary(tables, metadata, len(tasks) - len(cleaned), not (cleaned or written))
+    unchanged = not (cleaned or removed or written)
+    return _summary(tables, metadata, len(tasks) - len(cleaned), unchanged)
 
 
 def _warnings(tables: Tables) -> Iterator[str]:

@@ -57,7 +57,7 @@ class Journal:
         """The results of earlier runs that still hold, by file.
 
         Reads every file that has the size that it had. Raises InputError where the earlier runs
-        had other settings.
+        had other settings, or these can't be read.
         """
         self._file.seek(0)
         head, *lines = self._file.read().split("\n")
@@ -66,7 +66,7 @@ class Journal:
             self._file.write(json.dumps(self._settings, sort_keys=True) + "\n")
             self._file.flush()
             return {}
-        self._check(json.loads(head))
+        self._check(head)
         if lines[-1]:  # ends a line that a kill cut short
             self._file.write("\n")
         results = {}
@@ -83,7 +83,13 @@ class Journal:
         checked = in_order(holds, present, "comparing") if present else ()
         return {result.file: result for result, same in zip(present, checked, strict=True) if same}
 
-    def _check(self, earlier: Mapping[str, Any]) -> None:
+    def _check(self, head: str) -> None:
+        try:
+            earlier = json.loads(head)
+        except ValueError:
+            earlier = None
+        if not isinstance(earlier, dict):
+            raise InputError(f"{NAME} in --out is damaged: give a new folder")
         changed = [name for name, value in self._settings.items() if earlier.get(name) != value]
         if changed:
             raise InputError(

@@ -204,18 +204,25 @@ def _csv(columns: tuple[str, ...], rows: Sequence[Mapping[str, Any]]) -> str:
     return text.getvalue()
 
 
-def remove_strays(out: Path, tables: Tables) -> None:
-    """Removes drafts and images that a stopped run or a duplicate left, and empty folders."""
+def remove_strays(out: Path, tables: Tables) -> bool:
+    """Removes drafts and images that a stopped run or a duplicate left, and empty folders.
+
+    Returns whether there were any.
+    """
     listed = {row.image for row in tables.manifest}
-    images = out / "images"
+    images, removed = out / "images", False
     for path in images.glob("stu-*/*"):
         # ".sli-" began the drafts of earlier versions.
         own = path.name.startswith(("sli-", ".sli-", DRAFT))
         if own and path.relative_to(out).as_posix() not in listed:
             path.unlink()
+            removed = True
     for folder in images.glob("stu-*"):
         if not any(folder.iterdir()):
             folder.rmdir()
+            removed = True
     for name in TABLES:
         for draft in out.glob(f"{DRAFT}*-{name}"):
             draft.unlink()
+            removed = True
+    return removed

@@ -13,6 +13,7 @@ import pytest
 
 from data_builder.cleaning.journal import NAME
 from data_builder.dicom.header import PHANTOM_MARKS
+from data_builder.errors import InputError
 from data_builder.records import pixel_digest
 from tests.helpers import ROOT
 from tests.helpers.dicom_files import ct, encoded, head_hu
@@ -218,5 +219,19 @@ def test_what_killed_runs_left_is_removed(tmp_path):
     # The last of these names is that of a draft of an earlier version.
     for name in (".draft-7-1-sli-a.png", "sli-a.png", ".sli-a.png.7"):
         (study / name).write_text("x")
+    assert "nothing to do" not in str(clean(src, out))
+    assert contents(out) == before
+    assert "nothing to do" in str(clean(src, out))
+
+
+@pytest.mark.parametrize("head", ["", "x", "[]", "[1]", "7", "null"])
+def test_a_journal_with_damaged_settings_is_one_line_and_changes_nothing(tmp_path, head):
+    src, out = tmp_path / "src", tmp_path / "out"
+    put_study(src)
     clean(src, out)
+    _, *lines = (out / NAME).read_text().split("\n")
+    (out / NAME).write_text("\n".join([head, *lines]))
+    before = contents(out)
+    with pytest.raises(InputError, match=r"^[^\n]*damaged[^\n]*new folder[^\n]*$"):
+        clean(src, out)
     assert contents(out) == before
