@@ -11,6 +11,7 @@ from data_builder.errors import InputError
 from data_builder.files import is_folder, walk
 from data_builder.pseudonyms import Pseudonyms
 from dtvit_jax.prediction.intake import (
+    BUILDER_FILES,
     IdentifyTask,
     InputFile,
     StudyFiles,
@@ -138,10 +139,10 @@ def watch(
     settled: set[StudyFiles | InputFile] = set()
     while not stop():
         studies, strays = watched.poll(time.monotonic())
-        session.answer_new(
-            [study for study in studies if study not in settled],
-            [stray for stray in strays if stray not in settled],
-        )
+        new = [stray for stray in strays if stray not in settled]
+        if any(Path(stray.path).name in BUILDER_FILES for stray in new):
+            settled = set()  # the tables of cleaned images came, which say what is a phantom
+        session.answer_new([study for study in studies if study not in settled], new)
         # What changes is not quiet for a poll at least, and so not settled any more.
         settled = {*studies, *strays}
         time.sleep(poll_seconds)

@@ -1,10 +1,12 @@
 """A watched folder: quiet studies are answered once, across restarts and kills."""
 
 import os
+import shutil
 
 import numpy as np
 import pytest
 
+from data_builder.cleaning.clean_folder import clean_folder
 from data_builder.errors import InputError
 from data_builder.pseudonyms import PUBLIC_KEY, Pseudonyms
 from dtvit_jax import predict
@@ -124,6 +126,24 @@ def test_a_rewrite_of_equal_size_and_files_that_go_are_answered_and_new_times_ar
             os.utime(path)
         poll(watching, watched, 3)
         assert lines() == [] and contents(out) == before
+
+
+def test_cleaned_phantoms_are_answered_when_the_tables_that_mark_them_come(model, tmp_path, lines):
+    write(tmp_path / "src", [head(i) for i in range(4)])
+    clean_folder(tmp_path / "src", tmp_path / "cleaned", key="public", jobs=1)
+    incoming, out = tmp_path / "in", tmp_path / "out"
+    shutil.copytree(tmp_path / "cleaned" / "images", incoming / "images")
+    with session(model, out) as watching:
+        watched = Watch(incoming, PUBLIC_KEY, 1, 0.0)
+        poll(watching, watched, 3)
+        assert "no answer for 4 of 4" in lines()[0]
+        for name in ("manifest.csv", "cleaning.json"):
+            shutil.copy(tmp_path / "cleaned" / name, incoming)
+            poll(watching, watched, 3)
+        (line,) = lines()
+        assert "no answer" not in line
+        poll(watching, watched, 3)
+        assert lines() == []
 
 
 def test_files_that_stay_as_they_are_are_not_read_at_every_poll(model, tmp_path, monkeypatch):
