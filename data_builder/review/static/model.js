@@ -27,7 +27,12 @@ export function showProbability(key) {
   if (!open.probabilities) return;
   const probability = open.probabilities[key];
   byId("probability").textContent =
-    probability === undefined ? "None for this slice" : `ICH ${(100 * probability).toFixed(0)}%`;
+    probability === undefined ? "None for this slice" : `ICH ${percent(probability)}`;
+}
+
+function percent(probability) {
+  if (probability < 0.01) return "< 1%"; // never a certain 0% or 100%
+  return probability > 0.99 ? "> 99%" : `${(100 * probability).toFixed(0)}%`;
 }
 
 export async function reorder() {

@@ -232,7 +232,7 @@ def test_probabilities_are_hidden_and_showing_them_is_recorded(desk):
     expect(eve.locator(".study").first).to_contain_text(list(folder.studies)[-1][:10])
     assert "eve" in store.events("order") and "eve" not in store.events("probabilities")
     press(eve, "o")
-    expect(eve.locator("#probability")).to_have_text("ICH 0%")  # the first slice of all
+    expect(eve.locator("#probability")).to_have_text("ICH < 1%")  # the first slice of all
     assert "eve" in store.events("probabilities") and "ann" not in store.events("probabilities")
     eve.context.close()
 
