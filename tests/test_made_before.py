@@ -4,6 +4,7 @@ tests/made_before/README.md says how they were made.
 """
 
 import csv
+import itertools
 import json
 import shlex
 import shutil
@@ -61,9 +62,9 @@ def numbers(value, path=()):
     return {k: v for name, part in value for k, v in numbers(part, (*path, name)).items()}
 
 
-def assert_same_numbers(actual, expected, tolerance):
+def assert_same_numbers(actual, expected, tolerance, least=50):
     actual, expected = numbers(actual), numbers(expected)
-    assert actual.keys() == expected.keys() and len(expected) > 50
+    assert actual.keys() == expected.keys() and len(expected) > least
     undefined = {path for path, value in expected.items() if value is None}
     assert {path for path, value in actual.items() if value is None} == undefined
     for path in expected.keys() - undefined:
@@ -121,7 +122,12 @@ def test_a_run_predicts_and_evaluates_to_the_same_numbers(before):
     metrics, expected = (
         json.loads((folder / "metrics.json").read_text()) for folder in (before / "again", stored)
     )
+    calibration, earlier_calibration = metrics.pop("calibration"), expected.pop("calibration")
     assert_same_numbers(metrics, expected, tolerance=1e-3)
+    for level, task in itertools.product(("slice", "subject"), ("hemorrhage", "location")):
+        # Before any calibration; a temperature is shrunk now.
+        after, before = calibration[level][task], earlier_calibration[level][task]
+        assert_same_numbers(after["none"], before["none"], tolerance=1e-3, least=5)
 
 
 def test_a_run_is_open_to_prediction(before):

@@ -39,7 +39,7 @@ def test_matrices_and_mean_curves_are_drawn_of_each_row(tmp_path):
     done = {cell: predicted(config, cell, tmp_path) for cell in cells(config)}
     for cell in done:
         (tmp_path / cell.folder).mkdir(parents=True)
-        row = {"epoch": 1, "split": "train", "loss": 0.5 + cell.fold}
+        row = {"step": 1, "epoch": 1, "split": "train", "loss": 0.5 + cell.fold}
         (tmp_path / cell.folder / "history.jsonl").write_text(json.dumps(row) + "\n")
     drawn = DRAW(done, tmp_path)
     assert list(drawn) == [

@@ -10,14 +10,14 @@ from PIL import Image
 
 from data_builder.cleaning.clean_folder import clean_folder
 from data_builder.dicom.header import PHANTOM_MARKS
-from data_builder.pseudonyms import PUBLIC_KEY
+from data_builder.pseudonyms import key_path, load_key
 from dtvit_jax.dicom import codes
 from dtvit_jax.prediction.records import StudyResults
 from dtvit_jax.prediction.session import Session, Settings
 from dtvit_jax.prediction.watch import Watch, watch
-from tests.helpers import ROOT
+from tests.helpers import ROOT, studies
 from tests.helpers.model_folder import save_model
-from tests.helpers.studies import head, run, table, write
+from tests.helpers.studies import head, table, write
 
 GE_HEAD = ROOT / "../shared/data/ge_head_dicom"
 SCANNER = {
@@ -26,6 +26,11 @@ SCANNER = {
     "SoftwareVersions": "07MW18.4",
 }
 REASON = "the model was trained on synthetic phantoms: it has no answer for"
+
+
+def run(*arguments):
+    """`studies.run` under the user's own key: the public one is for phantoms alone."""
+    return studies.run(*arguments, key=key_path(None))
 
 
 def always_ich(workdir):
@@ -136,11 +141,11 @@ def test_the_real_head_has_no_answer(model, tmp_path, capsys):
 def test_a_watched_folder_is_answered_alike(model, tmp_path, capsys):
     write(tmp_path / "in", scan())
     settings = Settings(
-        model, tmp_path / "out", "sensitivity_0.95", 4, 1, PUBLIC_KEY, "public", dicom=False
+        model, tmp_path / "out", "sensitivity_0.95", 4, 1, load_key(None), None, dicom=False
     )
     left = iter(range(3))
     with Session(settings) as session:
-        watched = Watch(tmp_path / "in", PUBLIC_KEY, 1, 0.0)
+        watched = Watch(tmp_path / "in", load_key(None), 1, 0.0)
         watch(session, watched, poll_seconds=0.0, stop=lambda: next(left, None) is None)
     assert f": uncertain ({REASON}" in capsys.readouterr().out
     (row,) = table(tmp_path / "out" / "results.csv")
@@ -157,7 +162,7 @@ def cleaned(tmp_path, name, slices, image_format="png"):
     """A cleaned folder of the slices, and the folder of its images."""
     write(tmp_path / f"src-{name}", slices)
     folder = tmp_path / name
-    clean_folder(tmp_path / f"src-{name}", folder, key="public", jobs=1, image_format=image_format)
+    clean_folder(tmp_path / f"src-{name}", folder, key=None, jobs=1, image_format=image_format)
     return folder, next((folder / "images").iterdir())
 
 
