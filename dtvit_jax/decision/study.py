@@ -30,8 +30,6 @@ from dtvit_jax.decision.predictions import UNKNOWN, Predictions
 from dtvit_jax.decision.reasons import Verdict, reasons_of, remarks_of
 from dtvit_jax.decision.rule import DecisionRule
 
-DEFAULT_POINT = "sensitivity_0.95"
-
 
 @dataclasses.dataclass(frozen=True)
 class Point:
