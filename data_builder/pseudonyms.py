@@ -115,7 +115,8 @@ def public_key_refused(source: str) -> InputError:
     """The error for the public key where `source` is not marked as phantoms."""
     return InputError(
         f"the key 'public' is for phantoms, and {source} is not marked as one: whoever guesses a "
-        "name or number could check it; without --key (config.data.key) a secret key is made"
+        "name or number could check it; without --key (in training: with an empty "
+        "--config.data.key=) a secret key is made"
     )
 
 

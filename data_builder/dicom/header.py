@@ -65,7 +65,6 @@ Quality Control Subject (0010,0200) alone is the mark of any phantom, a scanned 
 Manufacturer (0008,0070) and Software Versions (0018,1020) no scanner wrote the file. One that was
 anonymised may have lost them, and then counts as a scan.
 """
-_SINGLE_FRAME_CT = "1.2.840.10008.5.1.4.1.1.2"
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 _LOCALIZERS = {"LOCALIZER", "LOCALISER", "SCOUT", "TOPOGRAM", "SURVIEW"}
 _SCREENS = re.compile(r"SCREEN|PROTOCOL|\bPROT\b|DOSE[ _]?(INFO|REPORT)|REPORT|\bVRT\b")

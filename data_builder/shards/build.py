@@ -34,6 +34,7 @@ from data_builder.shards.splits import SplitPlan, divide
 from data_builder.shards.subjects import subjects_read
 
 DEFAULT_SIZE = 256
+_NO_ROOM = ("No space left", "Disk quota exceeded")
 
 
 def prepare(
@@ -131,9 +132,14 @@ def build(
                     data_dir=data_dir,
                 )
                 _write(builder, options)
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # ArrayRecord raises the latter
+        full = any(words in str(error) for words in _NO_ROOM)
+        if isinstance(error, RuntimeError) and not full:
+            raise
+        # TFDS leaves out the error's number.
+        reason = "no room is left" if full else getattr(error, "strerror", "") or "it is refused"
         raise InputError(
-            f"cannot write the shards to --data_dir ({error.strerror}): give another"
+            f"cannot write the shards to --data_dir ({reason}): mend that, or give another"
         ) from error
     return folder
 

@@ -44,7 +44,7 @@ class Figure(TypedDict):
     value: float | None
     low: float | None
     high: float | None
-    seeds: NotRequired[list[float]]  # the value of each seed
+    seeds: NotRequired[list[float | None]]  # the value of each seed
     p: NotRequired[float | None]  # of a difference: two-sided p
 
 
@@ -70,7 +70,7 @@ def row_of(seeds: Seeds, level: str, resamples: int = bootstrap.RESAMPLES) -> di
         mean = partial(_mean, statistics)
         intervals = bootstrap.bootstrap(mean, part.subject, part.strata, resamples)
         for label, interval in intervals.items():
-            of_each = [float(values[label][0]) for values in of_seeds]
+            of_each = [finite(float(values[label][0])) for values in of_seeds]
             row[label] = _figure(interval) | {"seeds": of_each}
     return row
 

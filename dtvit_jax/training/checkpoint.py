@@ -68,6 +68,9 @@ def saved_config(workdir: Path) -> dict[str, Any] | None:
     return None
 
 
+_MOVE = ": move it away, and the best left is taken"
+
+
 class Checkpoints:
     """The checkpoints in `workdir`: the last ones, and the best by one validation figure.
 
@@ -184,7 +187,7 @@ class Checkpoints:
           InputError: it is whole, and of another model or optimizer.
         """
         wanted = abstract._asdict()
-        with damaged.saying(self._folder(step)):
+        with damaged.saying(self._workdir, step):
             saved = _shapes(self._tree(step))
         if saved != _shapes(wanted):
             names = sorted(dict(saved ^ _shapes(wanted)))
@@ -196,7 +199,7 @@ class Checkpoints:
         items = ocp.args.Composite(
             state=ocp.args.PyTreeRestore(wanted, how), progress=ocp.args.JsonRestore()
         )
-        with damaged.saying(self._folder(step)):
+        with damaged.saying(self._workdir, step):
             content = self._manager.restore(step, args=items)
             damaged.check(content["state"], content["progress"]["checksums"])
         return type(abstract)(**content["state"]), content["progress"]
@@ -208,7 +211,7 @@ class Checkpoints:
         is not read. Raises Damaged.
         """
         checkpointer = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
-        with damaged.saying(self._folder(step), ": move it away, and the best left is taken"):
+        with damaged.saying(self._workdir, step, _MOVE):
             tree = self._tree(step) if abstract is None else abstract._asdict()
             wanted = {name: tree[name] for name in MODEL}
             if abstract is None:
@@ -228,7 +231,7 @@ class Checkpoints:
         They tell it from another checkpoint of the same step, and cost no look at the arrays.
         Raises Damaged.
         """
-        with damaged.saying(self._folder(step)):
+        with damaged.saying(self._workdir, step, _MOVE):
             saved = json.loads(_progress_file(self._folder(step)).read_text())["checksums"]
             return "".join(f"{saved[name]:08x}" for name in MODEL)
 

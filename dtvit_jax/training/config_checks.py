@@ -1,6 +1,7 @@
 """Checks of a config, before anything is built or written."""
 
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import ml_collections
@@ -15,6 +16,7 @@ from dtvit_jax.training.optimizer import WHOLE_ENCODER
 
 def check_config(config: ml_collections.ConfigDict) -> None:
     """Raises InputError for a value that can't work, before anything is built or written."""
+    _check_finite(config)
     _check_length(config)
     _check_optimization(config)
     _check_evaluation(config)
@@ -28,6 +30,15 @@ def _check_each(
     for name in names:
         if not holds(config[name]):
             raise InputError(f"config.{name}={config[name]}: {mend}")
+
+
+def _check_finite(config: ml_collections.ConfigDict, parents: str = "config") -> None:
+    """No field is nan or infinite: config.json can't hold it, and comparisons let it pass."""
+    for name, value in config.items():
+        if isinstance(value, ml_collections.ConfigDict):
+            _check_finite(value, f"{parents}.{name}")
+        elif isinstance(value, float) and not math.isfinite(value):
+            raise InputError(f"{parents}.{name}={value}: give a finite number")
 
 
 def _check_length(config: ml_collections.ConfigDict) -> None:
@@ -89,13 +100,24 @@ def _check_evaluation(config: ml_collections.ConfigDict) -> None:
 
 def _check_input(config: ml_collections.ConfigDict) -> None:
     """How a stored slice becomes the model's input."""
+    for name in ("channels", "image_size"):
+        if config.model[name] < 1:
+            raise InputError(f"config.model.{name}={config.model[name]}: give 1 or more")
+    _check_each(config, ("mean",), _are_numbers, "give numbers, one for each channel")
+    positive = "give numbers above 0, one for each channel"
+    _check_each(
+        config, ("std",), lambda std: _are_numbers(std) and min(std, default=1) > 0, positive
+    )
     for name in ("windows", "mean", "std"):
         if len(config[name]) < config.model.channels:
             raise InputError(
                 f"config.{name} has {len(config[name])} parts for "
                 f"config.model.channels={config.model.channels}: give one for each channel"
             )
-    for low, high in config.windows:
+    for window in config.windows:
+        if not (isinstance(window, Sequence) and len(window) == 2 and _are_numbers(window)):
+            raise InputError(f"config.windows: {window} must be two gray values, low and high")
+        low, high = window
         if not low < high:
             raise InputError(f"config.windows: ({low}, {high}) must run from low to high")
     make_crop(config)
@@ -106,6 +128,10 @@ def _check_input(config: ml_collections.ConfigDict) -> None:
             f"config.model.image_size={config.model.image_size} is above the shards' "
             f"config.data.size={config.data.size}: build them larger (--config.data.size)"
         )
+
+
+def _are_numbers(values: Iterable[Any]) -> bool:
+    return all(isinstance(value, int | float) for value in values)
 
 
 def check_batch(

@@ -31,12 +31,17 @@ def step_folders(workdir: Path) -> list[Path]:
 
 
 @contextmanager
-def saying(folder: Path, mend: str = "") -> Iterator[None]:
-    """Raises Damaged in place of an error of reading the checkpoint in `folder`."""
+def saying(workdir: Path, step: int, mend: str = "") -> Iterator[None]:
+    """Raises Damaged in place of an error of reading checkpoint `step` of `workdir`.
+
+    Folders are named as `workdir` is, never by the absolute path that Orbax has.
+    """
     try:
         yield
     except Exception as error:  # Orbax raises a bare Exception where an array can't be read
-        raise Damaged(f"{folder}: a damaged checkpoint ({_why(error)}){mend}") from error
+        folder = workdir / "checkpoints" / str(step)
+        why = _why(error).replace(str(folder.absolute()), str(folder))[:80]
+        raise Damaged(f"{folder}: a damaged checkpoint ({why}){mend}") from error
 
 
 def refuse_figures(workdir: Path, best: str) -> None:
@@ -69,7 +74,7 @@ def _damaged_figures(workdir: Path, best: str) -> list[tuple[Path, str]]:
         except FileNotFoundError:  # a checkpoint between two validations
             continue
         except (OSError, ValueError, KeyError, TypeError) as error:
-            damaged.append((folder, f"{path} is damaged ({_why(error)})"))
+            damaged.append((folder, f"{path} is damaged ({_why(error)[:80]})"))
     return damaged
 
 
@@ -90,7 +95,7 @@ def none_left(workdir: Path) -> InputError:
 
 
 def _why(error: Exception) -> str:
-    return " ".join(str(error).split())[:80] or type(error).__name__
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def checksums(fields: dict[str, Any]) -> dict[str, int]:

@@ -195,6 +195,19 @@ def test_a_killed_build_leaves_no_data_set(tmp_path):
     assert damaged_shards(data_sets(data)[0]) == []
 
 
+def test_a_full_disk_is_one_line_and_the_same_build_works_when_there_is_room(
+    published, tmp_path, small_disk
+):
+    disk = small_disk(1024)
+    (disk / "other").write_bytes(bytes(960 * 1024))
+    source = open_source(published, Pseudonyms(PUBLIC_KEY))
+    with pytest.raises(InputError, match=r"the shards to --data_dir \(no room") as error:
+        build(source, disk, SplitPlan(), 36)
+    assert "None" not in str(error.value) and str(disk) not in str(error.value)
+    (disk / "other").unlink()
+    assert not damaged_shards(build(source, disk, SplitPlan(), 36))
+
+
 def test_log_metadata_and_report_warn_of_a_split_by_slice(published, tmp_path, capsys):
     from dtvit_jax.data.shards import Shards
     from dtvit_jax.reports.limitations import caveats

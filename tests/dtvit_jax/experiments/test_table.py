@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 import sklearn.metrics
@@ -23,6 +25,13 @@ def test_a_row_is_the_pooled_folds_and_the_mean_of_its_seeds():
 def test_only_folds_that_every_seed_has_are_counted():
     found = row_of({0: HALVES, 1: {1: HALVES[1]}}, "subject", resamples=50)
     assert found["folds"] == [1] and found["slices"] == len(HALVES[1])
+
+
+def test_a_figure_that_the_folds_leave_undefined_is_none_and_not_nan():
+    normal = WHOLE.select(WHOLE.hemorrhage == 0)
+    found = row_of({0: {0: normal}}, "slice", resamples=50)
+    assert found["ICH AUROC"]["value"] is None and found["ICH AUROC"]["seeds"] == [None]
+    json.dumps(found, allow_nan=False)
 
 
 def test_a_difference_is_paired_on_the_slices_that_both_have():

@@ -1,4 +1,6 @@
 import os
+import shutil
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -79,6 +81,21 @@ def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(tmp_path, caps
     checkpoints.save(2, state_at(2), {}, None)  # the step can be saved again
     checkpoints.close()
     assert same(Checkpoints(tmp_path, "loss").restore(2, abstract(state_at(1)))[0], state_at(2))
+
+
+@pytest.mark.parametrize("damage", [flip, truncate, remove, break_progress, shutil.rmtree])
+def test_a_damaged_checkpoint_is_named_as_the_workdir_was_given(
+    tmp_path, monkeypatch, capsys, damage
+):
+    monkeypatch.chdir(tmp_path)
+    saved(Path("run"), keep=2)
+    damage(tmp_path / "run" / "checkpoints" / "2")
+    (tmp_path / "run" / "checkpoints" / "2").mkdir(exist_ok=True)
+    with pytest.raises(Damaged) as error:
+        Checkpoints(Path("run"), "loss", read_only=True).restore_model(2)
+    assert str(tmp_path) not in str(error.value) and "run/checkpoints/2: a" in str(error.value)
+    Checkpoints(Path("run"), "loss", keep=2).restore_latest(abstract(state_at(1)))
+    assert str(tmp_path) not in capsys.readouterr().err
 
 
 BAD_METRICS = [b"", b"{", b"\xff\x00", b"[]", b"{}", b'{"loss": "low"}', b'{"loss": NaN}', b"null"]
