@@ -106,7 +106,8 @@ def make_model(config: ml_collections.ConfigDict, kernels: models.KernelForm = "
         windows = tuple(config.windows)[: config.model.channels]
         options["tissue"] = tissue.of_input(windows, tuple(config.mean), tuple(config.std))
     dtype = compute_dtype(config)
-    requested = options.pop("attention", "auto")  # the field is newer than the first runs
+    options.pop("attention", None)
+    requested = config.model.get("attention", "auto")  # the field is newer than the first runs
     if requested == "cudnn" and kernels == "auto" and has_cudnn_attention(config):
         options["attention"] = "cudnn"
     key, name = jax.random.key(config.seed), options.pop("name")

@@ -180,7 +180,8 @@ def test_a_damaged_study_is_answered_again(two_answered, model, tmp_path, capsys
     damaged.unlink() if content is None else damaged.write_text(content)
     assert run(one, "--workdir", model, "--out", out) == 0
     lines = [line for line in capsys.readouterr().err.splitlines() if "damaged" in line]
-    assert lines == [f"studies/{key}/{name} in --out is damaged: the study is answered again"]
+    line = f"studies/{key}/{name} in --out is damaged: the study is answered again"
+    assert lines == ([] if content is None else [line])  # a missing file needs no word
     assert same(out, answered)
 
 

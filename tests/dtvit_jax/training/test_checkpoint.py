@@ -42,26 +42,28 @@ def same(one, two):
     return all(map(np.array_equal, jax.tree.leaves(one), jax.tree.leaves(two)))
 
 
-def largest_file(folder):
-    return max((p for p in folder.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+def array_files(folder):
+    """The files of the state's arrays: Orbax may write them to one or to several."""
+    return [p for p in folder.rglob("*") if p.is_file() and p.stat().st_size > 10_000]
 
 
 def flip(folder):
-    """Flips bits of every array of the state: Orbax may write them to one file or to several."""
-    for path in folder.rglob("*"):
-        if path.is_file() and path.stat().st_size > 10_000:
-            content = bytearray(path.read_bytes())
-            for position in range(0, len(content), 10_000):
-                content[position] ^= 1
-            path.write_bytes(content)
+    """Flips bits of every array of the state."""
+    for path in array_files(folder):
+        content = bytearray(path.read_bytes())
+        for position in range(0, len(content), 10_000):
+            content[position] ^= 1
+        path.write_bytes(content)
 
 
 def truncate(folder):
-    os.truncate(largest_file(folder), 1000)
+    for path in array_files(folder):
+        os.truncate(path, 1000)
 
 
 def remove(folder):
-    largest_file(folder).unlink()
+    for path in array_files(folder):
+        path.unlink()
 
 
 def break_progress(folder):
