@@ -59,7 +59,7 @@ class Pseudonyms:
     def content(self, path: Path) -> str:
         """'con-' and 16 letters, for the bytes of a plain file; empty where they can't be read.
 
-        Unlike a bare hash it tells nobody without the key that a file is a text they can guess.
+        Unlike a bare hash, it cannot confirm a guessed content to anybody without the key.
         """
         with contextlib.suppress(OSError):
             if path.is_file():  # reading a pipe or a device would not end

@@ -171,7 +171,7 @@ def _warnings(tables: Tables) -> Iterator[str]:
     if tables.of_several_folders:
         yield (
             f"{len(tables.of_several_folders)} row(s) of labels.csv, the first is "
-            f"{tables.of_several_folders[0]}, speak for several folders of one name: where one is "
+            f"{tables.of_several_folders[0]}, match several folders of one name: where one is "
             "meant, give its path inside SRC"
         )
     if tables.unmatched:

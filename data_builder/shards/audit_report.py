@@ -203,7 +203,7 @@ def _report(
         *[f"not known: {message}" for message in subjects["unknown"]],
     ]
     if subjects["doubts"] and not findings.leaks:
-        lines.append("whether subjects leak can't be said: they are in doubt")
+        lines.append("a leak between subjects can't be excluded: they are in doubt")
     elif not findings.leaks:
         lines.append("no leak between the subjects as read: the sides share no subject, no slice")
     return Report("\n".join(lines), 1 if findings.leaks or subjects["doubts"] else 0)

@@ -46,7 +46,7 @@ def read_gray(path: Path) -> Image.Image:
             raise Refusal(Reason.IMPOSSIBLE_HEADER, detail)
         try:
             image.load()
-        except Exception:
+        except Exception:  # Pillow's decoders raise many kinds on damaged pixels
             raise Refusal(Reason.TRUNCATED, "its pixels end early or do not decode") from None
         if image.mode not in ("L", "1", "LA"):
             channels = np.asarray(image.convert("RGB")).astype(np.int16)

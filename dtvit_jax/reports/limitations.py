@@ -70,8 +70,8 @@ def _subjects(dataset: Mapping[str, Any]) -> list[str]:
     sentences = []
     if subjects.get("doubts"):
         sentences.append(
-            f"The subjects are in doubt: {'; '.join(subjects['doubts'])}. Whatever is said here "
-            "by subject, the intervals too, need not be about people."
+            f"The subjects are in doubt: {'; '.join(subjects['doubts'])}. Results by "
+            "subject and their intervals need not be results by person."
         )
     if subjects.get("unknown"):
         sentences.append(

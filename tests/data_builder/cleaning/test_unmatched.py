@@ -150,11 +150,11 @@ def test_clean_and_review_agree_on_a_table_and_end_with_status_1(tmp_path, capsy
     assert error.count("warning:") == 1 and "2 row(s) of labels.csv match no slice" in error
     assert read_table(out, "unmatched_labels.csv") == imported
     assert [row["line"] for row in imported] == ["2", "4"]
-    said = Store(out / "review" / "decisions.sqlite").state("labels.csv")
+    states = Store(out / "review" / "decisions.sqlite").state("labels.csv")
     labels = {}
     for study, keys in Folder(out).studies.items():
         for key in keys:
-            words = said.get(key, {}).get("label") or said.get(study, {}).get("label")
+            words = states.get(key, {}).get("label") or states.get(study, {}).get("label")
             labels[key] = words or ""
     cleaned = {
         r["key"]: r["location"] or {"0": "normal", "": ""}[r["hemorrhage"]] for r in read_table(out)
@@ -162,15 +162,15 @@ def test_clean_and_review_agree_on_a_table_and_end_with_status_1(tmp_path, capsy
     assert labels == cleaned and sorted(cleaned.values()) == ["", "lobar", "normal", "normal"]
 
 
-def test_a_row_for_several_folders_of_one_name_is_said(tmp_path, capsys):
+def test_a_row_for_several_folders_of_one_name_is_reported(tmp_path, capsys):
     src, out = tmp_path / "src", tmp_path / "out"
     for site in "ab":
         put_study(src, f"{site}/001", patient=site, slices=1)
     command = ["clean", str(src), "--out", str(out), "--key", "public", "--jobs", "1"]
-    for row, said in (("001", True), ("a/001", False), ("a", False)):
+    for row, reported in (("001", True), ("a/001", False), ("a", False)):
         (src / "labels.csv").write_text(LABELS_HEADER + f"{row},,,,0,\n")
         assert main(command) == 0
-        assert ("labels.csv line 2, speak for several folders" in capsys.readouterr().err) == said
+        assert ("labels.csv line 2, match several folders" in capsys.readouterr().err) == reported
 
 
 def test_an_unreadable_table_stops_with_a_line(tmp_path, capsys):

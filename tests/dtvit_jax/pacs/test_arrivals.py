@@ -125,7 +125,7 @@ def test_an_object_that_is_too_slow_is_refused(tmp_path):
             return opened.is_aborted
 
         wait_until(aborted, running.process, 20)
-        running.wait_for("it came slower than 1.04858e+06 KiB/s")
+        assert running.wait_for("it came slower than 1.04858e+06 KiB/s")
 
 
 def test_messages_that_are_no_objects_have_a_small_limit(running):
@@ -136,7 +136,7 @@ def test_messages_that_are_no_objects_have_a_small_limit(running):
         request.Identifier = io.BytesIO(bytes(3 * 2**20))
         for each in encoded(C_FIND_RQ(), request):
             opened.dul.send_pdu(each)
-        running.wait_for("its command is past the limit on bytes")
+        assert running.wait_for("its command is past the limit on bytes")
         wait_until(lambda: opened.is_aborted, running.process)
 
 
@@ -145,5 +145,6 @@ def test_objects_that_do_not_wait_for_answers_are_refused(running):
         parts = itertools.chain.from_iterable(fragments(10) for _ in range(500))
         with contextlib.suppress(OSError):
             opened.dul.socket.socket.sendall(b"".join(P_DATA_TF(each).encode() for each in parts))
-        running.wait_for("it was sent before the answers to earlier ones")
+        assert running.wait_for("it was sent before the answers to earlier ones")
     wait_until(lambda: not drafts(running), running.process)
+    assert drafts(running) == []

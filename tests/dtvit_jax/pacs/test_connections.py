@@ -108,7 +108,7 @@ def test_a_pdu_that_drips_ends_its_association(running):
         connection.sendall(struct.pack(">BBL", 4, 0, 1000))
         with contextlib.suppress(OSError):
             drip(connection)
-    running.wait_for("a PDU took more than 0.5 s")
+    assert running.wait_for("a PDU took more than 0.5 s")
 
 
 def test_associations_above_their_number_are_refused_with_the_reason(tmp_path):

@@ -85,6 +85,9 @@ def test_it_has_no_answer_for_a_scan_in_any_output(model, tmp_path, capsys):
     assert "<h1" in page and "Uncertain</h1>" in page
     assert row["reasons"][1:] in page and "It has no answer for a real head" in page
     assert "Probability of an intracerebral" not in page
+    assert "<strong>p " not in page and 'id="along"' not in page
+    for one in slices:
+        assert f">{float(one['p_hemorrhage']):.3f}<" not in page
     (path,) = (out / "dicom").rglob("sr.dcm")
     (group,) = highdicom.sr.srread(path).content.get_image_measurement_groups()
     (presence,) = group.get_qualitative_evaluations(name=codes.PRESENCE)
